@@ -1,0 +1,392 @@
+//! One request and its response as plugins see them. The proxy owns both; for the run of a chain they are moved in here,
+//! never copied, and moved back after it. Everything a plugin may do with them is a method, which says in which phases
+//! it is allowed: the skins of both kinds of plugin stand on these.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use parking_lot::Mutex;
+use pingora::http::{RequestHeader, ResponseHeader};
+
+use crate::facts::{Facts, View};
+use crate::phase::Phase;
+use crate::variables;
+
+/// Shared by the entry points of one script, which run concurrently.
+pub type Shared = Arc<Mutex<Exchange>>;
+
+/// Why a plugin's call was refused: what it gets as `err`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("{function}: not possible in the phase {phase}: {why}")]
+    Phase { function: &'static str, phase: Phase, why: &'static str },
+    #[error("`{0}` is not a valid header name (RFC 9110, section 5.1)")]
+    HeaderName(String),
+    #[error("the value of `{0}` is not a valid header value (RFC 9110, section 5.5)")]
+    HeaderValue(String),
+    #[error("the value of `{0}` is not valid UTF-8")]
+    NotUtf8(String),
+    #[error("`{0}` belongs to the proxy, which frames messages itself")]
+    Framing(HeaderName),
+    #[error("`{0}` is not a valid method (RFC 9110, section 9.1)")]
+    Method(String),
+    #[error("`{0}` is not a valid path and query, such as `/a?b=c`")]
+    Uri(String),
+    #[error("{0} is not the status of a final response: 200 to 599")]
+    Status(u16),
+    #[error("content-length is {found:?} for a body of {expected} bytes")]
+    ContentLength { found: String, expected: usize },
+    #[error("a response was already sent")]
+    AlreadySent,
+    #[error("the request body is larger than body_limit, {limit} bytes")]
+    BodyTooLarge { limit: usize },
+    #[error("the request body could not be read: {0}")]
+    Body(String),
+    #[error("the response could not be sent: {0}")]
+    Send(String),
+    #[error("the request has ended")]
+    Ended,
+}
+
+/// A response that a plugin made, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub body: Bytes,
+}
+
+impl Reply {
+    /// A response with a status, and nothing else.
+    pub fn of_status(status: StatusCode) -> Reply {
+        Reply { status, headers: Vec::new(), body: Bytes::new() }
+    }
+
+    /// # Errors
+    /// When the status or a header is not valid, or `content-length` is not the length of the body.
+    pub fn new(status: u16, headers: Vec<(String, String)>, body: Bytes) -> Result<Reply, Refused> {
+        let status = final_status(status)?;
+        let mut checked = Vec::with_capacity(headers.len());
+        for (name, value) in headers {
+            let name = header_name(&name)?;
+            let value = header_value(&name, &value)?;
+            match name {
+                header::CONTENT_LENGTH if value.as_bytes() == body.len().to_string().as_bytes() => {}
+                header::CONTENT_LENGTH => {
+                    let found = String::from_utf8_lossy(value.as_bytes()).into_owned();
+                    return Err(Refused::ContentLength { found, expected: body.len() });
+                }
+                header::TRANSFER_ENCODING => return Err(Refused::Framing(name)),
+                _ => checked.push((name, value)),
+            }
+        }
+        Ok(Reply { status, headers: checked, body })
+    }
+}
+
+/// What a plugin asks of whoever holds the connection.
+#[derive(Debug)]
+pub enum Ask {
+    /// The whole request body.
+    Body(oneshot::Sender<Result<Bytes, Refused>>),
+    /// To send this response now.
+    Respond(Reply, oneshot::Sender<Result<(), Refused>>),
+}
+
+/// A request and its response, lent to a chain.
+pub struct Exchange {
+    pub phase: Phase,
+    pub request: RequestHeader,
+    pub response: Option<ResponseHeader>,
+    pub facts: Facts,
+    /// The request body, once a plugin has read it.
+    pub body: Option<Bytes>,
+    /// What `return` and `error` send.
+    pub reply: Option<Reply>,
+    /// Whether a plugin has sent its response by itself.
+    pub replied: bool,
+    /// Open questions to the driver of this run.
+    pub asks: Vec<Ask>,
+}
+
+impl Exchange {
+    /// With nothing lent yet.
+    pub fn new() -> Exchange {
+        Exchange {
+            phase: Phase::Access,
+            request: placeholder(),
+            response: None,
+            facts: Facts::default(),
+            body: None,
+            reply: None,
+            replied: false,
+            asks: Vec::new(),
+        }
+    }
+
+    /// The value of a variable; none when there is none of this name, or it is not known yet.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        let variable = variables::parse(name)?;
+        let view = View { request: &self.request, response: self.response.as_ref(), facts: &self.facts };
+        view.variable(&variable).map(|value| value.into_owned())
+    }
+
+    pub fn request_headers(&self) -> &HeaderMap {
+        &self.request.headers
+    }
+
+    /// # Errors
+    /// In a phase without a response.
+    pub fn response_headers(&self, function: &'static str) -> Result<&HeaderMap, Refused> {
+        self.readable_response(function).map(|response| &response.headers)
+    }
+
+    /// # Errors
+    /// In a phase without a response.
+    pub fn status(&self, function: &'static str) -> Result<u16, Refused> {
+        self.readable_response(function).map(|response| response.status.as_u16())
+    }
+
+    /// The request header for editing.
+    ///
+    /// # Errors
+    /// In a phase where the request has been sent.
+    pub fn edit_request(&mut self, function: &'static str) -> Result<Edit<'_>, Refused> {
+        if !self.phase.can_edit_request() {
+            return Err(self.refuse(function, "the request has already been sent"));
+        }
+        Ok(Edit::Request(&mut self.request))
+    }
+
+    /// The response header for editing.
+    ///
+    /// # Errors
+    /// In a phase without a response, and after it was sent.
+    pub fn edit_response(&mut self, function: &'static str) -> Result<Edit<'_>, Refused> {
+        if !self.phase.can_edit_response() {
+            let sent = self.phase.has_response();
+            return Err(self.refuse(function, if sent { "the response has already been sent" } else { NO_RESPONSE }));
+        }
+        match &mut self.response {
+            Some(response) => Ok(Edit::Response(response)),
+            None => Err(Refused::Ended),
+        }
+    }
+
+    /// # Errors
+    /// For a method that is no token, and where the request has been sent.
+    pub fn set_method(&mut self, method: &str) -> Result<(), Refused> {
+        self.edit_request("in-set-method")?;
+        let method = Method::from_bytes(method.as_bytes()).map_err(|_| Refused::Method(method.to_owned()))?;
+        self.request.set_method(method);
+        Ok(())
+    }
+
+    /// Changes path and query, and keeps the authority that an HTTP/2 request has.
+    ///
+    /// # Errors
+    /// For a target that is not valid, and where the request has been sent.
+    pub fn set_uri(&mut self, target: &str) -> Result<(), Refused> {
+        self.edit_request("in-set-uri")?;
+        let invalid = || Refused::Uri(target.to_owned());
+        if !target.starts_with('/') {
+            return Err(invalid());
+        }
+        let target = PathAndQuery::try_from(target).map_err(|_| invalid())?;
+        let mut parts = self.request.uri.clone().into_parts();
+        parts.path_and_query = Some(target);
+        self.request.set_uri(Uri::from_parts(parts).map_err(|_| invalid())?);
+        Ok(())
+    }
+
+    /// # Errors
+    /// For a status that no final response has, and where there is no response to edit.
+    pub fn set_status(&mut self, status: u16) -> Result<(), Refused> {
+        let Edit::Response(response) = self.edit_response("out-set-status")? else {
+            return Err(Refused::Ended);
+        };
+        response.set_status(final_status(status)?).map_err(|_| Refused::Status(status))
+    }
+
+    /// Keeps the response that `return` and `error` send.
+    ///
+    /// # Errors
+    /// In a phase that cannot end the request.
+    pub fn set_reply(&mut self, reply: Reply) -> Result<(), Refused> {
+        self.can_reply("out-set-response")?;
+        self.reply = Some(reply);
+        Ok(())
+    }
+
+    /// Asks for a response to be sent now. Wait for the answer without holding the lock.
+    ///
+    /// # Errors
+    /// In a phase that cannot end the request, and when a response was sent before.
+    pub fn ask_respond(&mut self, reply: Reply) -> Result<oneshot::Receiver<Result<(), Refused>>, Refused> {
+        self.can_reply("out-response")?;
+        if self.replied {
+            return Err(Refused::AlreadySent);
+        }
+        self.replied = true;
+        let (answer, receiver) = oneshot::channel();
+        self.asks.push(Ask::Respond(reply, answer));
+        Ok(receiver)
+    }
+
+    /// The request body, or the question for it. Wait for the answer without holding the lock.
+    ///
+    /// # Errors
+    /// In a phase where the body has gone upstream unread.
+    pub fn ask_body(&mut self) -> Result<BodyOr<oneshot::Receiver<Result<Bytes, Refused>>>, Refused> {
+        if let Some(body) = &self.body {
+            return Ok(BodyOr::Body(body.clone()));
+        }
+        if !self.phase.can_edit_request() {
+            return Err(self.refuse("in-body-read-exact", "the request body has already been sent"));
+        }
+        let (answer, receiver) = oneshot::channel();
+        self.asks.push(Ask::Body(answer));
+        Ok(BodyOr::Asked(receiver))
+    }
+
+    fn can_reply(&self, function: &'static str) -> Result<(), Refused> {
+        if self.phase.can_end_request() { Ok(()) } else { Err(self.refuse(function, "it cannot end the request")) }
+    }
+
+    fn readable_response(&self, function: &'static str) -> Result<&ResponseHeader, Refused> {
+        if !self.phase.has_response() {
+            return Err(self.refuse(function, NO_RESPONSE));
+        }
+        self.response.as_ref().ok_or_else(|| self.refuse(function, "the request ended without a response"))
+    }
+
+    fn refuse(&self, function: &'static str, why: &'static str) -> Refused {
+        Refused::Phase { function, phase: self.phase, why }
+    }
+}
+
+impl Default for Exchange {
+    fn default() -> Exchange {
+        Exchange::new()
+    }
+}
+
+const NO_RESPONSE: &str = "there is no response yet";
+
+/// The body when it is here already, else a way to wait for it.
+pub enum BodyOr<T> {
+    Body(Bytes),
+    Asked(T),
+}
+
+/// A header that may be edited. Each edit is checked whole before anything changes.
+pub enum Edit<'a> {
+    Request(&'a mut RequestHeader),
+    Response(&'a mut ResponseHeader),
+}
+
+impl Edit<'_> {
+    /// Appends all pairs, or none.
+    ///
+    /// # Errors
+    /// For a name or value that is not valid HTTP, and for headers that frame the message.
+    pub fn add(self, pairs: &[(String, String)]) -> Result<(), Refused> {
+        let pairs = pairs.iter().map(|(name, value)| checked(name, value)).collect::<Result<Vec<_>, _>>()?;
+        match self {
+            Edit::Request(header) => pairs.into_iter().try_for_each(|(name, value)| {
+                header.append_header(name, value).map(drop).map_err(|error| Refused::HeaderValue(error.to_string()))
+            }),
+            Edit::Response(header) => pairs.into_iter().try_for_each(|(name, value)| {
+                header.append_header(name, value).map(drop).map_err(|error| Refused::HeaderValue(error.to_string()))
+            }),
+        }
+    }
+
+    /// Replaces all values of a header.
+    ///
+    /// # Errors
+    /// As [`Edit::add`].
+    pub fn set(self, name: &str, value: &str) -> Result<(), Refused> {
+        let (name, value) = checked(name, value)?;
+        match self {
+            Edit::Request(header) => header.insert_header(name, value),
+            Edit::Response(header) => header.insert_header(name, value),
+        }
+        .map_err(|error| Refused::HeaderValue(error.to_string()))
+    }
+
+    /// Removes headers; one that is not there is no error.
+    ///
+    /// # Errors
+    /// As [`Edit::add`].
+    pub fn remove<N: AsRef<str>>(self, names: &[N]) -> Result<(), Refused> {
+        let names = names.iter().map(|name| editable(name.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        match self {
+            Edit::Request(header) => names.iter().for_each(|name| drop(header.remove_header(name))),
+            Edit::Response(header) => names.iter().for_each(|name| drop(header.remove_header(name))),
+        }
+        Ok(())
+    }
+}
+
+/// The first value of a header.
+///
+/// # Errors
+/// For an invalid name, and a value that is not UTF-8.
+pub fn first_value(headers: &HeaderMap, name: &str) -> Result<Option<String>, Refused> {
+    let Some(value) = headers.get(header_name(name)?) else { return Ok(None) };
+    text(name, value).map(|value| Some(value.to_owned()))
+}
+
+/// All headers, a pair for every value.
+///
+/// # Errors
+/// For a value that is not UTF-8.
+pub fn pairs(headers: &HeaderMap) -> Result<Vec<(String, String)>, Refused> {
+    headers.iter().map(|(name, value)| Ok((name.as_str().to_owned(), text(name.as_str(), value)?.to_owned()))).collect()
+}
+
+/// # Errors
+/// For an invalid name.
+pub fn header_name(name: &str) -> Result<HeaderName, Refused> {
+    HeaderName::from_bytes(name.as_bytes()).map_err(|_| Refused::HeaderName(name.to_owned()))
+}
+
+/// A request header that stands in while the real one is lent.
+pub fn placeholder() -> RequestHeader {
+    let (parts, ()) = http::Request::new(()).into_parts();
+    parts.into()
+}
+
+fn text<'v>(name: &str, value: &'v HeaderValue) -> Result<&'v str, Refused> {
+    std::str::from_utf8(value.as_bytes()).map_err(|_| Refused::NotUtf8(name.to_owned()))
+}
+
+fn checked(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Refused> {
+    let name = editable(name)?;
+    let value = header_value(&name, value)?;
+    Ok((name, value))
+}
+
+fn header_value(name: &HeaderName, value: &str) -> Result<HeaderValue, Refused> {
+    HeaderValue::from_bytes(value.as_bytes()).map_err(|_| Refused::HeaderValue(name.to_string()))
+}
+
+/// Headers that say where a body ends are not for plugins: one edit and the connection is out of step.
+fn editable(name: &str) -> Result<HeaderName, Refused> {
+    let name = header_name(name)?;
+    match name {
+        header::CONTENT_LENGTH | header::TRANSFER_ENCODING => Err(Refused::Framing(name)),
+        _ => Ok(name),
+    }
+}
+
+fn final_status(status: u16) -> Result<StatusCode, Refused> {
+    match StatusCode::from_u16(status) {
+        Ok(code) if (200..=599).contains(&status) => Ok(code),
+        _ => Err(Refused::Status(status)),
+    }
+}

@@ -1,0 +1,227 @@
+//! What the proxy knows of a request beside its header: the source of every variable.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, HeaderName, header};
+use pingora::http::{RequestHeader, ResponseHeader};
+
+use crate::VERSION;
+use crate::phase::{Ext, Phase};
+use crate::variables::Variable;
+
+/// Collected by the hooks as the request goes on; lent to plugins with the header maps.
+#[derive(Debug)]
+pub struct Facts {
+    pub started: Instant,
+    pub local: Option<SocketAddr>,
+    pub remote: Option<SocketAddr>,
+    /// Set when a trusted proxy names the client.
+    pub forwarded_for: Option<IpAddr>,
+    pub tls: bool,
+    pub server_name: Option<String>,
+    pub upstream: Option<Box<UpstreamFacts>>,
+    pub status: Option<u16>,
+    pub client_bytes_sent: u64,
+    pub client_bytes_received: u64,
+    pub upstream_bytes_sent: Option<u64>,
+    pub upstream_bytes_received: u64,
+    /// Indexed by phase.
+    pub work_times: [Duration; 6],
+    pub timed_out: bool,
+    pub ext: Option<Ext>,
+    request_id: OnceLock<String>,
+}
+
+/// The upstream that was chosen.
+#[derive(Debug)]
+pub struct UpstreamFacts {
+    pub name: Arc<str>,
+    pub host: Arc<str>,
+    pub addr: SocketAddr,
+    pub balancer: &'static str,
+    pub connect_time: Option<Duration>,
+    pub version: Option<http::Version>,
+}
+
+impl Default for Facts {
+    fn default() -> Facts {
+        Facts {
+            started: Instant::now(),
+            local: None,
+            remote: None,
+            forwarded_for: None,
+            tls: false,
+            server_name: None,
+            upstream: None,
+            status: None,
+            client_bytes_sent: 0,
+            client_bytes_received: 0,
+            upstream_bytes_sent: None,
+            upstream_bytes_received: 0,
+            work_times: [Duration::ZERO; 6],
+            timed_out: false,
+            ext: None,
+            request_id: OnceLock::new(),
+        }
+    }
+}
+
+impl Facts {
+    /// Made when it is first asked for: most requests never need it.
+    pub fn request_id(&self) -> &str {
+        self.request_id.get_or_init(|| uuid::Uuid::now_v7().simple().to_string())
+    }
+
+    pub fn client_ip(&self) -> Option<IpAddr> {
+        self.forwarded_for.or(self.remote.map(|addr| addr.ip()))
+    }
+
+    /// The port of the client, unknown behind another proxy.
+    fn client_port(&self) -> Option<u16> {
+        match self.forwarded_for {
+            Some(_) => None,
+            None => self.remote.map(|addr| addr.port()),
+        }
+    }
+}
+
+/// A request in a moment: what variables are read from.
+pub struct View<'a> {
+    pub request: &'a RequestHeader,
+    pub response: Option<&'a ResponseHeader>,
+    pub facts: &'a Facts,
+}
+
+impl<'a> View<'a> {
+    /// The value of a variable; none when it is not known (yet).
+    pub fn variable(&self, variable: &Variable) -> Option<Cow<'a, str>> {
+        let View { request, response, facts } = self;
+        let upstream = facts.upstream.as_deref();
+        Some(match variable {
+            Variable::LocalTime => chrono::Local::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, false).into(),
+            Variable::LocalAddr => facts.local?.to_string().into(),
+            Variable::LocalIp => facts.local?.ip().to_string().into(),
+            Variable::LocalPort => facts.local?.port().to_string().into(),
+            Variable::RemoteAddr => facts.remote?.to_string().into(),
+            Variable::RemoteIp => facts.remote?.ip().to_string().into(),
+            Variable::RemotePort => facts.remote?.port().to_string().into(),
+            Variable::ClientAddr => match facts.client_port() {
+                Some(port) => SocketAddr::new(facts.client_ip()?, port).to_string().into(),
+                None => facts.client_ip()?.to_string().into(),
+            },
+            Variable::ClientIp => facts.client_ip()?.to_string().into(),
+            Variable::ClientPort => facts.client_port()?.to_string().into(),
+            Variable::Domain => domain(request)?,
+            Variable::SslDomain => facts.server_name.as_deref()?.into(),
+            Variable::LocalProtocol => {
+                let scheme = if facts.tls { "https " } else { "" };
+                format!("{scheme}{:?}", request.version).into()
+            }
+            Variable::UpstreamProtocol => format!("{:?}", upstream?.version?).into(),
+            Variable::UpstreamName => upstream?.name.as_ref().into(),
+            Variable::UpstreamHost => upstream?.host.as_ref().into(),
+            Variable::UpstreamAddr => upstream?.addr.to_string().into(),
+            Variable::UpstreamIp => upstream?.addr.ip().to_string().into(),
+            Variable::UpstreamPort => upstream?.addr.port().to_string().into(),
+            Variable::UpstreamBalancer => upstream?.balancer.into(),
+            Variable::UpstreamConnectTime => millis(upstream?.connect_time?).into(),
+            Variable::RequestId => facts.request_id().into(),
+            Variable::Versions => VERSION.into(),
+            Variable::Status => self.status()?.to_string().into(),
+            Variable::StatusStr => {
+                http::StatusCode::from_u16(self.status()?).ok()?.canonical_reason().unwrap_or("").into()
+            }
+            Variable::SessionTime => millis(facts.started.elapsed()).into(),
+            Variable::StreamWorkTimes => work_times(&facts.work_times).into(),
+            Variable::ClientBytesSent => facts.client_bytes_sent.to_string().into(),
+            Variable::ClientBytesReceived => facts.client_bytes_received.to_string().into(),
+            Variable::UpstreamBytesSent => facts.upstream_bytes_sent?.to_string().into(),
+            Variable::UpstreamBytesReceived => upstream.map(|_| facts.upstream_bytes_received)?.to_string().into(),
+            Variable::Method => request.method.as_str().into(),
+            Variable::Uri => path_and_query(request),
+            Variable::Path => request.uri.path().into(),
+            Variable::Query => request.uri.query()?.into(),
+            Variable::Version => format!("{:?}", request.version).into(),
+            // There is no cache in front of upstreams.
+            Variable::CacheStatus => return None,
+            Variable::IsTimeoutExit => (if facts.timed_out { "true" } else { "false" }).into(),
+            Variable::WasmExt => facts.ext?.name().into(),
+            Variable::Header(name) => first(&request.headers, name)?,
+            Variable::RespHeader(name) => first(&(*response)?.headers, name)?,
+        })
+    }
+
+    fn status(&self) -> Option<u16> {
+        self.response.map(|response| response.status.as_u16()).or(self.facts.status)
+    }
+}
+
+/// Host without a port, lower case: from the request target of HTTP/2, else from the `Host` header.
+pub fn domain(request: &RequestHeader) -> Option<Cow<'_, str>> {
+    let authority = match request.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => request.headers.get(header::HOST)?.to_str().ok()?,
+    };
+    let host = host_of(authority);
+    Some(if host.bytes().any(|b| b.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host.into() })
+}
+
+/// `host[:port]` without the port; the brackets of an IPv6 address stay.
+fn host_of(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port))
+            if port.bytes().all(|b| b.is_ascii_digit()) && (!host.contains(':') || host.ends_with(']')) =>
+        {
+            host
+        }
+        _ => authority,
+    }
+}
+
+/// Path and query as they came, also of a target that is not valid UTF-8.
+pub fn path_and_query(request: &RequestHeader) -> Cow<'_, str> {
+    match request.uri.path_and_query() {
+        Some(target) if request.raw_path_is_utf8() => target.as_str().into(),
+        _ => String::from_utf8_lossy(request.raw_path()),
+    }
+}
+
+fn first<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()))
+}
+
+fn millis(time: Duration) -> String {
+    format!("{:.3}", time.as_secs_f64() * 1000.0)
+}
+
+fn work_times(times: &[Duration; 6]) -> String {
+    let mut text = String::new();
+    for (phase, time) in Phase::ALL.into_iter().zip(times).filter(|(_, time)| !time.is_zero()) {
+        let comma = if text.is_empty() { "" } else { "," };
+        let _ = write!(text, "{comma}{phase}={}", millis(*time));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_loses_its_port_only() {
+        for (authority, host) in [
+            ("a.cn:80", "a.cn"),
+            ("a.cn", "a.cn"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("::1", "::1"),
+            ("a:b", "a:b"),
+        ] {
+            assert_eq!(host_of(authority), host);
+        }
+    }
+}

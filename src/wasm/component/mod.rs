@@ -1,0 +1,50 @@
+//! The component-model skin: one file per WIT interface.
+
+mod bindings;
+mod http;
+mod log;
+mod socket;
+mod std;
+mod store;
+pub(super) mod wasi;
+mod websocket;
+
+pub use bindings::phasegate::plugin::wasm_std::Error as WitVerdict;
+
+use wasmtime::Engine;
+use wasmtime::component::{HasSelf, Linker};
+
+use self::bindings::WasmServer;
+use super::state::State;
+use crate::phase::{Ext, Verdict};
+
+/// A linker with all that a plugin may import. Built once: modules are linked against it when they are loaded.
+///
+/// # Errors
+/// When two interfaces collide, which only a change of this program can bring about.
+pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    WasmServer::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+    wasi::add_to_linker(&mut linker)?;
+    Ok(linker)
+}
+
+impl From<WitVerdict> for Verdict {
+    fn from(verdict: WitVerdict) -> Verdict {
+        match verdict {
+            WitVerdict::Ok => Verdict::Ok,
+            WitVerdict::Break => Verdict::Break,
+            WitVerdict::Finish => Verdict::Finish,
+            WitVerdict::Error => Verdict::Error,
+            WitVerdict::Return => Verdict::Return,
+            WitVerdict::Ext1 => Verdict::Ext(Ext::Ext1),
+            WitVerdict::Ext2 => Verdict::Ext(Ext::Ext2),
+            WitVerdict::Ext3 => Verdict::Ext(Ext::Ext3),
+        }
+    }
+}
+
+/// What a function of a later version answers.
+fn not_available<T>(function: &str) -> Result<T, String> {
+    Err(format!("{}: not available in this build", function.replace('_', "-")))
+}

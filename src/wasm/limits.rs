@@ -1,0 +1,202 @@
+//! What one instance may use: memory, and CPU time between two host calls.
+
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use cpu_time::ThreadTime;
+use wasmtime::{ResourceLimiter, UpdateDeadline};
+
+use super::engine::TICK;
+
+/// A run on the synchronous path cannot be interrupted but by a trap. It ends after this many times its CPU limit even
+/// when every stretch between two host calls is short, and a script that comes near it moves to the asynchronous path.
+const SYNC_RUN: u32 = 5;
+
+/// From this CPU time on a script is too slow for the synchronous path.
+const SLOW: Duration = Duration::from_millis(10);
+
+/// A limit that a guest exceeded: the error of its trap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Exceeded {
+    #[error("used more memory than the limit of {} KiB", .0 >> 10)]
+    Memory(usize),
+    #[error("computed for more than the limit of {} ms without calling the host", .0.as_millis())]
+    Cpu(Duration),
+    #[error("ran for more than the limit of {} ms", .0.as_millis())]
+    Wall(Duration),
+}
+
+/// Bounds the linear memories and tables of one instance.
+pub struct Memory {
+    limit: usize,
+    /// Bytes of all linear memories now. They never shrink.
+    used: usize,
+}
+
+impl Memory {
+    pub fn new(limit: usize) -> Memory {
+        Memory { limit, used: 0 }
+    }
+
+    /// Bytes of linear memory.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+}
+
+impl ResourceLimiter for Memory {
+    fn memory_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        let used = self.used + desired.saturating_sub(current);
+        if used > self.limit {
+            // A trap of our own says more than the guest's "out of memory".
+            return Err(Exceeded::Memory(self.limit).into());
+        }
+        self.used = used;
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        let bytes = desired.saturating_sub(current).saturating_mul(size_of::<usize>());
+        self.memory_growing(0, bytes, None)
+    }
+}
+
+/// Counts the CPU time of a run at every tick of the epoch, so that a run that ends within a tick pays nothing for it.
+pub struct Cpu {
+    limit: Duration,
+    wall: Option<Duration>,
+    /// Whether the run may yield; else there is only the trap.
+    can_yield: bool,
+    /// Moved by every host call.
+    host_calls: u64,
+    started: Option<Instant>,
+    last: Option<Sample>,
+    /// Since the last host call.
+    stretch: Duration,
+    total: Duration,
+}
+
+#[derive(Clone, Copy)]
+struct Sample {
+    thread: ThreadId,
+    /// CPU time of the thread so far.
+    cpu: Duration,
+    host_calls: u64,
+}
+
+impl Cpu {
+    pub fn new(limit: Duration, wall: Option<Duration>) -> Cpu {
+        Cpu {
+            limit,
+            wall,
+            can_yield: false,
+            host_calls: 0,
+            started: None,
+            last: None,
+            stretch: Duration::ZERO,
+            total: Duration::ZERO,
+        }
+    }
+
+    /// Begins a run.
+    pub fn reset(&mut self, can_yield: bool) {
+        self.can_yield = can_yield;
+        self.started = None;
+        self.last = None;
+        self.stretch = Duration::ZERO;
+        self.total = Duration::ZERO;
+    }
+
+    /// A host function was called: the stretch that counts begins anew.
+    pub fn host_call(&mut self) {
+        self.host_calls += 1;
+    }
+
+    /// Whether this run was too slow to hold a worker.
+    pub fn was_slow(&self) -> bool {
+        self.total >= SLOW
+    }
+
+    /// What to do at the end of an epoch.
+    pub fn tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
+        let now = Instant::now();
+        let started = *self.started.get_or_insert(now);
+        self.count();
+        if self.stretch > self.limit {
+            return Err(Exceeded::Cpu(self.limit).into());
+        }
+        if !self.can_yield && self.total > self.limit * SYNC_RUN {
+            return Err(Exceeded::Cpu(self.limit * SYNC_RUN).into());
+        }
+        if let Some(wall) = self.wall.filter(|wall| now - started > *wall) {
+            return Err(Exceeded::Wall(wall).into());
+        }
+        Ok(if self.can_yield { UpdateDeadline::Yield(1) } else { UpdateDeadline::Continue(1) })
+    }
+
+    /// Adds the CPU time since the last tick. After a move to another thread, that is taken to be one tick.
+    fn count(&mut self) {
+        let cpu = ThreadTime::now().as_duration();
+        let sample = Sample { thread: thread::current().id(), cpu, host_calls: self.host_calls };
+        let used = match self.last {
+            Some(last) if last.thread == sample.thread => sample.cpu.saturating_sub(last.cpu),
+            _ => TICK,
+        };
+        self.total += used;
+        self.stretch = match self.last {
+            Some(last) if last.host_calls == sample.host_calls => self.stretch + used,
+            _ => used.min(TICK),
+        };
+        self.last = Some(sample);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn burn(time: Duration) {
+        let start = ThreadTime::now();
+        while start.elapsed() < time {
+            std::hint::spin_loop();
+        }
+    }
+
+    #[test]
+    fn memory_is_refused_over_the_limit_and_counted_below() {
+        let mut memory = Memory::new(1 << 20);
+        assert!(memory.memory_growing(0, 512 << 10, None).is_ok());
+        assert!(memory.memory_growing(0, 512 << 10, None).is_ok(), "a second memory");
+        assert_eq!(memory.used(), 1 << 20);
+        let error = memory.memory_growing(512 << 10, 576 << 10, None).unwrap_err();
+        assert_eq!(error.downcast_ref(), Some(&Exceeded::Memory(1 << 20)));
+    }
+
+    #[test]
+    fn a_stretch_without_host_calls_ends_at_the_limit() {
+        let mut cpu = Cpu::new(Duration::from_millis(20), None);
+        cpu.reset(true);
+        let error = (0..100)
+            .find_map(|_| {
+                burn(TICK);
+                cpu.tick().err()
+            })
+            .expect("the limit is reached");
+        assert_eq!(error.downcast_ref(), Some(&Exceeded::Cpu(Duration::from_millis(20))));
+    }
+
+    #[test]
+    fn host_calls_begin_a_new_stretch_but_not_without_end_on_the_synchronous_path() {
+        let mut cpu = Cpu::new(Duration::from_millis(20), None);
+        for (can_yield, ends) in [(true, false), (false, true)] {
+            cpu.reset(can_yield);
+            let ended = (0..60).any(|_| {
+                burn(TICK);
+                cpu.host_call();
+                cpu.tick().is_err()
+            });
+            assert_eq!(ended, ends, "can_yield: {can_yield}");
+            assert!(cpu.was_slow());
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Running plugins: engine, modules, instances and their pools, limits, and the skins that host functions wear.
+
+pub mod component;
+pub mod engine;
+mod entry;
+mod failure;
+mod limits;
+mod log;
+mod module;
+mod pool;
+mod script;
+mod state;
+
+pub use entry::EntryPoint;
+pub use failure::{Failure, FailureKind};
+pub use module::{Module, ModuleError};
+pub use script::{Host, Script, ScriptSpec};
+
+/// The interface that every plugin exports.
+pub const SERVICE: &str = "phasegate:plugin/wasm-service@0.1.0";

@@ -1,0 +1,204 @@
+//! From a file to a compiled component: recognise, turn into a component, compile.
+
+use std::fmt;
+use std::path::Path;
+
+use wasmparser::{Encoding, Parser, Payload};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use super::entry::EntryPoint;
+
+/// The custom section in which the SDK names the entry points that a plugin implements, comma-separated.
+const ENTRY_POINTS_SECTION: &str = "phasegate:entry-points";
+
+/// Why a file is not a plugin.
+#[derive(Debug, thiserror::Error)]
+pub enum ModuleError {
+    #[error("cannot be read: {0}")]
+    Read(#[from] std::io::Error),
+    #[error("is not a plugin: found {found}")]
+    NotAPlugin { found: Found },
+    #[error("is damaged: {0}")]
+    Damaged(#[from] wasmparser::BinaryReaderError),
+    #[error("cannot be turned into a component: {0}")]
+    Componentize(String),
+    #[error("does not compile: {0}")]
+    Compile(String),
+    #[error("cannot be linked: {0}")]
+    Link(String),
+    #[error("failed while it was instantiated: {0}")]
+    Instantiate(String),
+    #[error("is a component that does not export `{}`", super::SERVICE)]
+    NoService,
+}
+
+impl ModuleError {
+    /// What to do about it.
+    pub fn help(&self) -> &'static str {
+        match self {
+            ModuleError::Read(_) => "check the path, which is relative to the configuration file, and its permissions",
+            ModuleError::NotAPlugin { found: Found::ProxyWasm(_) } => {
+                "a Proxy-Wasm filter goes under [[proxy_wasm]], which is not available in this build"
+            }
+            ModuleError::NotAPlugin { .. } | ModuleError::NoService => {
+                "expected a component, or a core module that wit-bindgen built for the world \
+                 phasegate:plugin/wasm-server: cargo build --target wasm32-wasip1 --release"
+            }
+            ModuleError::Damaged(_) => "build the plugin again",
+            ModuleError::Componentize(_) | ModuleError::Compile(_) => {
+                "build the plugin with --target wasm32-wasip1 and the wit files of this version"
+            }
+            ModuleError::Link(_) => "a plugin can import the interfaces of phasegate:plugin and WASI 0.2, nothing else",
+            ModuleError::Instantiate(_) => "the plugin's initialization must succeed without a request",
+        }
+    }
+}
+
+/// What a file that is no plugin is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    Empty,
+    NotWasm,
+    WebAssemblyText,
+    ProxyWasm(String),
+    BareModule { exports: usize },
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Found::Empty => write!(f, "an empty file"),
+            Found::NotWasm => write!(f, "a file that is not WebAssembly"),
+            Found::WebAssemblyText => write!(f, "WebAssembly text, which has to be compiled first"),
+            Found::ProxyWasm(version) => write!(f, "a Proxy-Wasm filter ({version})"),
+            Found::BareModule { exports } => {
+                write!(f, "a core module with {exports} exports and no component type section")
+            }
+        }
+    }
+}
+
+/// A file, compiled.
+pub struct Module {
+    pub component: Component,
+    /// The entry points that the plugin says it implements; none when it does not say.
+    pub declared: Option<Vec<EntryPoint>>,
+}
+
+impl Module {
+    /// Reads, recognises, componentizes when need be, and compiles a file.
+    ///
+    /// # Errors
+    /// Says what was found; [`ModuleError::help`] says what was expected.
+    pub fn load(engine: &Engine, path: &Path) -> Result<Module, ModuleError> {
+        let bytes = std::fs::read(path)?;
+        let traits = inspect(&bytes)?;
+        let declared = traits.entry_points;
+        let component = if traits.core { componentize(&bytes)? } else { bytes };
+        let component =
+            Component::new(engine, &component).map_err(|error| ModuleError::Compile(format!("{error:#}")))?;
+        Ok(Module { component, declared })
+    }
+}
+
+/// What the sections of a binary say about it.
+struct Traits {
+    core: bool,
+    entry_points: Option<Vec<EntryPoint>>,
+}
+
+fn inspect(bytes: &[u8]) -> Result<Traits, ModuleError> {
+    let not_a_plugin = |found| Err(ModuleError::NotAPlugin { found });
+    if bytes.is_empty() {
+        return not_a_plugin(Found::Empty);
+    }
+    if !bytes.starts_with(b"\0asm") {
+        let text = bytes.trim_ascii_start().starts_with(b"(");
+        return not_a_plugin(if text { Found::WebAssemblyText } else { Found::NotWasm });
+    }
+
+    let mut core = false;
+    let mut component_type = false;
+    let mut proxy_wasm = None;
+    let mut exports = 0;
+    let mut entry_points = None;
+    let mut depth = 0;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload? {
+            Payload::Version { encoding, .. } if depth == 0 => core = encoding == Encoding::Module,
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth -= 1,
+            Payload::CustomSection(section) if section.name() == ENTRY_POINTS_SECTION => {
+                entry_points = Some(parse_entry_points(section.data()));
+            }
+            Payload::CustomSection(section) if section.name().starts_with("component-type") => component_type = true,
+            Payload::ExportSection(section) if depth == 0 => {
+                exports = section.count() as usize;
+                for export in section {
+                    let name = export?.name;
+                    if name.starts_with("proxy_abi_version_") {
+                        proxy_wasm = Some(name.to_owned());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    if core && !component_type {
+        return not_a_plugin(match proxy_wasm {
+            Some(version) => Found::ProxyWasm(version),
+            None => Found::BareModule { exports },
+        });
+    }
+    Ok(Traits { core, entry_points })
+}
+
+fn parse_entry_points(data: &[u8]) -> Vec<EntryPoint> {
+    let text = String::from_utf8_lossy(data);
+    EntryPoint::ALL.into_iter().filter(|entry| text.split(',').any(|name| name.trim() == entry.export())).collect()
+}
+
+/// Wraps a core module into a component, with the adapter that gives a `wasm32-wasip1` build its WASI 0.2 imports.
+fn componentize(module: &[u8]) -> Result<Vec<u8>, ModuleError> {
+    use wasi_preview1_component_adapter_provider as adapter;
+
+    let failed = |error| ModuleError::Componentize(format!("{error:#}"));
+    wit_component::ComponentEncoder::default()
+        .validate(false)
+        .module(module)
+        .and_then(|encoder| {
+            encoder
+                .adapter(adapter::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, adapter::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER)
+        })
+        .and_then(|mut encoder| encoder.encode())
+        .map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(bytes: &[u8]) -> Option<Found> {
+        match inspect(bytes) {
+            Err(ModuleError::NotAPlugin { found }) => Some(found),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn says_what_a_file_is() {
+        assert_eq!(found(b""), Some(Found::Empty));
+        assert_eq!(found(b"\x7fELF"), Some(Found::NotWasm));
+        assert_eq!(found(b"  (module)"), Some(Found::WebAssemblyText));
+        assert_eq!(found(b"\0asm\x01\0\0\0"), Some(Found::BareModule { exports: 0 }));
+        assert!(matches!(inspect(b"\0asm\x01\0\0\0\x01"), Err(ModuleError::Damaged(_))));
+        assert!(inspect(b"\0asm\x0d\0\x01\0").is_ok(), "an empty component");
+    }
+
+    #[test]
+    fn reads_the_entry_points_that_a_plugin_names() {
+        assert_eq!(parse_entry_points(b"wasm-main,wasm-main-ext2"), [EntryPoint::Main, EntryPoint::Ext2]);
+        assert_eq!(parse_entry_points(b"other"), []);
+    }
+}

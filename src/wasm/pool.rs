@@ -1,0 +1,44 @@
+//! Live instances, kept for the next request: a new one costs more than all of its calls.
+
+use parking_lot::Mutex;
+use wasmtime::Store;
+use wasmtime::component::TypedFunc;
+
+use std::sync::Arc;
+
+use super::component::WitVerdict;
+use super::state::State;
+
+/// Idle instances that a script keeps at the most. More are made when more requests wait at once.
+const MOST_IDLE: usize = 256;
+
+/// An entry point, ready to be called.
+pub type EntryFn = TypedFunc<(Option<Arc<str>>,), (Result<WitVerdict, String>,)>;
+
+/// A live instance of a module. One run at a time.
+pub struct Instance {
+    pub store: Store<State>,
+    /// Indexed by entry point.
+    pub entries: [Option<EntryFn>; 5],
+    pub runs: u64,
+}
+
+/// Idle instances of one script.
+#[derive(Default)]
+pub struct Pool {
+    idle: Mutex<Vec<Instance>>,
+}
+
+impl Pool {
+    /// The instance used last: its memory is the warmest.
+    pub fn take(&self) -> Option<Instance> {
+        self.idle.lock().pop()
+    }
+
+    pub fn put(&self, instance: Instance) {
+        let mut idle = self.idle.lock();
+        if idle.len() < MOST_IDLE {
+            idle.push(instance);
+        }
+    }
+}

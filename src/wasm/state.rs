@@ -1,0 +1,84 @@
+//! What the host keeps for one instance. It is reset, not rebuilt, between requests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::MutexGuard;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use super::limits::{Cpu, Memory};
+use super::log::RunLog;
+use crate::exchange::{Exchange, Refused, Shared};
+
+/// The data of a Wasmtime store: host functions are methods on it.
+pub struct State {
+    pub memory: Memory,
+    pub cpu: Cpu,
+    exchange: Option<Shared>,
+    session: u64,
+    main_session: u64,
+    log: Arc<RunLog>,
+    wasi: WasiCtx,
+    table: ResourceTable,
+}
+
+impl State {
+    pub fn new(memory: Memory, cpu: Cpu, log: Arc<RunLog>, wasi: WasiCtx) -> State {
+        State { memory, cpu, exchange: None, session: 0, main_session: 0, log, wasi, table: ResourceTable::new() }
+    }
+
+    /// Lends a request to this instance.
+    pub fn begin(&mut self, exchange: &Shared, session: u64, main_session: u64, can_yield: bool) {
+        self.exchange = Some(exchange.clone());
+        self.session = session;
+        self.main_session = main_session;
+        self.cpu.reset(can_yield);
+        self.log.begin(exchange);
+    }
+
+    /// Lets go of the request.
+    pub fn end(&mut self) {
+        self.log.end();
+        self.exchange = None;
+    }
+
+    /// The request and response. Every host function that works on them comes through here.
+    ///
+    /// # Errors
+    /// When the instance works for no request, as during initialization.
+    pub fn exchange(&mut self) -> Result<MutexGuard<'_, Exchange>, Refused> {
+        self.cpu.host_call();
+        self.exchange.as_ref().map(|exchange| exchange.lock()).ok_or(Refused::Ended)
+    }
+
+    /// The mailbox of this run, and that of its `wasm-main`.
+    pub fn mailboxes(&self) -> (u64, u64) {
+        (self.session, self.main_session)
+    }
+
+    /// An id that nothing else in this process has.
+    pub fn new_session_id() -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub fn logs(&self, level: log::Level) -> bool {
+        self.log.enabled(level)
+    }
+
+    pub fn log(&mut self, level: log::Level, text: &str) {
+        self.cpu.host_call();
+        self.log.write(level, text);
+    }
+
+    pub fn warn(&mut self, text: &str) {
+        self.log(log::Level::Warn, text);
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}

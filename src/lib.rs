@@ -1,8 +1,11 @@
 //! Phasegate: a reverse proxy on Pingora that is programmed with WebAssembly.
 
+pub mod config;
 pub mod exchange;
 pub mod facts;
+pub mod observe;
 pub mod phase;
+pub mod proxy;
 pub mod variables;
 pub mod wasm;
 

@@ -1,0 +1,186 @@
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource};
+
+/// A range of bytes of the configuration file.
+pub type Span = Range<usize>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    Error,
+    Warning,
+}
+
+/// One thing that is wrong in the configuration file, and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    pub severity: Severity,
+    pub span: Span,
+    pub message: String,
+    /// What stands under the marked text.
+    pub label: Option<String>,
+    pub help: Option<String>,
+}
+
+impl Diagnostic {
+    pub fn error(span: Span, message: impl Into<String>) -> Self {
+        Diagnostic { severity: Severity::Error, span, message: message.into(), label: None, help: None }
+    }
+
+    pub fn warning(span: Span, message: impl Into<String>) -> Self {
+        Diagnostic { severity: Severity::Warning, ..Diagnostic::error(span, message) }
+    }
+
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// Everything that was found in one configuration file. `Display` gives the text for people, without colour.
+#[derive(Debug)]
+pub struct Diagnostics {
+    source: NamedSource<String>,
+    list: Vec<Diagnostic>,
+    /// Lines with syntax errors were left out: what is absent may have stood there.
+    torn: bool,
+}
+
+impl Diagnostics {
+    /// None yet, for the file at `path` with the text `source`.
+    pub fn new(path: &Path, source: String) -> Self {
+        Diagnostics { source: NamedSource::new(path.display().to_string(), source), list: Vec::new(), torn: false }
+    }
+
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        // By position, and in the order of arrival at one position.
+        let at = self.list.partition_point(|other| other.span.start <= diagnostic.span.start);
+        self.list.insert(at, diagnostic);
+    }
+
+    /// Pushes what complains that something is not there, unless a syntax error may be why.
+    pub(super) fn push_absent(&mut self, diagnostic: Diagnostic) {
+        if !self.torn {
+            self.push(diagnostic);
+        }
+    }
+
+    pub(super) fn set_torn(&mut self) {
+        self.torn = true;
+    }
+
+    pub fn has_errors(&self) -> bool {
+        self.error_count() > 0
+    }
+
+    pub fn error_count(&self) -> usize {
+        self.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
+    }
+
+    /// By position in the file.
+    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.list.iter()
+    }
+
+    /// The text of the file.
+    pub fn source(&self) -> &str {
+        self.source.inner()
+    }
+
+    /// The span of `part` of `value`, the decoded text of the string at `span`; the whole string if escapes hide it.
+    pub(super) fn inside(&self, span: &Span, value: &str, part: Range<usize>) -> Span {
+        let offset = self.source().get(span.clone()).and_then(|raw| raw.find(value));
+        offset.map_or(span.clone(), |offset| span.start + offset + part.start..span.start + offset + part.end)
+    }
+
+    /// The text for people: severity, message, place, the marked line and the help, of each.
+    pub fn render(&self, colour: bool) -> String {
+        let theme = if colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+        let handler = GraphicalReportHandler::new_themed(theme)
+            .with_width(120)
+            .with_context_lines(0)
+            .with_links(false)
+            .without_syntax_highlighting();
+        let mut text = String::new();
+        for diagnostic in &self.list {
+            let report = Report { diagnostic, source: &self.source };
+            if handler.render_report(&mut text, &report).is_err() {
+                text.push_str(&diagnostic.message);
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+/// The candidate that `name` is probably a misspelling of.
+pub(super) fn nearest<'c>(name: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+    let distance = |candidate: &str| strsim::damerau_levenshtein(name, candidate);
+    let (distance, candidate) = candidates.into_iter().map(|c| (distance(c), c)).min_by_key(|(d, _)| *d)?;
+    (distance <= name.len().max(candidate.len()).div_ceil(3)).then_some(candidate)
+}
+
+/// A diagnostic as miette wants it.
+#[derive(Debug)]
+struct Report<'d> {
+    diagnostic: &'d Diagnostic,
+    source: &'d NamedSource<String>,
+}
+
+impl Report<'_> {
+    /// What to mark: of a span over several lines the first, so that the picture stays small.
+    fn marked(&self) -> Span {
+        let text = self.source.inner();
+        let start = self.diagnostic.span.start.min(text.len());
+        let end = self.diagnostic.span.end.clamp(start, text.len());
+        let line = text.as_bytes()[start..end].iter().position(|byte| *byte == b'\n' || *byte == b'\r');
+        start..line.map_or(end, |length| start + length)
+    }
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.diagnostic.message)
+    }
+}
+
+impl std::error::Error for Report<'_> {}
+
+impl miette::Diagnostic for Report<'_> {
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(match self.diagnostic.severity {
+            Severity::Error => miette::Severity::Error,
+            Severity::Warning => miette::Severity::Warning,
+        })
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.diagnostic.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+    }
+
+    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
+        Some(self.source)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        // There is no line to show of an empty file.
+        if self.source.inner().is_empty() {
+            return None;
+        }
+        let label = LabeledSpan::new_primary_with_span(self.diagnostic.label.clone(), self.marked());
+        Some(Box::new(std::iter::once(label)))
+    }
+}

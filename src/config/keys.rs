@@ -1,0 +1,195 @@
+//! Every key of the configuration file, by the table it stands in, each with an example.
+
+/// A kind of table.
+pub struct Level {
+    /// As messages call it.
+    pub name: &'static str,
+    pub keys: &'static [Key],
+    /// Levels whose keys may stand here too.
+    pub also: &'static [&'static Level],
+    /// Keys that have a meaning in other builds.
+    pub unavailable: &'static [&'static str],
+}
+
+pub struct Key {
+    pub name: &'static str,
+    /// What a help line shows.
+    pub example: &'static str,
+}
+
+const fn key(name: &'static str, example: &'static str) -> Key {
+    Key { name, example }
+}
+
+const fn level(name: &'static str, keys: &'static [Key]) -> Level {
+    Level { name, keys, also: &[], unavailable: &[] }
+}
+
+impl Level {
+    pub fn keys(&self) -> impl Iterator<Item = &'static Key> {
+        self.keys.iter().chain(self.also.iter().flat_map(|level| level.keys))
+    }
+
+    pub fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys().find(|key| key.name == name)
+    }
+}
+
+/// All levels, to find out where a misplaced key belongs.
+pub static LEVELS: [&Level; 15] = [
+    &MAIN,
+    &ACCESS_LOG,
+    &ADMIN,
+    &UPSTREAM,
+    &UPSTREAM_SERVER,
+    &HEALTH_CHECK,
+    &SERVER,
+    &LISTEN,
+    &TLS,
+    &LOCAL,
+    &RESPOND,
+    &PLUGIN,
+    &SCRIPT,
+    &LIMITS,
+    &ALLOW,
+];
+
+pub static MAIN: Level = Level {
+    name: "the main level",
+    keys: &[
+        key("threads", "threads = 2"),
+        key("work_stealing", "work_stealing = false"),
+        key("error_log", "error_log = \"info\""),
+        key("access_log", "access_log = { path = \"logs/access.log\" }"),
+        key("grace_period_ms", "grace_period_ms = 30000"),
+        key("body_limit", "body_limit = \"1MiB\""),
+        key("trusted_proxies", "trusted_proxies = [\"10.0.0.0/8\"]"),
+        key("daemon", "daemon = false"),
+        key("admin", "admin = { listen = \"127.0.0.1:9901\" }"),
+        key("upstream", "upstream.origin = { servers = [{ addr = \"127.0.0.1:9001\" }] }"),
+        key("server", "[[server]]"),
+    ],
+    also: &[&PHASES],
+    unavailable: &["proxy_wasm", "wasm_service", "watch"],
+};
+
+/// The chains that every one of the three levels can set.
+static PHASES: Level = level(
+    "a phase",
+    &[
+        key("wasm_access", "wasm_access = [{ wasm_path = \"plugin.wasm\" }]"),
+        key("wasm_serverless", "wasm_serverless = [{ wasm_path = \"plugin.wasm\" }]"),
+        key("wasm_http_in_headers", "wasm_http_in_headers = [{ wasm_path = \"plugin.wasm\" }]"),
+        key("wasm_http_filter_headers_pre", "wasm_http_filter_headers_pre = [{ wasm_path = \"plugin.wasm\" }]"),
+        key("wasm_http_filter_headers", "wasm_http_filter_headers = [{ wasm_path = \"plugin.wasm\" }]"),
+        key("wasm_access_log", "wasm_access_log = [{ wasm_path = \"plugin.wasm\" }]"),
+    ],
+);
+
+pub static ACCESS_LOG: Level = level(
+    "`access_log`",
+    &[
+        key("path", "path = \"logs/access.log\""),
+        key("format", "format = \"${client_ip} ${http_request_uri} ${status}\""),
+    ],
+);
+
+pub static ADMIN: Level = level("`[admin]`", &[key("listen", "listen = \"127.0.0.1:9901\"")]);
+
+pub static UPSTREAM: Level = level(
+    "an `[upstream.NAME]`",
+    &[
+        key("servers", "servers = [{ addr = \"127.0.0.1:9001\" }]"),
+        key("balance", "balance = \"round_robin\""),
+        key("hash_key", "hash_key = \"${client_ip}\""),
+        key("health_check", "health_check = { path = \"/healthz\", interval_ms = 1000 }"),
+    ],
+);
+
+pub static UPSTREAM_SERVER: Level =
+    level("an entry of `servers`", &[key("addr", "addr = \"127.0.0.1:9001\""), key("weight", "weight = 2")]);
+
+pub static HEALTH_CHECK: Level =
+    level("`health_check`", &[key("path", "path = \"/healthz\""), key("interval_ms", "interval_ms = 1000")]);
+
+pub static SERVER: Level = Level {
+    name: "a `[[server]]`",
+    keys: &[
+        key("name", "name = [\"www.example.cn\", \"*.example.cn\"]"),
+        key("listen", "listen = [{ addr = \"0.0.0.0:8080\" }]"),
+        key("local", "[[server.local]]"),
+    ],
+    also: &[&PHASES],
+    unavailable: &["proxy_wasm"],
+};
+
+pub static LISTEN: Level = level(
+    "an entry of `listen`",
+    &[
+        key("addr", "addr = \"0.0.0.0:8080\""),
+        key("tls", "tls = { cert = \"cert.pem\", key = \"key.pem\" }"),
+        key("h2", "h2 = true"),
+    ],
+);
+
+pub static TLS: Level = level("`tls`", &[key("cert", "cert = \"cert.pem\""), key("key", "key = \"key.pem\"")]);
+
+pub static LOCAL: Level = Level {
+    name: "a `[[server.local]]`",
+    keys: &[
+        key("path", "path = \"/api/\""),
+        key("regex", "regex = \"^/v[0-9]+/\""),
+        key("proxy_pass", "proxy_pass = \"127.0.0.1:9001\""),
+        key("respond", "respond = { status = 200, body = \"hello\" }"),
+        key("echo", "echo = true"),
+    ],
+    also: &[&PHASES],
+    unavailable: &["proxy_wasm"],
+};
+
+pub static RESPOND: Level = level(
+    "`respond`",
+    &[
+        key("status", "status = 200"),
+        key("headers", "headers = { content-type = \"text/plain\" }"),
+        key("body", "body = \"hello\""),
+    ],
+);
+
+pub static PLUGIN: Level = Level {
+    name: "a plugin (`[[…wasm_access]]` or another phase)",
+    keys: &[key("wasm", "wasm = [{ wasm_path = \"plugin.wasm\" }]")],
+    also: &[&SCRIPT],
+    unavailable: &[],
+};
+
+pub static SCRIPT: Level = level(
+    "a script (`[[…wasm_access]]` or another phase, or an entry of `wasm`)",
+    &[
+        key("name", "name = \"limit\""),
+        key("wasm_path", "wasm_path = \"plugin.wasm\""),
+        key("wasm_main_config", "wasm_main_config = '''rps = 100'''"),
+        key("wasm_main_timeout_config", "wasm_main_timeout_config = '''ms = 50'''"),
+        key("wasm_main_ext1_config", "wasm_main_ext1_config = '''text'''"),
+        key("wasm_main_ext2_config", "wasm_main_ext2_config = '''text'''"),
+        key("wasm_main_ext3_config", "wasm_main_ext3_config = '''text'''"),
+        key("is_open", "is_open = false"),
+        key("on_failure", "on_failure = \"close\""),
+        key("instance", "instance = \"reuse\""),
+        key("recycle_after", "recycle_after = 100000"),
+        key("recycle_memory", "recycle_memory = \"32MiB\""),
+        key("limits", "limits = { memory = \"64MiB\", cpu_ms = 50, wall_ms = 10000 }"),
+        key("allow", "allow = { env = [\"NAME\"] }"),
+        key("on_ext1", "on_ext1 = \"break\""),
+        key("on_ext2", "on_ext2 = \"finish\""),
+        key("on_ext3", "on_ext3 = \"status:429\""),
+    ],
+);
+
+pub static LIMITS: Level = level(
+    "`limits`",
+    &[key("memory", "memory = \"64MiB\""), key("cpu_ms", "cpu_ms = 50"), key("wall_ms", "wall_ms = 10000")],
+);
+
+pub static ALLOW: Level =
+    Level { name: "`allow`", keys: &[key("env", "env = [\"NAME\"]")], also: &[], unavailable: &["net"] };

@@ -1,0 +1,307 @@
+//! The values that a key can take, each with the words in which an error asks for it.
+
+use std::net::SocketAddr;
+use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
+
+use http::{HeaderValue, StatusCode};
+use ipnet::IpNet;
+use log::LevelFilter;
+use toml::de::DeValue;
+
+use super::model::{Balance, HostPattern, Instance, OnFailure};
+
+pub trait Leaf: Sized {
+    /// Completes "the key takes …".
+    const EXPECTED: &'static str;
+
+    fn from_value(value: &DeValue) -> Option<Self>;
+}
+
+impl Leaf for String {
+    const EXPECTED: &'static str = "a string";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        value.as_str().map(str::to_owned)
+    }
+}
+
+impl Leaf for bool {
+    const EXPECTED: &'static str = "true or false";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        value.as_bool()
+    }
+}
+
+impl Leaf for u64 {
+    const EXPECTED: &'static str = "a whole number";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        let number = value.as_integer()?;
+        u64::from_str_radix(number.as_str(), number.radix()).ok()
+    }
+}
+
+impl Leaf for NonZeroU64 {
+    const EXPECTED: &'static str = "a whole number from 1";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        u64::from_value(value).and_then(NonZeroU64::new)
+    }
+}
+
+impl Leaf for NonZeroUsize {
+    const EXPECTED: &'static str = NonZeroU64::EXPECTED;
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        NonZeroU64::from_value(value)?.try_into().ok()
+    }
+}
+
+impl Leaf for NonZeroU16 {
+    const EXPECTED: &'static str = "a whole number from 1 to 65535";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        NonZeroU64::from_value(value)?.try_into().ok()
+    }
+}
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub usize);
+
+impl Leaf for Size {
+    const EXPECTED: &'static str = "a size such as \"64MiB\", \"256KiB\" or a number of bytes";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        let Some(text) = value.as_str() else {
+            return u64::from_value(value)?.try_into().ok().map(Size);
+        };
+        let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = text.split_at(unit_at);
+        let factor: usize = match unit.trim_start() {
+            "B" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            _ => return None,
+        };
+        number.parse::<usize>().ok()?.checked_mul(factor).map(Size)
+    }
+}
+
+/// The name of a plugin or script.
+#[derive(Clone, Debug)]
+pub struct Name(pub String);
+
+impl Leaf for Name {
+    const EXPECTED: &'static str = "a name, which is not empty";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        value.as_str().filter(|name| !name.trim().is_empty()).map(|name| Name(name.to_owned()))
+    }
+}
+
+/// The beginning of a path of a URI.
+#[derive(Clone, Debug)]
+pub struct UriPath(pub String);
+
+impl Leaf for UriPath {
+    const EXPECTED: &'static str = "a path that starts with \"/\"";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        value.as_str().filter(|path| path.starts_with('/')).map(|path| UriPath(path.to_owned()))
+    }
+}
+
+impl Leaf for SocketAddr {
+    const EXPECTED: &'static str = "an IP address and a port, such as \"0.0.0.0:8080\" or \"[::]:8080\"";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        value.as_str()?.parse().ok()
+    }
+}
+
+/// `host:port` of an upstream server.
+#[derive(Clone, Debug)]
+pub struct HostPort(pub String);
+
+impl HostPort {
+    pub fn parse(text: &str) -> Option<HostPort> {
+        let (host, port) = text.rsplit_once(':')?;
+        let port = port.parse::<NonZeroU16>().ok().filter(|_| !port.starts_with('+'));
+        let literal = text.parse::<SocketAddr>().is_ok();
+        (port.is_some() && (literal || is_host(host))).then(|| HostPort(text.to_owned()))
+    }
+}
+
+impl Leaf for HostPort {
+    const EXPECTED: &'static str = "a host and a port, such as \"127.0.0.1:9001\" or \"origin.example.cn:80\"";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        HostPort::parse(value.as_str()?)
+    }
+}
+
+impl Leaf for HostPattern {
+    const EXPECTED: &'static str = "a host name, or `*.` and a host name, with no port (non-ASCII names as `xn--…`)";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        let text = value.as_str()?.to_ascii_lowercase();
+        match text.strip_prefix('*') {
+            Some(suffix) => {
+                suffix.strip_prefix('.').filter(|host| is_host(host))?;
+                Some(HostPattern::Wildcard(suffix.to_owned()))
+            }
+            None => {
+                let v6 = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+                let v6 = v6.is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok());
+                (v6 || is_host(&text)).then_some(HostPattern::Exact(text))
+            }
+        }
+    }
+}
+
+/// Whether it is a DNS name or an IPv4 address. `_` is no part of host names, but of many names in use.
+fn is_host(text: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
+impl Leaf for IpNet {
+    const EXPECTED: &'static str = "an IP address or a network such as \"10.0.0.0/8\"";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        let text = value.as_str()?;
+        text.parse().ok().or_else(|| text.parse().ok().map(|ip: std::net::IpAddr| ip.into()))
+    }
+}
+
+impl Leaf for StatusCode {
+    const EXPECTED: &'static str = "a status from 200 to 599";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        final_status(u64::from_value(value)?)
+    }
+}
+
+/// The status that a final response can have.
+pub fn final_status(code: u64) -> Option<StatusCode> {
+    let code = u16::try_from(code).ok().filter(|code| (200..600).contains(code))?;
+    StatusCode::from_u16(code).ok()
+}
+
+impl Leaf for HeaderValue {
+    const EXPECTED: &'static str = "a header's value, without control characters";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        HeaderValue::from_str(value.as_str()?).ok()
+    }
+}
+
+impl Leaf for LevelFilter {
+    const EXPECTED: &'static str = "\"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\"";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        value.as_str()?.parse().ok()
+    }
+}
+
+impl Leaf for Balance {
+    const EXPECTED: &'static str = "\"round_robin\", \"random\", \"least_conn\" or \"hash\"";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        match value.as_str()? {
+            "round_robin" => Some(Balance::RoundRobin),
+            "random" => Some(Balance::Random),
+            "least_conn" => Some(Balance::LeastConn),
+            "hash" => Some(Balance::Hash),
+            _ => None,
+        }
+    }
+}
+
+impl Leaf for OnFailure {
+    const EXPECTED: &'static str = "\"close\" or \"open\"";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        match value.as_str()? {
+            "close" => Some(OnFailure::Close),
+            "open" => Some(OnFailure::Open),
+            _ => None,
+        }
+    }
+}
+
+impl Leaf for Instance {
+    const EXPECTED: &'static str = "\"reuse\" or \"fresh\"";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        match value.as_str()? {
+            "reuse" => Some(Instance::Reuse),
+            "fresh" => Some(Instance::Fresh),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read<L: Leaf>(text: &str) -> Option<L> {
+        L::from_value(DeValue::parse(text).unwrap().get_ref())
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [("\"64MiB\"", 64 << 20), ("\"256 KiB\"", 256 << 10), ("\"0B\"", 0), ("1_000", 1000)] {
+            assert_eq!(read::<Size>(text), Some(Size(bytes)), "{text}");
+        }
+        for text in
+            ["\"64MB\"", "\"MiB\"", "\"\"", "\"1.5MiB\"", "\"-1MiB\"", "-1", "1.5", "\"99999999999999GiB\"", "\"12\""]
+        {
+            assert_eq!(read::<Size>(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn host_patterns() {
+        let exact = |name: &str| Some(HostPattern::Exact(name.to_owned()));
+        assert_eq!(read("\"WWW.Example.cn\""), exact("www.example.cn"));
+        assert_eq!(read("\"127.0.0.1\""), exact("127.0.0.1"));
+        assert_eq!(read("\"[::1]\""), exact("[::1]"));
+        assert_eq!(read("\"*.a_b.cn\""), Some(HostPattern::Wildcard(".a_b.cn".to_owned())));
+        for text in ["*", "*.", "", "a:80", "a..b", "www.*.cn", "*a.cn", "中.cn", "-a", "[1]", "a b", "a/"] {
+            assert_eq!(read::<HostPattern>(&format!("{text:?}")), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn host_and_port() {
+        for text in ["127.0.0.1:80", "[::1]:80", "origin:9001", "a.b.cn:65535"] {
+            assert!(HostPort::parse(text).is_some(), "{text}");
+        }
+        for text in ["origin", "origin:", ":80", "origin:0", "origin:65536", "::1:80", "http://a:80", "a b:80", "a:+80"]
+        {
+            assert!(HostPort::parse(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks_and_statuses() {
+        assert_eq!(read::<IpNet>("\"10.0.0.0/8\""), "10.0.0.0/8".parse().ok());
+        assert_eq!(read::<IpNet>("\"::1\""), "::1/128".parse().ok());
+        assert_eq!(read::<IpNet>("\"10.0.0.0/33\""), None);
+        assert_eq!(read::<StatusCode>("599").map(|status| status.as_u16()), Some(599));
+        for text in ["101", "600", "\"200\"", "-200"] {
+            assert_eq!(read::<StatusCode>(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use ipnet::IpNet;
+use log::LevelFilter;
+use regex::Regex;
+
+use super::Span;
+use super::template::Template;
+use crate::phase::{Action, Phase};
+
+/// What the program runs on: everything inherited, every reference resolved.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Of the file.
+    pub path: PathBuf,
+    /// Worker threads per service.
+    pub threads: usize,
+    pub work_stealing: bool,
+    pub error_log: LevelFilter,
+    pub access_log: Option<AccessLog>,
+    /// How long a shutdown waits for the requests in flight.
+    pub grace_period: Duration,
+    /// Bytes of the largest request body that a plugin may read.
+    pub body_limit: usize,
+    /// Who may say by a header which client a request comes from.
+    pub trusted_proxies: Vec<IpNet>,
+    pub admin: Option<SocketAddr>,
+    /// Also those that a literal address in `proxy_pass` makes; they have the address as name.
+    pub upstreams: Vec<Upstream>,
+    pub servers: Vec<Server>,
+}
+
+impl Config {
+    /// The defaults, with no server.
+    pub(super) fn empty(path: &Path) -> Self {
+        Config {
+            path: path.to_owned(),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            work_stealing: false,
+            error_log: LevelFilter::Info,
+            access_log: None,
+            grace_period: Duration::from_secs(30),
+            body_limit: 1 << 20,
+            trusted_proxies: Vec::new(),
+            admin: None,
+            upstreams: Vec::new(),
+            servers: Vec::new(),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct AccessLog {
+    pub target: LogTarget,
+    pub format: Template,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    Stdout,
+    File(PathBuf),
+}
+
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    pub name: String,
+    pub servers: Vec<UpstreamServer>,
+    pub balance: Balance,
+    /// Always there when `balance` is `Hash`.
+    pub hash_key: Option<Template>,
+    pub health_check: Option<HealthCheck>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamServer {
+    /// `host:port`.
+    pub addr: String,
+    pub weight: u16,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    #[default]
+    RoundRobin,
+    Random,
+    LeastConn,
+    Hash,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What to GET; without it a connection is enough.
+    pub path: Option<String>,
+    pub interval: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// None: the server is chosen only as the default.
+    pub names: Vec<HostPattern>,
+    pub listen: Vec<Listen>,
+    /// In the order of the file.
+    pub locals: Vec<Local>,
+}
+
+/// A server name, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    Exact(String),
+    /// What the host must end with, and be longer than: `.example.cn` of `*.example.cn`.
+    Wildcard(String),
+}
+
+/// Servers that listen on the same address, both with or both without TLS, share the listener. Only with port 0 (any
+/// free port) may the same address be listened on with and without TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub addr: SocketAddr,
+    pub tls: Option<Tls>,
+    pub h2: bool,
+    pub span: Span,
+}
+
+/// PEM files, which are there; what is in them is not checked yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Clone, Debug)]
+pub struct Local {
+    pub matcher: Match,
+    /// None: `wasm_serverless` has the last word.
+    pub handler: Option<Handler>,
+    /// In the order of `Phase::ALL`; a chain that is inherited is the same `Arc`.
+    pub chains: Chains,
+}
+
+impl Local {
+    pub fn chain(&self, phase: Phase) -> &Arc<ChainConfig> {
+        &self.chains[phase as usize]
+    }
+}
+
+pub type Chains = [Arc<ChainConfig>; Phase::ALL.len()];
+
+// `Chains` are indexed by it.
+const _: () = {
+    let mut index = 0;
+    while index < Phase::ALL.len() {
+        assert!(Phase::ALL[index] as usize == index);
+        index += 1;
+    }
+};
+
+#[derive(Clone, Debug)]
+pub enum Match {
+    Prefix(String),
+    Regex(Regex),
+}
+
+/// What answers a request that no plugin has answered.
+#[derive(Clone, Debug)]
+pub enum Handler {
+    /// Position in `Config::upstreams`.
+    ProxyPass(usize),
+    Respond(Respond),
+    Echo,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Respond {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: String,
+}
+
+/// The plugins of one phase, in order.
+#[derive(Clone, Debug, Default)]
+pub struct ChainConfig {
+    /// Also those with no script, because all are switched off: `Action::Goto` counts them.
+    pub plugins: Vec<PluginConfig>,
+}
+
+#[derive(Clone, Debug)]
+pub struct PluginConfig {
+    pub name: String,
+    pub scripts: Vec<ScriptConfig>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ScriptConfig {
+    pub name: String,
+    pub wasm_path: PathBuf,
+    /// In the order main, timeout, ext1, ext2, ext3. An entry point other than main without a config is off.
+    pub configs: [Option<String>; 5],
+    pub on_failure: OnFailure,
+    pub instance: Instance,
+    pub limits: Limits,
+    /// Requests after which an instance is replaced; none: never.
+    pub recycle_after: Option<u64>,
+    /// Bytes of guest memory above which an instance is replaced; none: never.
+    pub recycle_memory: Option<usize>,
+    /// The environment that the guest sees.
+    pub env: Vec<(String, String)>,
+    pub on_ext: [Action; 3],
+    pub spans: ScriptSpans,
+}
+
+/// Where to point when the module turns out to be wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScriptSpans {
+    pub wasm_path: Span,
+    /// Of the keys of `ScriptConfig::configs`.
+    pub configs: [Option<Span>; 5],
+}
+
+/// What a failure of a script does to the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    Close,
+    Open,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Instance {
+    #[default]
+    Reuse,
+    Fresh,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of guest memory.
+    pub memory: usize,
+    /// CPU time between two host calls.
+    pub cpu: Duration,
+    /// The whole run; none: as long as it takes.
+    pub wall: Option<Duration>,
+}

@@ -1,0 +1,97 @@
+//! What the user typed → what the program runs on.
+
+mod chain;
+mod server;
+mod upstream;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::model::{AccessLog, Config, LogTarget};
+use super::{Diagnostic, Diagnostics, Template, schema};
+use chain::Level;
+use upstream::Upstreams;
+
+/// Of an access log without `format`.
+const ACCESS_LOG_FORMAT: &str = "${local_time} ${client_ip} ${domain} \"${http_request_method} ${http_request_uri} \
+    ${http_request_version}\" ${status} ${client_bytes_sent} ${session_time} ${upstream_addr} ${request_id}";
+
+/// Resolves what can be resolved; the rest is in the diagnostics.
+pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -> Config {
+    let defaults = Config::empty(path);
+    let directory = path.parent().unwrap_or(Path::new("")).to_owned();
+    let mut cx = Context { directory, diagnostics, upstreams: Upstreams::default() };
+    cx.declare_upstreams(main.upstreams);
+    let level = cx.chains(main.chains, &Level::default());
+    if main.servers.is_none() {
+        let help = "add a `[[server]]` with `listen = [{ addr = \"0.0.0.0:8080\" }]` and a `[[server.local]]`";
+        cx.diagnostics.push_absent(Diagnostic::error(0..0, "there is no server").help(help));
+    }
+    let servers = cx.servers(main.servers.unwrap_or_default(), &level);
+    Config {
+        threads: main.threads.map_or(defaults.threads, usize::from),
+        work_stealing: main.work_stealing.unwrap_or(defaults.work_stealing),
+        error_log: main.error_log.unwrap_or(defaults.error_log),
+        access_log: main.access_log.and_then(|log| cx.access_log(log)),
+        grace_period: main.grace_period_ms.map_or(defaults.grace_period, Duration::from_millis),
+        body_limit: main.body_limit.map_or(defaults.body_limit, |size| size.0),
+        trusted_proxies: main.trusted_proxies,
+        admin: main.admin,
+        upstreams: cx.upstreams.into_list(),
+        servers,
+        ..defaults
+    }
+}
+
+/// What every part of the resolution needs.
+struct Context<'d> {
+    /// What relative paths are relative to.
+    directory: PathBuf,
+    diagnostics: &'d mut Diagnostics,
+    upstreams: Upstreams,
+}
+
+impl Context<'_> {
+    fn error(&mut self, diagnostic: Diagnostic) {
+        self.diagnostics.push(diagnostic);
+    }
+
+    fn access_log(&mut self, log: schema::AccessLog) -> Option<AccessLog> {
+        let default = || Spanned::new(0..0, ACCESS_LOG_FORMAT.to_owned());
+        let format = self.template(&log.format.unwrap_or_else(default))?;
+        let target = match log.path?.as_str() {
+            "stdout" | "-" => LogTarget::Stdout,
+            path => LogTarget::File(self.directory.join(path)),
+        };
+        Some(AccessLog { target, format })
+    }
+
+    fn template(&mut self, text: &Spanned<String>) -> Option<Template> {
+        let errors = match Template::parse(text.get_ref()) {
+            Ok(template) => return Some(template),
+            Err(errors) => errors,
+        };
+        for error in errors {
+            let span = self.diagnostics.inside(&text.span(), text.get_ref(), error.at());
+            self.error(Diagnostic::error(span, error.to_string()).help(error.help()));
+        }
+        None
+    }
+
+    /// The path of a file that must be there and readable.
+    fn file(&mut self, what: &str, written: &Spanned<String>) -> Option<PathBuf> {
+        let path = self.directory.join(written.get_ref());
+        let readable = std::fs::File::open(&path).and_then(|file| match file.metadata()?.is_file() {
+            true => Ok(()),
+            false => Err(std::io::Error::other("it is not a file")),
+        });
+        let Err(error) = readable else { return Some(path) };
+        let message = format!("cannot read {what} `{}`: {error}", written.get_ref());
+        let help =
+            format!("{} is where it was looked for; paths are relative to the configuration file", path.display());
+        self.error(Diagnostic::error(written.span(), message).help(help));
+        None
+    }
+}

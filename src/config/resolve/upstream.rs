@@ -1,0 +1,125 @@
+use std::collections::HashMap;
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::Context;
+use crate::config::diagnostic::nearest;
+use crate::config::leaf::HostPort;
+use crate::config::model::{Balance, HealthCheck, Upstream, UpstreamServer};
+use crate::config::{Diagnostic, schema};
+
+/// The upstreams so far. A name stands for one also if it has errors, so that they are reported only once.
+#[derive(Default)]
+pub struct Upstreams {
+    list: Vec<Upstream>,
+    /// Position in `list`.
+    by_name: HashMap<String, usize>,
+    /// How many the file declares: they come first, and only they have a name to call them by.
+    declared: usize,
+}
+
+impl Upstreams {
+    pub fn into_list(self) -> Vec<Upstream> {
+        self.list
+    }
+
+    /// The names that the file declares.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.list[..self.declared].iter().map(|upstream| upstream.name.as_str())
+    }
+
+    fn add(&mut self, upstream: Upstream) -> usize {
+        let position = self.list.len();
+        self.by_name.insert(upstream.name.clone(), position);
+        self.list.push(upstream);
+        position
+    }
+}
+
+impl Context<'_> {
+    pub fn declare_upstreams(&mut self, upstreams: Vec<(Spanned<String>, schema::Upstream)>) {
+        for (name, upstream) in upstreams {
+            let upstream = self.upstream(name, upstream);
+            self.upstreams.add(upstream);
+        }
+        self.upstreams.declared = self.upstreams.list.len();
+    }
+
+    fn upstream(&mut self, name: Spanned<String>, upstream: schema::Upstream) -> Upstream {
+        let none_in = match &upstream.servers {
+            None => Some(name.span()),
+            Some(servers) => servers.list.as_ref().is_some_and(Vec::is_empty).then(|| servers.key.clone()),
+        };
+        if let Some(span) = none_in {
+            let message = format!("upstream `{}` has no servers", name.get_ref());
+            let help = "add `servers = [{ addr = \"127.0.0.1:9001\" }]`";
+            self.diagnostics.push_absent(Diagnostic::error(span, message).help(help));
+        }
+        let balance = upstream.balance.as_ref().map(|balance| *balance.get_ref()).unwrap_or_default();
+        if let (Balance::Hash, Some(key), None) = (balance, &upstream.balance, &upstream.hash_key) {
+            let missing = Diagnostic::error(key.span(), "`balance = \"hash\"` without `hash_key`");
+            self.diagnostics.push_absent(missing.help("add what is hashed: `hash_key = \"${client_ip}\"`"));
+        }
+        let servers = upstream.servers.and_then(|servers| servers.list).unwrap_or_default();
+        let server = |server: schema::UpstreamServer| {
+            Some(UpstreamServer { addr: server.addr?.0, weight: server.weight.map_or(1, NonZeroU16::get) })
+        };
+        Upstream {
+            name: name.into_inner(),
+            servers: servers.into_iter().filter_map(server).collect(),
+            balance,
+            hash_key: upstream.hash_key.and_then(|key| self.template(&key)),
+            health_check: upstream.health_check.map(|check| HealthCheck {
+                path: check.path.map(|path| path.0),
+                interval: Duration::from_millis(check.interval_ms.map_or(1000, |ms| ms.get())),
+            }),
+        }
+    }
+
+    /// The upstream that `proxy_pass` means: by its name, or by the address itself.
+    pub fn proxy_pass(&mut self, target: &Spanned<String>) -> Option<usize> {
+        if let Some(position) = self.upstreams.by_name.get(target.get_ref()) {
+            return Some(*position);
+        }
+        if let Some(HostPort(addr)) = HostPort::parse(target.get_ref()) {
+            return Some(self.upstreams.add(Upstream {
+                name: addr.clone(),
+                servers: vec![UpstreamServer { addr, weight: 1 }],
+                balance: Balance::default(),
+                hash_key: None,
+                health_check: None,
+            }));
+        }
+        self.unknown_upstream(target.span(), target.get_ref());
+        None
+    }
+
+    /// Whether the file declares an upstream of this name; reports it at `span` if not.
+    pub fn check_upstream_name(&mut self, span: crate::config::Span, name: &str) -> bool {
+        let known = self.upstreams.names().any(|known| known == name);
+        if !known {
+            self.unknown_upstream(span, name);
+        }
+        known
+    }
+
+    fn unknown_upstream(&mut self, span: crate::config::Span, name: &str) {
+        let address = name.split_once("://").map(|(_, rest)| rest.split('/').next().unwrap_or(rest));
+        let help = match (address, nearest(name, self.upstreams.names())) {
+            (Some(address), _) => format!("write the host and port alone: `{}`", with_port(address, name)),
+            (None, Some(known)) => format!("did you mean `{known}`?"),
+            (None, None) => format!("declare `[upstream.{name}]`, or write a host and port such as `127.0.0.1:9001`"),
+        };
+        self.error(Diagnostic::error(span, format!("there is no upstream `{name}`")).help(help));
+    }
+}
+
+/// The authority of `url` with the port that its scheme stands for.
+fn with_port(authority: &str, url: &str) -> String {
+    match authority.contains(':') {
+        true => authority.to_owned(),
+        false => format!("{authority}:{}", if url.starts_with("https") { 443 } else { 80 }),
+    }
+}

@@ -1,0 +1,382 @@
+//! What the user typed: keys and types are right, nothing else is checked yet.
+
+use std::net::SocketAddr;
+use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
+
+use http::{HeaderValue, StatusCode};
+use ipnet::IpNet;
+use log::LevelFilter;
+use toml::Spanned;
+
+use super::keys::{self, Level};
+use super::leaf::{HostPort, Name, Size, UriPath};
+use super::model::{Balance, HostPattern, Instance, OnFailure};
+use super::reader::{FromTable, Reader};
+use super::{Diagnostic, Span};
+use crate::phase::{Ext, Phase};
+
+pub struct Main {
+    pub threads: Option<NonZeroUsize>,
+    pub work_stealing: Option<bool>,
+    pub error_log: Option<LevelFilter>,
+    pub access_log: Option<AccessLog>,
+    pub grace_period_ms: Option<u64>,
+    pub body_limit: Option<Size>,
+    pub trusted_proxies: Vec<IpNet>,
+    pub admin: Option<SocketAddr>,
+    pub upstreams: Vec<(Spanned<String>, Upstream)>,
+    /// None: there is no `server` at all.
+    pub servers: Option<Vec<Server>>,
+    pub chains: Chains,
+}
+
+/// In the order of `Phase::ALL`; none where the level says nothing.
+pub type Chains = [Option<Vec<Plugin>>; Phase::ALL.len()];
+
+impl FromTable for Main {
+    const LEVEL: &'static Level = &keys::MAIN;
+
+    fn read(reader: &mut Reader) -> Self {
+        if let Some(daemon) = reader.leaf::<bool>("daemon").filter(|daemon| *daemon.get_ref()) {
+            let refused = Diagnostic::error(daemon.span(), "Phasegate runs in the foreground");
+            let help = "remove `daemon`, and let systemd, a container or `nohup` put it in the background";
+            reader.diagnostics().push(refused.help(help));
+        }
+        Main {
+            threads: inner(reader.leaf("threads")),
+            work_stealing: inner(reader.leaf("work_stealing")),
+            error_log: inner(reader.leaf("error_log")),
+            access_log: reader.table("access_log"),
+            grace_period_ms: inner(reader.leaf("grace_period_ms")),
+            body_limit: inner(reader.leaf("body_limit")),
+            trusted_proxies: inner_all(reader.leaves("trusted_proxies")),
+            admin: reader.table("admin").and_then(|admin: Admin| admin.listen),
+            upstreams: reader.named_tables("upstream"),
+            servers: reader.key("server").map(|_| reader.tables("server").unwrap_or_default()),
+            chains: read_chains(reader),
+        }
+    }
+}
+
+pub struct AccessLog {
+    pub path: Option<String>,
+    pub format: Option<Spanned<String>>,
+}
+
+impl FromTable for AccessLog {
+    const LEVEL: &'static Level = &keys::ACCESS_LOG;
+
+    fn read(reader: &mut Reader) -> Self {
+        AccessLog { path: inner(reader.required("path")), format: reader.leaf("format") }
+    }
+}
+
+struct Admin {
+    listen: Option<SocketAddr>,
+}
+
+impl FromTable for Admin {
+    const LEVEL: &'static Level = &keys::ADMIN;
+
+    fn read(reader: &mut Reader) -> Self {
+        Admin { listen: inner(reader.required("listen")) }
+    }
+}
+
+pub struct Upstream {
+    /// None: the key is not there.
+    pub servers: Option<UpstreamServers>,
+    pub balance: Option<Spanned<Balance>>,
+    pub hash_key: Option<Spanned<String>>,
+    pub health_check: Option<HealthCheck>,
+}
+
+pub struct UpstreamServers {
+    pub key: Span,
+    pub list: Option<Vec<UpstreamServer>>,
+}
+
+impl FromTable for Upstream {
+    const LEVEL: &'static Level = &keys::UPSTREAM;
+
+    fn read(reader: &mut Reader) -> Self {
+        Upstream {
+            servers: reader.key("servers").map(|key| UpstreamServers { key, list: reader.tables("servers") }),
+            balance: reader.leaf("balance"),
+            hash_key: reader.leaf("hash_key"),
+            health_check: reader.table("health_check"),
+        }
+    }
+}
+
+pub struct UpstreamServer {
+    pub addr: Option<HostPort>,
+    pub weight: Option<NonZeroU16>,
+}
+
+impl FromTable for UpstreamServer {
+    const LEVEL: &'static Level = &keys::UPSTREAM_SERVER;
+
+    fn read(reader: &mut Reader) -> Self {
+        UpstreamServer { addr: inner(reader.required("addr")), weight: inner(reader.leaf("weight")) }
+    }
+}
+
+pub struct HealthCheck {
+    pub path: Option<UriPath>,
+    pub interval_ms: Option<NonZeroU64>,
+}
+
+impl FromTable for HealthCheck {
+    const LEVEL: &'static Level = &keys::HEALTH_CHECK;
+
+    fn read(reader: &mut Reader) -> Self {
+        HealthCheck { path: inner(reader.leaf("path")), interval_ms: inner(reader.leaf("interval_ms")) }
+    }
+}
+
+pub struct Server {
+    pub span: Span,
+    pub names: Vec<Spanned<HostPattern>>,
+    /// None: the key is not there.
+    pub listen: Option<Vec<Listen>>,
+    pub locals: Option<Vec<Local>>,
+    pub chains: Chains,
+}
+
+impl FromTable for Server {
+    const LEVEL: &'static Level = &keys::SERVER;
+
+    fn read(reader: &mut Reader) -> Self {
+        Server {
+            span: reader.span(),
+            names: reader.leaves("name").unwrap_or_default(),
+            listen: reader.key("listen").map(|_| reader.tables("listen").unwrap_or_default()),
+            locals: reader.tables("local"),
+            chains: read_chains(reader),
+        }
+    }
+}
+
+pub struct Listen {
+    pub addr: Option<Spanned<SocketAddr>>,
+    pub tls: Option<Tls>,
+    pub h2: Option<bool>,
+}
+
+impl FromTable for Listen {
+    const LEVEL: &'static Level = &keys::LISTEN;
+
+    fn read(reader: &mut Reader) -> Self {
+        Listen { addr: reader.required("addr"), tls: reader.table("tls"), h2: inner(reader.leaf("h2")) }
+    }
+}
+
+pub struct Tls {
+    pub cert: Option<Spanned<String>>,
+    pub key: Option<Spanned<String>>,
+}
+
+impl FromTable for Tls {
+    const LEVEL: &'static Level = &keys::TLS;
+
+    fn read(reader: &mut Reader) -> Self {
+        Tls { cert: reader.required("cert"), key: reader.required("key") }
+    }
+}
+
+pub struct Local {
+    pub span: Span,
+    pub path: Option<Spanned<UriPath>>,
+    pub regex: Option<Spanned<String>>,
+    /// The keys `path` and `regex` that are there.
+    pub matcher_keys: Vec<Spanned<&'static str>>,
+    pub proxy_pass: Option<Spanned<String>>,
+    pub respond: Option<Respond>,
+    pub echo: bool,
+    /// The handler keys that are there.
+    pub handler_keys: Vec<Spanned<&'static str>>,
+    pub chains: Chains,
+}
+
+impl FromTable for Local {
+    const LEVEL: &'static Level = &keys::LOCAL;
+
+    fn read(reader: &mut Reader) -> Self {
+        let echo = reader.leaf::<bool>("echo").map(Spanned::into_inner);
+        let mut handler_keys = keys_of(reader, ["proxy_pass", "respond", "echo"]);
+        handler_keys.retain(|key| *key.get_ref() != "echo" || echo != Some(false));
+        Local {
+            span: reader.span(),
+            path: reader.leaf("path"),
+            regex: reader.leaf("regex"),
+            matcher_keys: keys_of(reader, ["path", "regex"]),
+            proxy_pass: reader.leaf("proxy_pass"),
+            respond: reader.table("respond"),
+            echo: echo == Some(true),
+            handler_keys,
+            chains: read_chains(reader),
+        }
+    }
+}
+
+pub struct Respond {
+    pub status: Option<StatusCode>,
+    pub headers: Vec<(Spanned<String>, Spanned<HeaderValue>)>,
+    pub body: Option<String>,
+}
+
+impl FromTable for Respond {
+    const LEVEL: &'static Level = &keys::RESPOND;
+
+    fn read(reader: &mut Reader) -> Self {
+        Respond {
+            status: inner(reader.leaf("status")),
+            headers: reader.named_leaves("headers"),
+            body: inner(reader.leaf("body")),
+        }
+    }
+}
+
+pub struct Plugin {
+    pub name: Option<Spanned<Name>>,
+    pub scripts: Vec<Script>,
+}
+
+impl FromTable for Plugin {
+    const LEVEL: &'static Level = &keys::PLUGIN;
+
+    fn read(reader: &mut Reader) -> Self {
+        let span = reader.span();
+        let keys = reader.keys();
+        let script_key = keys.iter().find(|key| {
+            let key = key.get_ref().as_str();
+            key != "name" && keys::SCRIPT.key(key).is_some()
+        });
+        let scripts = match (reader.key("wasm").is_some(), script_key) {
+            (true, None) => reader.tables("wasm").inspect(|scripts| {
+                if scripts.is_empty() {
+                    reader.diagnostics().push(no_scripts(span.clone()));
+                }
+            }),
+            (true, Some(key)) => {
+                let message = format!("a plugin with both `wasm` and `{}`", key.get_ref());
+                let help = "put every script into the list `wasm`, or leave the list out for a plugin of one script";
+                reader.diagnostics().push(Diagnostic::error(key.span(), message).help(help));
+                reader.tables("wasm")
+            }
+            (false, Some(_)) => Some(vec![Script::read(reader)]),
+            (false, None) => {
+                reader.diagnostics().push_absent(no_scripts(span));
+                None
+            }
+        };
+        Plugin { name: reader.leaf("name"), scripts: scripts.unwrap_or_default() }
+    }
+}
+
+fn no_scripts(plugin: Span) -> Diagnostic {
+    let help = "add `wasm_path = \"plugin.wasm\"`, or remove the plugin; a chain without plugins is `wasm_access = []`";
+    Diagnostic::error(plugin, "plugin has no scripts").help(help)
+}
+
+pub struct Script {
+    pub name: Option<Spanned<Name>>,
+    pub wasm_path: Option<Spanned<String>>,
+    /// In the order main, timeout, ext1, ext2, ext3.
+    pub configs: [Option<EntryConfig>; 5],
+    pub is_open: bool,
+    pub on_failure: Option<OnFailure>,
+    pub instance: Option<Instance>,
+    pub recycle_after: Option<u64>,
+    pub recycle_memory: Option<Size>,
+    pub limits: Limits,
+    pub env: Vec<Spanned<String>>,
+    pub on_ext: [Option<Spanned<String>>; Ext::ALL.len()],
+}
+
+pub struct EntryConfig {
+    pub key: Span,
+    pub text: String,
+}
+
+impl FromTable for Script {
+    const LEVEL: &'static Level = &keys::SCRIPT;
+
+    fn read(reader: &mut Reader) -> Self {
+        let configs = [
+            "wasm_main_config",
+            "wasm_main_timeout_config",
+            "wasm_main_ext1_config",
+            "wasm_main_ext2_config",
+            "wasm_main_ext3_config",
+        ];
+        Script {
+            name: reader.leaf("name"),
+            wasm_path: reader.required("wasm_path"),
+            configs: configs.map(|name| {
+                let text = reader.leaf(name)?.into_inner();
+                Some(EntryConfig { key: reader.key(name)?, text })
+            }),
+            is_open: inner(reader.leaf("is_open")).unwrap_or(true),
+            on_failure: inner(reader.leaf("on_failure")),
+            instance: inner(reader.leaf("instance")),
+            recycle_after: inner(reader.leaf("recycle_after")),
+            recycle_memory: inner(reader.leaf("recycle_memory")),
+            limits: reader.table("limits").unwrap_or_default(),
+            env: reader.table("allow").map(|allow: Allow| allow.env).unwrap_or_default(),
+            on_ext: ["on_ext1", "on_ext2", "on_ext3"].map(|name| reader.leaf(name)),
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct Limits {
+    pub memory: Option<Spanned<Size>>,
+    pub cpu_ms: Option<NonZeroU64>,
+    pub wall_ms: Option<NonZeroU64>,
+}
+
+impl FromTable for Limits {
+    const LEVEL: &'static Level = &keys::LIMITS;
+
+    fn read(reader: &mut Reader) -> Self {
+        Limits {
+            memory: reader.leaf("memory"),
+            cpu_ms: inner(reader.leaf("cpu_ms")),
+            wall_ms: inner(reader.leaf("wall_ms")),
+        }
+    }
+}
+
+struct Allow {
+    env: Vec<Spanned<String>>,
+}
+
+impl FromTable for Allow {
+    const LEVEL: &'static Level = &keys::ALLOW;
+
+    fn read(reader: &mut Reader) -> Self {
+        Allow { env: reader.leaves("env").unwrap_or_default() }
+    }
+}
+
+fn read_chains(reader: &mut Reader) -> Chains {
+    Phase::ALL.map(|phase| reader.tables(phase.directive()))
+}
+
+/// Those of the keys that are there, in the order of the file.
+fn keys_of<const N: usize>(reader: &Reader, names: [&'static str; N]) -> Vec<Spanned<&'static str>> {
+    let there = names.into_iter().filter_map(|name| Some(Spanned::new(reader.key(name)?, name)));
+    let mut keys: Vec<_> = there.collect();
+    keys.sort_by_key(|key| key.span().start);
+    keys
+}
+
+fn inner<T>(value: Option<Spanned<T>>) -> Option<T> {
+    value.map(Spanned::into_inner)
+}
+
+fn inner_all<T>(values: Option<Vec<Spanned<T>>>) -> Vec<T> {
+    values.unwrap_or_default().into_iter().map(Spanned::into_inner).collect()
+}

@@ -1,2 +1,3 @@
 pub mod observe;
 pub mod phase;
+pub mod proxy;

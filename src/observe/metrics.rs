@@ -1,0 +1,285 @@
+//! What is counted. Whoever counts asks once for its counters; from then on each count is one atomic addition.
+
+use std::fmt;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::phase::{Phase, Verdict};
+
+/// The content type of `Metrics::encode`.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All metrics of the process.
+pub struct Metrics {
+    registry: Registry,
+    /// By the first digit of the status; in 0, those that got no response.
+    requests: [Counter; 6],
+    requests_in_flight: Gauge,
+    access_log_dropped: Counter,
+    plugin_runs: Family<ScriptPhase, Counter>,
+    plugin_failures: Family<FailureLabels, Counter>,
+    plugin_unsupported_verdicts: Family<VerdictLabels, Counter>,
+    plugin_instances: Family<Script, Counter>,
+}
+
+/// The counters of one script in one phase.
+#[derive(Clone, Debug)]
+pub struct ScriptMetrics {
+    pub runs: Counter,
+    /// Instances made of the script, in whatever phase.
+    pub instances: Counter,
+    failures: [Counter; FailureKind::ALL.len()],
+    labels: ScriptPhase,
+    unsupported_verdicts: Family<VerdictLabels, Counter>,
+}
+
+/// How a run of a script failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    Trap,
+    /// The entry point returned `err`.
+    Err,
+    /// It computed too long between two host calls.
+    Cpu,
+    /// It wanted more memory than it may have.
+    Memory,
+    /// The whole run took too long.
+    Wall,
+    /// There was no instance to run.
+    Instantiate,
+}
+
+/// A request being served; one less when it is dropped.
+#[derive(Debug)]
+#[must_use = "the request counts as in flight until this is dropped"]
+pub struct InFlight(Gauge);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ScriptPhase {
+    script: String,
+    phase: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    script: String,
+    phase: &'static str,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VerdictLabels {
+    script: String,
+    phase: &'static str,
+    verdict: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Script {
+    script: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StatusClass {
+    status: &'static str,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    pub fn new() -> Metrics {
+        let requests = Family::<StatusClass, Counter>::default();
+        let class = |status| requests.get_or_create_owned(&StatusClass { status });
+        let mut metrics = Metrics {
+            registry: Registry::with_prefix("phasegate"),
+            requests: ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(class),
+            requests_in_flight: Gauge::default(),
+            access_log_dropped: Counter::default(),
+            plugin_runs: Family::default(),
+            plugin_failures: Family::default(),
+            plugin_unsupported_verdicts: Family::default(),
+            plugin_instances: Family::default(),
+        };
+        metrics.registry.register("requests", "Requests by class of their status", requests);
+        metrics.register();
+        metrics
+    }
+
+    /// Counts a request that has ended, with the status that the client got; none: it got none.
+    pub fn request_ended(&self, status: Option<u16>) {
+        let class = usize::from(status.unwrap_or(0) / 100);
+        self.requests.get(class).unwrap_or(&self.requests[0]).inc();
+    }
+
+    /// Counts a request in flight until the answer is dropped.
+    pub fn request_in_flight(&self) -> InFlight {
+        self.requests_in_flight.inc();
+        InFlight(self.requests_in_flight.clone())
+    }
+
+    /// Lines of the access log that were lost.
+    pub fn access_log_dropped(&self) -> Counter {
+        self.access_log_dropped.clone()
+    }
+
+    /// The counters of a script in a phase: the same ones for the same names.
+    pub fn script(&self, name: &str, phase: Phase) -> ScriptMetrics {
+        let labels = ScriptPhase { script: name.to_owned(), phase: phase.directive() };
+        let failure = |kind: FailureKind| {
+            let ScriptPhase { script, phase } = labels.clone();
+            self.plugin_failures.get_or_create_owned(&FailureLabels { script, phase, kind: kind.name() })
+        };
+        ScriptMetrics {
+            runs: self.plugin_runs.get_or_create_owned(&labels),
+            instances: self.plugin_instances.get_or_create_owned(&Script { script: name.to_owned() }),
+            failures: FailureKind::ALL.map(failure),
+            unsupported_verdicts: self.plugin_unsupported_verdicts.clone(),
+            labels,
+        }
+    }
+
+    /// The text exposition of OpenMetrics, which Prometheus reads. Its type is `CONTENT_TYPE`.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    /// All but the requests by status. The encoder ends the names of counters with `_total`.
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("requests_in_flight", "Requests being served", self.requests_in_flight.clone());
+        registry.register(
+            "access_log_dropped",
+            "Lines of the access log that were lost",
+            self.access_log_dropped.clone(),
+        );
+        registry.register("plugin_runs", "Runs of scripts", self.plugin_runs.clone());
+        registry.register("plugin_failures", "Runs of scripts that failed", self.plugin_failures.clone());
+        registry.register(
+            "plugin_unsupported_verdicts",
+            "Verdicts that the phase does not support, taken as ok",
+            self.plugin_unsupported_verdicts.clone(),
+        );
+        registry.register("plugin_instances", "Instances made of scripts", self.plugin_instances.clone());
+    }
+}
+
+impl ScriptMetrics {
+    pub fn failures(&self, kind: FailureKind) -> &Counter {
+        &self.failures[kind as usize]
+    }
+
+    /// Counts a verdict that the phase does not support. Looks its counter up: few verdicts ever need one.
+    pub fn unsupported_verdict(&self, verdict: Verdict) {
+        let ScriptPhase { script, phase } = self.labels.clone();
+        self.unsupported_verdicts.get_or_create(&VerdictLabels { script, phase, verdict: verdict.name() }).inc();
+    }
+}
+
+impl FailureKind {
+    /// In the order of their values.
+    pub const ALL: [FailureKind; 6] = [
+        FailureKind::Trap,
+        FailureKind::Err,
+        FailureKind::Cpu,
+        FailureKind::Memory,
+        FailureKind::Wall,
+        FailureKind::Instantiate,
+    ];
+
+    /// The value of the label `kind`.
+    pub fn name(self) -> &'static str {
+        match self {
+            FailureKind::Trap => "trap",
+            FailureKind::Err => "err",
+            FailureKind::Cpu => "cpu",
+            FailureKind::Memory => "memory",
+            FailureKind::Wall => "wall",
+            FailureKind::Instantiate => "instantiate",
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::phase::Ext;
+
+    #[test]
+    fn a_new_process_shows_zeros() {
+        let text = Metrics::new().encode().unwrap();
+        for line in [
+            "# TYPE phasegate_requests counter",
+            "phasegate_requests_total{status=\"none\"} 0",
+            "phasegate_requests_total{status=\"5xx\"} 0",
+            "phasegate_requests_in_flight 0",
+            "phasegate_access_log_dropped_total 0",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn requests_are_counted_by_class() {
+        let metrics = Metrics::new();
+        for status in [Some(200), Some(204), Some(404), Some(599), Some(999), None] {
+            metrics.request_ended(status);
+        }
+        assert_eq!(metrics.requests.each_ref().map(Counter::get), [2, 0, 2, 0, 1, 1]);
+    }
+
+    #[test]
+    fn a_request_is_in_flight_until_dropped() {
+        let metrics = Metrics::new();
+        let (one, two) = (metrics.request_in_flight(), metrics.request_in_flight());
+        assert_eq!(metrics.requests_in_flight.get(), 2);
+        drop((one, two));
+        assert_eq!(metrics.requests_in_flight.get(), 0);
+    }
+
+    #[test]
+    fn a_script_has_its_own_counters() {
+        let metrics = Metrics::new();
+        let access = metrics.script("referer", Phase::Access);
+        let log = metrics.script("referer", Phase::AccessLog);
+        access.runs.inc();
+        access.instances.inc();
+        log.runs.inc_by(2);
+        log.instances.inc();
+        for (times, kind) in FailureKind::ALL.into_iter().enumerate() {
+            metrics.script("referer", Phase::Access).failures(kind).inc_by(times as u64);
+        }
+        log.unsupported_verdict(Verdict::Return);
+        log.unsupported_verdict(Verdict::Ext(Ext::Ext1));
+
+        let text = metrics.encode().unwrap();
+        for line in [
+            "phasegate_plugin_runs_total{script=\"referer\",phase=\"wasm_access\"} 1",
+            "phasegate_plugin_runs_total{script=\"referer\",phase=\"wasm_access_log\"} 2",
+            "phasegate_plugin_instances_total{script=\"referer\"} 2",
+            "phasegate_plugin_failures_total{script=\"referer\",phase=\"wasm_access\",kind=\"trap\"} 0",
+            "phasegate_plugin_failures_total{script=\"referer\",phase=\"wasm_access\",kind=\"err\"} 1",
+            "phasegate_plugin_failures_total{script=\"referer\",phase=\"wasm_access\",kind=\"instantiate\"} 5",
+            "phasegate_plugin_unsupported_verdicts_total{script=\"referer\",phase=\"wasm_access_log\",verdict=\"return\"} 1",
+            "phasegate_plugin_unsupported_verdicts_total{script=\"referer\",phase=\"wasm_access_log\",verdict=\"ext1\"} 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
+}

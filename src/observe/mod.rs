@@ -1,0 +1,7 @@
+//! What can be seen of the running proxy: logs, metrics, and the admin endpoint.
+
+pub mod access_log;
+pub mod admin;
+pub mod error_log;
+pub mod metrics;
+mod sink;

@@ -1,0 +1,3 @@
+//! The proxy itself: what happens to a request on its way.
+
+pub mod upstream;

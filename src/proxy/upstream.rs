@@ -1,0 +1,282 @@
+//! Where requests go: the servers of an upstream, and which of them gets the next request.
+
+mod health;
+
+pub use health::HealthChecks;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use pingora::lb::Backend;
+use pingora::lb::selection::{BackendIter, BackendSelection, Consistent, Random, RoundRobin};
+use pingora::services::background::GenBackgroundService;
+
+/// The weights a server may have. The selection keeps an entry for each unit of weight.
+const WEIGHTS: std::ops::RangeInclusive<usize> = 1..=65535;
+
+/// How often, for each server, a selection is asked for its next choice before any healthy server will do.
+const TRIES_PER_SERVER: usize = 8;
+
+/// What an upstream is built from.
+#[derive(Clone, Debug)]
+pub struct UpstreamSpec {
+    pub name: String,
+    /// `host:port` and weight, at least one.
+    pub servers: Vec<(String, usize)>,
+    pub balance: Balance,
+    /// None: every server is taken as healthy, always.
+    pub health_check: Option<HealthCheck>,
+}
+
+/// How a server is chosen for a request. All of them honour the weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    #[default]
+    RoundRobin,
+    Random,
+    /// The fewest connections in use for its weight.
+    LeastConn,
+    /// The same server for the same key, and few keys move when a server comes or goes (Ketama).
+    Hash,
+}
+
+impl Balance {
+    /// The value of the variable `upstream_balancer`, and the word of the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Balance::RoundRobin => "round_robin",
+            Balance::Random => "random",
+            Balance::LeastConn => "least_conn",
+            Balance::Hash => "hash",
+        }
+    }
+}
+
+/// How to learn whether a server is healthy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// `GET` of this path must answer 200; none: a TCP connection is enough.
+    pub path: Option<String>,
+    /// From one round of checks to the next.
+    pub interval: Duration,
+}
+
+/// Why an upstream cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    #[error("upstream `{upstream}` has no servers")]
+    NoServers { upstream: String },
+    #[error("upstream `{upstream}`: the weight of `{addr}` is {weight}, it must be from 1 to 65535")]
+    Weight { upstream: String, addr: String, weight: usize },
+    #[error("upstream `{upstream}`: cannot resolve `{addr}`: {source}")]
+    Resolve { upstream: String, addr: String, source: io::Error },
+    #[error("upstream `{upstream}`: `{path}` is not a path to request for a health check")]
+    HealthPath { upstream: String, path: String },
+}
+
+/// A named group of servers.
+pub struct Upstream {
+    name: String,
+    balance: Balance,
+    servers: Box<[Arc<Server>]>,
+    picker: Picker,
+}
+
+/// The way to the next server. The pingora selections carry the `Arc<Server>` in each backend's extensions.
+enum Picker {
+    /// There is nothing to choose: no state is touched but the server's own.
+    Single,
+    RoundRobin(Arc<RoundRobin>),
+    Random(Arc<Random>),
+    /// Among equals it is their turn that counts.
+    LeastConn(Arc<RoundRobin>),
+    Hash(Arc<Consistent>),
+}
+
+/// One address of an upstream.
+struct Server {
+    addr: SocketAddr,
+    /// As configured: `host:port`.
+    authority: String,
+    /// The host part of it.
+    host: Arc<str>,
+    weight: usize,
+    healthy: AtomicBool,
+    /// Requests that have selected this server and not ended; kept only for `least_conn`.
+    active: AtomicUsize,
+}
+
+/// A server chosen for a request. Keep it as long as the request uses the connection: `least_conn` counts it.
+pub struct Selected {
+    pub addr: SocketAddr,
+    /// As configured, without the port; an IPv6 address keeps its brackets.
+    pub host: Arc<str>,
+    _active: Option<Active>,
+}
+
+impl Upstream {
+    /// Resolves the servers, blocking, and prepares the selection. A name stands for all its IPv4 addresses, or for all
+    /// its IPv6 addresses when it has no other. The service, if there is one, runs the health checks: until it is added
+    /// to the server, every server is taken as healthy.
+    pub fn build(
+        spec: UpstreamSpec,
+    ) -> Result<(Arc<Upstream>, Option<GenBackgroundService<HealthChecks>>), UpstreamError> {
+        let servers = resolve(&spec)?;
+        let health = match &spec.health_check {
+            Some(check) => {
+                let checks = HealthChecks::new(&spec.name, check, &servers)?;
+                Some(GenBackgroundService::new(format!("health {}", spec.name), Arc::new(checks)))
+            }
+            None => None,
+        };
+        let picker = Picker::new(spec.balance, &servers);
+        Ok((Arc::new(Upstream { name: spec.name, balance: spec.balance, servers, picker }), health))
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The word of the configuration: `round_robin`, `random`, `least_conn` or `hash`.
+    pub fn balancer(&self) -> &'static str {
+        self.balance.name()
+    }
+
+    /// A healthy server for the next request; none when there is none. Only `hash` looks at the key.
+    pub fn select(&self, hash_key: &[u8]) -> Option<Selected> {
+        match &self.picker {
+            Picker::Single => self.servers.first().filter(|server| server.healthy()).map(|server| server.selected()),
+            Picker::RoundRobin(selection) => self.next(selection, &[]).map(|server| server.selected()),
+            Picker::Random(selection) => self.next(selection, &[]).map(|server| server.selected()),
+            Picker::Hash(selection) => self.next(selection, hash_key).map(|server| server.selected()),
+            Picker::LeastConn(turns) => self.least_busy(turns).map(|server| server.counted()),
+        }
+    }
+
+    /// The first healthy server in the order of the selection.
+    fn next<S>(&self, selection: &Arc<S>, key: &[u8]) -> Option<Arc<Server>>
+    where
+        S: BackendSelection,
+        S::Iter: BackendIter,
+    {
+        let mut choices = selection.iter(key);
+        for _ in 0..TRIES_PER_SERVER * self.servers.len() {
+            let server = choices.next()?.ext.get::<Arc<Server>>()?;
+            if server.healthy() {
+                return Some(server.clone());
+            }
+        }
+        // Choices repeat, so that the only healthy server may not have come up yet.
+        self.servers.iter().find(|server| server.healthy()).cloned()
+    }
+
+    fn least_busy(&self, turns: &Arc<RoundRobin>) -> Option<Arc<Server>> {
+        let first = self.next(turns, &[])?;
+        let best = self
+            .servers
+            .iter()
+            .filter(|server| server.healthy())
+            .fold(&first, |best, server| if server.less_busy_than(best) { server } else { best });
+        Some(best.clone())
+    }
+}
+
+impl Picker {
+    fn new(balance: Balance, servers: &[Arc<Server>]) -> Picker {
+        if servers.len() == 1 {
+            return Picker::Single;
+        }
+        let backends = servers.iter().map(Server::backend).collect();
+        match balance {
+            Balance::RoundRobin => Picker::RoundRobin(Arc::new(RoundRobin::build(&backends))),
+            Balance::Random => Picker::Random(Arc::new(Random::build(&backends))),
+            Balance::LeastConn => Picker::LeastConn(Arc::new(RoundRobin::build(&backends))),
+            Balance::Hash => Picker::Hash(Arc::new(Consistent::build(&backends))),
+        }
+    }
+}
+
+impl Server {
+    fn backend(self: &Arc<Server>) -> Backend {
+        let mut ext = pingora::lb::Extensions::new();
+        ext.insert(self.clone());
+        Backend { addr: self.addr.into(), weight: self.weight, ext }
+    }
+
+    fn healthy(&self) -> bool {
+        self.healthy.load(Relaxed)
+    }
+
+    /// Compares connections in use per weight, without dividing.
+    fn less_busy_than(&self, other: &Server) -> bool {
+        self.active.load(Relaxed) * other.weight < other.active.load(Relaxed) * self.weight
+    }
+
+    fn selected(&self) -> Selected {
+        Selected { addr: self.addr, host: self.host.clone(), _active: None }
+    }
+
+    fn counted(self: &Arc<Server>) -> Selected {
+        self.active.fetch_add(1, Relaxed);
+        Selected { _active: Some(Active(self.clone())), ..self.selected() }
+    }
+}
+
+/// Counts as one connection in use, until dropped.
+struct Active(Arc<Server>);
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Relaxed);
+    }
+}
+
+/// All addresses, each once: servers that come to the same address add up their weights.
+fn resolve(spec: &UpstreamSpec) -> Result<Box<[Arc<Server>]>, UpstreamError> {
+    let mut servers = BTreeMap::<SocketAddr, Server>::new();
+    for (authority, weight) in &spec.servers {
+        if !WEIGHTS.contains(weight) {
+            let (upstream, addr) = (spec.name.clone(), authority.clone());
+            return Err(UpstreamError::Weight { upstream, addr, weight: *weight });
+        }
+        let addrs = addresses(authority).map_err(|source| {
+            let (upstream, addr) = (spec.name.clone(), authority.clone());
+            UpstreamError::Resolve { upstream, addr, source }
+        })?;
+        for addr in addrs {
+            servers.entry(addr).and_modify(|server| server.weight += weight).or_insert_with(|| Server {
+                addr,
+                authority: authority.clone(),
+                host: host_of(authority).into(),
+                weight: *weight,
+                healthy: AtomicBool::new(true),
+                active: AtomicUsize::new(0),
+            });
+        }
+    }
+    if servers.is_empty() {
+        return Err(UpstreamError::NoServers { upstream: spec.name.clone() });
+    }
+    Ok(servers.into_values().map(Arc::new).collect())
+}
+
+/// One family only: a name like `localhost` has an address in both, and its server listens often on just the IPv4 one.
+fn addresses(authority: &str) -> io::Result<Vec<SocketAddr>> {
+    let (v4, v6): (Vec<_>, Vec<_>) = authority.to_socket_addrs()?.partition(SocketAddr::is_ipv4);
+    let addrs = if v4.is_empty() { v6 } else { v4 };
+    if addrs.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+    }
+    Ok(addrs)
+}
+
+fn host_of(authority: &str) -> &str {
+    authority.rsplit_once(':').map_or(authority, |(host, _port)| host)
+}
+
+#[cfg(test)]
+mod tests;

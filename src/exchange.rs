@@ -117,7 +117,7 @@ impl Exchange {
     pub fn new() -> Exchange {
         Exchange {
             phase: Phase::Access,
-            request: placeholder(),
+            request: no_request(),
             response: None,
             facts: Facts::default(),
             body: None,
@@ -355,8 +355,14 @@ pub fn header_name(name: &str) -> Result<HeaderName, Refused> {
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| Refused::HeaderName(name.to_owned()))
 }
 
+/// A response header that stands in while the real one is elsewhere.
+pub fn no_response() -> ResponseHeader {
+    let (parts, ()) = http::Response::new(()).into_parts();
+    parts.into()
+}
+
 /// A request header that stands in while the real one is lent.
-pub fn placeholder() -> RequestHeader {
+fn no_request() -> RequestHeader {
     let (parts, ()) = http::Request::new(()).into_parts();
     parts.into()
 }

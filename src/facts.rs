@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::VERSION;
+use crate::config::{Part, Template};
 use crate::phase::{Ext, Phase};
 use crate::variables::Variable;
 
@@ -43,6 +44,8 @@ pub struct UpstreamFacts {
     pub host: Arc<str>,
     pub addr: SocketAddr,
     pub balancer: &'static str,
+    /// When it was chosen.
+    pub asked: Instant,
     pub connect_time: Option<Duration>,
     pub version: Option<http::Version>,
 }
@@ -153,6 +156,18 @@ impl<'a> View<'a> {
             Variable::Header(name) => first(&request.headers, name)?,
             Variable::RespHeader(name) => first(&(*response)?.headers, name)?,
         })
+    }
+
+    /// A template with its variables filled in; `-` for a value that is not known.
+    pub fn render(&self, template: &Template) -> String {
+        let mut text = String::with_capacity(128);
+        for part in &template.parts {
+            match part {
+                Part::Literal(literal) => text.push_str(literal),
+                Part::Variable(variable) => text.push_str(self.variable(variable).as_deref().unwrap_or("-")),
+            }
+        }
+        text
     }
 
     fn status(&self) -> Option<u16> {

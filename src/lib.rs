@@ -6,6 +6,7 @@ pub mod facts;
 pub mod observe;
 pub mod phase;
 pub mod proxy;
+pub mod snapshot;
 pub mod variables;
 pub mod wasm;
 

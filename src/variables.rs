@@ -15,8 +15,12 @@ macro_rules! variables {
             RespHeader(HeaderName),
         }
 
-        /// The names without a part of the reader's choice.
-        pub const NAMES: &[&str] = &[$($name,)*];
+        impl Variable {
+            /// All names; one that ends in `_` goes on with the name of a header.
+            pub fn names() -> impl Iterator<Item = &'static str> {
+                [$($name,)* "http_header_", "http_resp_header_"].into_iter()
+            }
+        }
 
         /// The variable of this name.
         pub fn parse(name: &str) -> Option<Variable> {
@@ -90,9 +94,6 @@ variables! {
     WasmExt = "wasm_ext",
 }
 
-/// Names that end in a header's name, for messages.
-pub const PREFIXES: &[&str] = &["http_header_", "http_resp_header_"];
-
 fn parse_header(name: &str) -> Option<Variable> {
     let header = |name: &str| HeaderName::from_bytes(name.replace('_', "-").as_bytes()).ok();
     if let Some(name) = name.strip_prefix("http_header_") {
@@ -107,8 +108,9 @@ mod tests {
 
     #[test]
     fn every_name_is_a_variable_and_others_are_not() {
-        for name in NAMES {
-            assert!(parse(name).is_some(), "{name}");
+        for name in Variable::names() {
+            let whole = if name.ends_with('_') { format!("{name}x") } else { name.to_owned() };
+            assert!(parse(&whole).is_some(), "{name}");
         }
         assert_eq!(parse("http_header_user_agent"), Some(Variable::Header(http::header::USER_AGENT)));
         assert_eq!(parse("http_resp_header_etag"), Some(Variable::RespHeader(http::header::ETAG)));

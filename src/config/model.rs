@@ -82,13 +82,28 @@ pub struct UpstreamServer {
     pub weight: u16,
 }
 
+/// How a server is chosen for a request. All of them honour the weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Balance {
     #[default]
     RoundRobin,
     Random,
+    /// The fewest connections in use for its weight.
     LeastConn,
+    /// The same server for the same key, and few keys move when a server comes or goes (Ketama).
     Hash,
+}
+
+impl Balance {
+    /// The value of the variable `upstream_balancer`, and the word of the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Balance::RoundRobin => "round_robin",
+            Balance::Random => "random",
+            Balance::LeastConn => "least_conn",
+            Balance::Hash => "hash",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

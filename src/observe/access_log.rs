@@ -7,14 +7,7 @@ use std::path::{Path, PathBuf};
 use prometheus_client::metrics::counter::Counter;
 
 use super::sink::{Sink, SinkGuard};
-
-/// Where the lines go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    Stdout,
-    /// Appended to; made if it is not there, with the folders above it.
-    File(PathBuf),
-}
+use crate::config::LogTarget;
 
 /// Why an access log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -36,13 +29,13 @@ pub struct AccessLog(Sink);
 pub struct AccessLogGuard(#[expect(dead_code, reason = "its drop is what it is for")] SinkGuard);
 
 impl AccessLog {
-    /// Opens the target and starts the writer: a thread, so call it after any fork. Lines that cannot be kept or written
+    /// Opens the target (a file is appended to, or made with the folders above it) and starts the writer: a thread, so call it after any fork. Lines that cannot be kept or written
     /// are counted in `dropped`.
-    pub fn open(target: &Target, dropped: Counter) -> Result<(AccessLog, AccessLogGuard), AccessLogError> {
+    pub fn open(target: &LogTarget, dropped: Counter) -> Result<(AccessLog, AccessLogGuard), AccessLogError> {
         const THREAD: &str = "access log";
         let started = match target {
-            Target::Stdout => Sink::start(THREAD, io::stdout(), dropped),
-            Target::File(path) => Sink::start(THREAD, open_file(path)?, dropped),
+            LogTarget::Stdout => Sink::start(THREAD, io::stdout(), dropped),
+            LogTarget::File(path) => Sink::start(THREAD, open_file(path)?, dropped),
         };
         let (sink, guard) = started.map_err(AccessLogError::Thread)?;
         Ok((AccessLog(sink), AccessLogGuard(guard)))
@@ -75,7 +68,7 @@ mod tests {
         let path = dir.path().join("logs/deep/access.log");
         let dropped = Counter::default();
         for run in 0..2 {
-            let (log, guard) = AccessLog::open(&Target::File(path.clone()), dropped.clone()).unwrap();
+            let (log, guard) = AccessLog::open(&LogTarget::File(path.clone()), dropped.clone()).unwrap();
             std::thread::scope(|scope| {
                 for thread in 0..4 {
                     let log = log.clone();
@@ -98,7 +91,7 @@ mod tests {
     fn a_line_is_written_while_the_log_is_open() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("access.log");
-        let (log, _guard) = AccessLog::open(&Target::File(path.clone()), Counter::default()).unwrap();
+        let (log, _guard) = AccessLog::open(&LogTarget::File(path.clone()), Counter::default()).unwrap();
         log.write("one");
         let deadline = Instant::now() + Duration::from_secs(20);
         while fs::read_to_string(&path).unwrap() != "one\n" {
@@ -111,7 +104,7 @@ mod tests {
     fn errors_name_the_path() {
         let dir = tempfile::tempdir().unwrap();
         let open = |path: &Path| {
-            AccessLog::open(&Target::File(path.to_owned()), Counter::default()).err().unwrap().to_string()
+            AccessLog::open(&LogTarget::File(path.to_owned()), Counter::default()).err().unwrap().to_string()
         };
         let message = open(dir.path());
         assert!(message.starts_with(&format!("cannot open the access log `{}`: ", dir.path().display())), "{message}");

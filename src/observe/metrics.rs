@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::phase::{Phase, Verdict};
+use crate::wasm::FailureKind;
 
 /// The content type of `Metrics::encode`.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -35,22 +36,6 @@ pub struct ScriptMetrics {
     failures: [Counter; FailureKind::ALL.len()],
     labels: ScriptPhase,
     unsupported_verdicts: Family<VerdictLabels, Counter>,
-}
-
-/// How a run of a script failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FailureKind {
-    Trap,
-    /// The entry point returned `err`.
-    Err,
-    /// It computed too long between two host calls.
-    Cpu,
-    /// It wanted more memory than it may have.
-    Memory,
-    /// The whole run took too long.
-    Wall,
-    /// There was no instance to run.
-    Instantiate,
 }
 
 /// A request being served; one less when it is dropped.
@@ -182,30 +167,6 @@ impl ScriptMetrics {
     pub fn unsupported_verdict(&self, verdict: Verdict) {
         let ScriptPhase { script, phase } = self.labels.clone();
         self.unsupported_verdicts.get_or_create(&VerdictLabels { script, phase, verdict: verdict.name() }).inc();
-    }
-}
-
-impl FailureKind {
-    /// In the order of their values.
-    pub const ALL: [FailureKind; 6] = [
-        FailureKind::Trap,
-        FailureKind::Err,
-        FailureKind::Cpu,
-        FailureKind::Memory,
-        FailureKind::Wall,
-        FailureKind::Instantiate,
-    ];
-
-    /// The value of the label `kind`.
-    pub fn name(self) -> &'static str {
-        match self {
-            FailureKind::Trap => "trap",
-            FailureKind::Err => "err",
-            FailureKind::Cpu => "cpu",
-            FailureKind::Memory => "memory",
-            FailureKind::Wall => "wall",
-            FailureKind::Instantiate => "instantiate",
-        }
     }
 }
 

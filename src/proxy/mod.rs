@@ -1,3 +1,247 @@
-//! The proxy itself: what happens to a request on its way.
+//! The proxy itself: what happens to a request on its way. Each hook is a few lines that name the phase.
 
+mod body;
+mod context;
+mod error;
+mod replay;
+mod respond;
+mod route;
+mod run;
 pub mod upstream;
+
+pub use route::Router;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use ipnet::IpNet;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::prelude::{HttpPeer, Session};
+use pingora::protocols::Digest;
+use pingora_proxy::{FailToProxy, ProxyHttp};
+
+use self::context::Context;
+use self::run::{Outcome, Subject};
+use self::upstream::Upstream;
+use crate::config::{Handler, Template};
+use crate::exchange::Reply;
+use crate::facts::{self, UpstreamFacts, View};
+use crate::observe::access_log::AccessLog;
+use crate::observe::metrics::Metrics;
+use crate::phase::Phase;
+use crate::snapshot::Snapshot;
+
+/// A connection to an upstream must stand after this time.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an upstream may be silent.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What all listeners share.
+pub struct Shared {
+    pub snapshot: Snapshot,
+    /// In the order of the configuration, with what a hash is made of.
+    pub upstreams: Vec<(Arc<Upstream>, Option<Template>)>,
+    pub access_log: Option<(AccessLog, Template)>,
+    pub metrics: Arc<Metrics>,
+    /// Bytes of the largest request body that a plugin may read.
+    pub body_limit: usize,
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// The proxy behind one listener.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    router: Router,
+}
+
+impl Gateway {
+    pub fn new(shared: Arc<Shared>, router: Router) -> Gateway {
+        Gateway { shared, router }
+    }
+
+    /// Finds the route of a request; none when there is none.
+    fn route(&self, session: &Session, ctx: &mut Context) -> bool {
+        let request = session.req_header();
+        let server = self.router.server(|| facts::domain(request));
+        ctx.local = self.shared.snapshot.servers[server].local(request.uri.path()).cloned();
+        ctx.local.is_some()
+    }
+
+    /// Answers a request that no plugin has answered; false when an upstream has to.
+    async fn handle(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<bool> {
+        let local = ctx.local.clone();
+        let reply = match local.as_ref().and_then(|local| local.handler.as_ref()) {
+            Some(Handler::ProxyPass(_)) => return Ok(false),
+            Some(Handler::Respond(respond)) => respond::fixed(respond),
+            Some(Handler::Echo) => self.echo(session, ctx).await,
+            None => Reply::of_status(http::StatusCode::NOT_FOUND),
+        };
+        self.respond(session, ctx, reply).await?;
+        Ok(true)
+    }
+
+    /// The upstream that a plugin chose, else that of the route.
+    fn upstream(&self, ctx: &Context) -> Option<&(Arc<Upstream>, Option<Template>)> {
+        if let Some(name) = &ctx.upstream {
+            return self.shared.upstreams.iter().find(|(upstream, _)| **upstream.name() == **name);
+        }
+        match ctx.local.as_ref()?.handler.as_ref()? {
+            Handler::ProxyPass(index) => self.shared.upstreams.get(*index),
+            _ => None,
+        }
+    }
+
+    /// Writes the access log, and counts the request.
+    fn account(&self, session: &Session, ctx: &Context) {
+        self.shared.metrics.request_ended(ctx.facts.status);
+        if let Some((log, format)) = &self.shared.access_log {
+            let view = View { request: session.req_header(), response: session.response_written(), facts: &ctx.facts };
+            log.write(view.render(format));
+        }
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::new(self.shared.metrics.request_in_flight())
+    }
+
+    /// `wasm_access`, `wasm_serverless`, and the handlers that need no upstream.
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<bool> {
+        ctx.arrive(session, &self.shared.trusted_proxies);
+        if !self.route(session, ctx) {
+            self.respond(session, ctx, Reply::of_status(http::StatusCode::NOT_FOUND)).await?;
+            return Ok(true);
+        }
+        for phase in [Phase::Access, Phase::Serverless] {
+            match self.run(phase, session, ctx, Subject::Request).await {
+                Outcome::Continue => {}
+                Outcome::Reply(reply) => {
+                    self.respond(session, ctx, reply).await?;
+                    return Ok(true);
+                }
+                Outcome::Replied => return Ok(true),
+            }
+        }
+        if self.handle(session, ctx).await? {
+            return Ok(true);
+        }
+        ctx.body.give_back(session);
+        Ok(false)
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<Box<HttpPeer>> {
+        let Some((upstream, hash_key)) = self.upstream(ctx) else { return Err(error::status(500, "no upstream")) };
+        let key = hash_key
+            .as_ref()
+            .map(|key| View { request: session.req_header(), response: None, facts: &ctx.facts }.render(key));
+        let Some(selected) = upstream.select(key.as_deref().unwrap_or_default().as_bytes()) else {
+            return Err(error::status(503, "no healthy server in the upstream"));
+        };
+        let mut peer = Box::new(HttpPeer::new(selected.addr, false, String::new()));
+        peer.options.connection_timeout = Some(CONNECT_TIMEOUT);
+        peer.options.read_timeout = Some(SILENCE_TIMEOUT);
+        peer.options.write_timeout = Some(SILENCE_TIMEOUT);
+        ctx.facts.upstream = Some(Box::new(UpstreamFacts {
+            name: upstream.name().clone(),
+            host: selected.host.clone(),
+            addr: selected.addr,
+            balancer: upstream.balancer(),
+            asked: Instant::now(),
+            connect_time: None,
+            version: None,
+        }));
+        ctx.selected = Some(selected);
+        Ok(peer)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        reused: bool,
+        _peer: &HttpPeer,
+        _fd: std::os::unix::io::RawFd,
+        _digest: Option<&Digest>,
+        ctx: &mut Context,
+    ) -> pingora::Result<()> {
+        if let Some(upstream) = &mut ctx.facts.upstream {
+            upstream.connect_time = Some(if reused { Duration::ZERO } else { upstream.asked.elapsed() });
+        }
+        Ok(())
+    }
+
+    /// `wasm_http_in_headers`, on the header that goes to this upstream: once for every attempt.
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> pingora::Result<()> {
+        let outcome = self.run(Phase::HttpInHeaders, session, ctx, Subject::UpstreamRequest(request)).await;
+        ctx.body.give_back(session);
+        outcome.only_continue()
+    }
+
+    /// `wasm_http_filter_headers_pre`.
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> pingora::Result<()> {
+        if let Some(upstream) = &mut ctx.facts.upstream {
+            upstream.version = Some(response.version);
+        }
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        self.run(Phase::HttpFilterHeadersPre, session, ctx, Subject::Response(response)).await.only_continue()
+    }
+
+    /// `wasm_http_filter_headers`.
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> pingora::Result<()> {
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        ctx.filtered = true;
+        self.run(Phase::HttpFilterHeaders, session, ctx, Subject::Response(response)).await.only_continue()
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, failure: &pingora::Error, ctx: &mut Context) -> FailToProxy {
+        ctx.facts.timed_out |= error::is_timeout(failure);
+        let code = error::status_of(failure);
+        let written = session.response_written().is_some_and(|response| !response.status.is_informational());
+        if code > 0 && !written {
+            // Whatever went wrong, the connection is not worth keeping.
+            session.set_keepalive(None);
+            let status = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+            if let Err(error) = self.respond(session, ctx, Reply::of_status(status)).await {
+                log::debug!("the error response could not be sent: {error}");
+            }
+        }
+        FailToProxy { error_code: code, can_reuse_downstream: false }
+    }
+
+    /// `wasm_access_log`, the access log, metrics.
+    async fn logging(&self, session: &mut Session, _failure: Option<&pingora::Error>, ctx: &mut Context) {
+        body::take_back(session, ctx);
+        ctx.depart(session);
+        self.run(Phase::AccessLog, session, ctx, Subject::Ended).await;
+        self.account(session, ctx);
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Context, failure: &pingora::Error) -> bool {
+        // A plugin's failure was logged where it happened, with more to say.
+        error::is_plugin_failure(failure)
+    }
+}

@@ -9,61 +9,18 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
 
 use pingora::lb::Backend;
 use pingora::lb::selection::{BackendIter, BackendSelection, Consistent, Random, RoundRobin};
 use pingora::services::background::GenBackgroundService;
+
+use crate::config::{self, Balance};
 
 /// The weights a server may have. The selection keeps an entry for each unit of weight.
 const WEIGHTS: std::ops::RangeInclusive<usize> = 1..=65535;
 
 /// How often, for each server, a selection is asked for its next choice before any healthy server will do.
 const TRIES_PER_SERVER: usize = 8;
-
-/// What an upstream is built from.
-#[derive(Clone, Debug)]
-pub struct UpstreamSpec {
-    pub name: String,
-    /// `host:port` and weight, at least one.
-    pub servers: Vec<(String, usize)>,
-    pub balance: Balance,
-    /// None: every server is taken as healthy, always.
-    pub health_check: Option<HealthCheck>,
-}
-
-/// How a server is chosen for a request. All of them honour the weights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Balance {
-    #[default]
-    RoundRobin,
-    Random,
-    /// The fewest connections in use for its weight.
-    LeastConn,
-    /// The same server for the same key, and few keys move when a server comes or goes (Ketama).
-    Hash,
-}
-
-impl Balance {
-    /// The value of the variable `upstream_balancer`, and the word of the configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Balance::RoundRobin => "round_robin",
-            Balance::Random => "random",
-            Balance::LeastConn => "least_conn",
-            Balance::Hash => "hash",
-        }
-    }
-}
-
-/// How to learn whether a server is healthy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HealthCheck {
-    /// `GET` of this path must answer 200; none: a TCP connection is enough.
-    pub path: Option<String>,
-    /// From one round of checks to the next.
-    pub interval: Duration,
-}
 
 /// Why an upstream cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +37,7 @@ pub enum UpstreamError {
 
 /// A named group of servers.
 pub struct Upstream {
-    name: String,
+    name: Arc<str>,
     balance: Balance,
     servers: Box<[Arc<Server>]>,
     picker: Picker,
@@ -123,9 +80,9 @@ impl Upstream {
     /// its IPv6 addresses when it has no other. The service, if there is one, runs the health checks: until it is added
     /// to the server, every server is taken as healthy.
     pub fn build(
-        spec: UpstreamSpec,
+        spec: &config::Upstream,
     ) -> Result<(Arc<Upstream>, Option<GenBackgroundService<HealthChecks>>), UpstreamError> {
-        let servers = resolve(&spec)?;
+        let servers = resolve(spec)?;
         let health = match &spec.health_check {
             Some(check) => {
                 let checks = HealthChecks::new(&spec.name, check, &servers)?;
@@ -134,10 +91,10 @@ impl Upstream {
             None => None,
         };
         let picker = Picker::new(spec.balance, &servers);
-        Ok((Arc::new(Upstream { name: spec.name, balance: spec.balance, servers, picker }), health))
+        Ok((Arc::new(Upstream { name: spec.name.as_str().into(), balance: spec.balance, servers, picker }), health))
     }
 
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
@@ -236,9 +193,10 @@ impl Drop for Active {
 }
 
 /// All addresses, each once: servers that come to the same address add up their weights.
-fn resolve(spec: &UpstreamSpec) -> Result<Box<[Arc<Server>]>, UpstreamError> {
+fn resolve(spec: &config::Upstream) -> Result<Box<[Arc<Server>]>, UpstreamError> {
     let mut servers = BTreeMap::<SocketAddr, Server>::new();
-    for (authority, weight) in &spec.servers {
+    for config::UpstreamServer { addr: authority, weight } in &spec.servers {
+        let weight = &usize::from(*weight);
         if !WEIGHTS.contains(weight) {
             let (upstream, addr) = (spec.name.clone(), authority.clone());
             return Err(UpstreamError::Weight { upstream, addr, weight: *weight });

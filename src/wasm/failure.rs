@@ -12,10 +12,10 @@ pub struct Failure {
 /// The kinds of failure, by which they are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureKind {
-    /// The entry point returned `err`.
-    Err,
     /// A trap, which is also how a panic and too deep a recursion end.
     Trap,
+    /// The entry point returned `err`.
+    Err,
     Cpu,
     Memory,
     Wall,
@@ -24,9 +24,10 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    /// In the order of their values.
     pub const ALL: [FailureKind; 6] = [
-        FailureKind::Err,
         FailureKind::Trap,
+        FailureKind::Err,
         FailureKind::Cpu,
         FailureKind::Memory,
         FailureKind::Wall,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::select_all;
+use prometheus_client::metrics::counter::Counter;
 use wasmtime::component::{ComponentExportIndex, InstancePre, Linker};
 use wasmtime::{Engine, Store};
 
@@ -62,6 +63,8 @@ pub struct ScriptSpec {
     /// Time of a whole run.
     pub wall: Option<Duration>,
     pub env: Vec<(String, String)>,
+    /// Counts the instances that are made.
+    pub instances: Counter,
 }
 
 /// A script, linked and ready to run.
@@ -82,7 +85,7 @@ impl Script {
     ///
     /// # Errors
     /// When the module imports what there is not, exports no `wasm-service`, or fails while it is instantiated.
-    pub async fn prepare(host: &Host, module: &Module, spec: ScriptSpec) -> Result<Script, ModuleError> {
+    pub fn prepare(host: &Host, module: &Module, spec: ScriptSpec) -> Result<Script, ModuleError> {
         let pre =
             host.linker.instantiate_pre(&module.component).map_err(|error| ModuleError::Link(format!("{error:#}")))?;
         let service = module.component.get_export_index(None, SERVICE).ok_or(ModuleError::NoService)?;
@@ -92,7 +95,7 @@ impl Script {
 
         let several = entries.len() > 1;
         let script = Script { spec, pre, exports, entries, asynchronous: several.into(), pool: Pool::default() };
-        script.trial().await.map_err(|error| ModuleError::Instantiate(format!("{error:#}")))?;
+        script.trial().map_err(|error| ModuleError::Instantiate(format!("{error:#}")))?;
         Ok(script)
     }
 
@@ -185,12 +188,12 @@ impl Script {
     }
 
     /// The first instance. Wasmtime refuses the synchronous path to a module that imports a function that can wait.
-    async fn trial(&self) -> wasmtime::Result<()> {
+    fn trial(&self) -> wasmtime::Result<()> {
         let instance = match self.instantiate() {
             Ok(instance) => instance,
             Err(_) => {
                 self.asynchronous.store(true, Ordering::Relaxed);
-                self.instantiate_async().await?
+                block_on(self.instantiate_async())??
             }
         };
         if !self.spec.fresh {
@@ -231,6 +234,7 @@ impl Script {
                 *slot = Some(instance.get_typed_func(&mut store, index)?);
             }
         }
+        self.spec.instances.inc();
         Ok(Instance { store, entries, runs: 0 })
     }
 }
@@ -240,6 +244,11 @@ impl Instance {
         self.store.data_mut().begin(exchange, session, main_session, can_yield);
         self.store.set_epoch_deadline(1);
     }
+}
+
+/// Runs a future to its end on this thread, which must not be a worker.
+fn block_on<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(future))
 }
 
 fn no_export() -> Failure {

@@ -14,7 +14,8 @@ use pingora::services::background::BackgroundService;
 use pingora::upstreams::peer::BasicPeer;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::{HealthCheck, Server, UpstreamError};
+use super::{Server, UpstreamError};
+use crate::config::HealthCheck;
 
 /// A check that takes longer has failed.
 const TIMEOUT: Duration = Duration::from_secs(2);

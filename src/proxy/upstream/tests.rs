@@ -1,23 +1,24 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pingora::services::background::BackgroundService;
 
 use super::*;
 
-fn spec(balance: Balance, servers: &[(&str, usize)]) -> UpstreamSpec {
-    let servers = servers.iter().map(|(addr, weight)| (addr.to_string(), *weight)).collect();
-    UpstreamSpec { name: "origin".into(), servers, balance, health_check: None }
+fn spec(balance: Balance, servers: &[(&str, u16)]) -> config::Upstream {
+    let server = |(addr, weight): &(&str, u16)| config::UpstreamServer { addr: addr.to_string(), weight: *weight };
+    let servers = servers.iter().map(server).collect();
+    config::Upstream { name: "origin".into(), servers, balance, hash_key: None, health_check: None }
 }
 
-fn upstream(balance: Balance, servers: &[(&str, usize)]) -> Arc<Upstream> {
-    Upstream::build(spec(balance, servers)).unwrap().0
+fn upstream(balance: Balance, servers: &[(&str, u16)]) -> Arc<Upstream> {
+    Upstream::build(&spec(balance, servers)).unwrap().0
 }
 
-fn error(spec: UpstreamSpec) -> String {
-    Upstream::build(spec).err().unwrap().to_string()
+fn error(spec: config::Upstream) -> String {
+    Upstream::build(&spec).err().unwrap().to_string()
 }
 
 /// How many of `n` selections, each let go at once, went to each port.
@@ -33,7 +34,7 @@ fn set_healthy(upstream: &Upstream, port: u16, healthy: bool) {
     upstream.servers.iter().find(|server| server.addr.port() == port).unwrap().healthy.store(healthy, Relaxed);
 }
 
-const THREE: [(&str, usize); 3] = [("127.0.0.1:1", 3), ("127.0.0.1:2", 1), ("127.0.0.1:3", 1)];
+const THREE: [(&str, u16); 3] = [("127.0.0.1:1", 3), ("127.0.0.1:2", 1), ("127.0.0.1:3", 1)];
 
 #[test]
 fn a_single_server_is_always_selected() {
@@ -41,7 +42,7 @@ fn a_single_server_is_always_selected() {
         let upstream = upstream(balance, &[("localhost:80", 1)]);
         let selected = upstream.select(b"key").unwrap();
         assert_eq!((selected.addr.port(), &*selected.host), (80, "localhost"));
-        assert_eq!((upstream.name(), upstream.balancer()), ("origin", balance.name()));
+        assert_eq!((upstream.name().as_ref(), upstream.balancer()), ("origin", balance.name()));
     }
 }
 
@@ -129,8 +130,8 @@ fn errors_name_the_upstream_and_the_address() {
     assert!(error(spec(&[("127.0.0.1", 1)])).starts_with("upstream `origin`: cannot resolve `127.0.0.1`: "));
     assert!(error(spec(&[("127.0.0.1:80", 0)])).starts_with("upstream `origin`: the weight of `127.0.0.1:80` is 0"));
     for path in ["a b", "healthz", "/a b", ""] {
-        let health_check = Some(HealthCheck { path: Some(path.into()), interval: Duration::from_secs(1) });
-        let spec = UpstreamSpec { health_check, ..spec(&[("127.0.0.1:80", 1)]) };
+        let health_check = Some(config::HealthCheck { path: Some(path.into()), interval: Duration::from_secs(1) });
+        let spec = config::Upstream { health_check, ..spec(&[("127.0.0.1:80", 1)]) };
         let message = format!("upstream `origin`: `{path}` is not a path to request for a health check");
         assert_eq!(error(spec), message);
     }
@@ -138,10 +139,10 @@ fn errors_name_the_upstream_and_the_address() {
 
 /// An upstream of this one server whose health checks run on a thread until the sender is dropped.
 fn checked(addr: SocketAddr, path: Option<&str>) -> (Arc<Upstream>, tokio::sync::watch::Sender<bool>) {
-    let health_check = HealthCheck { path: path.map(str::to_owned), interval: Duration::from_millis(5) };
+    let health_check = config::HealthCheck { path: path.map(str::to_owned), interval: Duration::from_millis(5) };
     let spec =
-        UpstreamSpec { health_check: Some(health_check), ..spec(Balance::RoundRobin, &[(&addr.to_string(), 1)]) };
-    let (upstream, service) = Upstream::build(spec).unwrap();
+        config::Upstream { health_check: Some(health_check), ..spec(Balance::RoundRobin, &[(&addr.to_string(), 1)]) };
+    let (upstream, service) = Upstream::build(&spec).unwrap();
     let (shutdown, watch) = tokio::sync::watch::channel(false);
     let checks = service.unwrap().task();
     std::thread::spawn(move || {

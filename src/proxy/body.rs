@@ -1,0 +1,81 @@
+//! The request body, as far as a plugin has read it before it went upstream.
+
+use bytes::{Bytes, BytesMut};
+use http::header;
+use pingora::prelude::Session;
+
+use super::context::Context;
+use super::replay;
+use crate::exchange::Refused;
+
+/// What has been taken from the connection, and must still reach the upstream.
+#[derive(Default)]
+pub struct RequestBody {
+    read: BytesMut,
+    complete: bool,
+    /// The length that the client declared, in bytes.
+    declared: Option<u64>,
+    /// Whether the client waits for a `100 Continue` before it sends the body (RFC 9110, section 10.1.1).
+    expects_continue: bool,
+    /// Where the session comes back from while [`replay`] stands in for it.
+    lent: Option<replay::Slot>,
+}
+
+impl RequestBody {
+    /// Fixes the framing of the body: Pingora reads it from the header when it is first asked for, and by then a plugin
+    /// may have edited the header, or have it on loan.
+    pub fn freeze(&mut self, session: &mut Session) {
+        session.is_body_done();
+        let headers = &session.req_header().headers;
+        self.declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        self.expects_continue = self.read.is_empty()
+            && headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    }
+
+    /// Reads to the end. Can be cancelled and called again: what was read is kept.
+    ///
+    /// # Errors
+    /// When the body is larger than `limit` bytes (what is beyond stays on the connection, to go upstream), or the client
+    /// does not deliver it.
+    pub async fn read_whole(&mut self, session: &mut Session, limit: usize) -> Result<Bytes, Refused> {
+        let failed = |error: Box<pingora::Error>| Refused::Body(error.etype().as_str().to_owned());
+        if self.declared.is_some_and(|declared| declared > limit as u64) {
+            return Err(Refused::BodyTooLarge { limit });
+        }
+        while !self.complete {
+            if self.read.len() > limit {
+                return Err(Refused::BodyTooLarge { limit });
+            }
+            if std::mem::take(&mut self.expects_continue) {
+                session.downstream_session.write_continue_response().await.map_err(failed)?;
+            }
+            match session.downstream_session.read_request_body().await.map_err(failed)? {
+                Some(chunk) => self.read.extend_from_slice(&chunk),
+                None => self.complete = true,
+            }
+        }
+        if self.read.len() > limit {
+            return Err(Refused::BodyTooLarge { limit });
+        }
+        Ok(self.read.clone().freeze())
+    }
+
+    /// Puts what was read in front of what the proxy will read, so that the upstream gets the body whole.
+    pub fn give_back(&mut self, session: &mut Session) {
+        if !self.read.is_empty() {
+            self.recover(session);
+            self.lent = Some(replay::install(session, self.read.clone().freeze()));
+        }
+    }
+
+    fn recover(&mut self, session: &mut Session) {
+        if let Some(slot) = self.lent.take() {
+            replay::remove(session, slot);
+        }
+    }
+}
+
+/// The client's own session again: at the end of the request, before its connection is kept or closed.
+pub fn take_back(session: &mut Session, ctx: &mut Context) {
+    ctx.body.recover(session);
+}

@@ -1,0 +1,115 @@
+//! What the proxy keeps for one request.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::HeaderMap;
+use ipnet::IpNet;
+use pingora::prelude::Session;
+use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
+
+use super::body::RequestBody;
+use super::upstream::Selected;
+use crate::exchange;
+use crate::facts::Facts;
+use crate::observe::metrics::InFlight;
+use crate::snapshot::Local;
+
+/// The context of a request: `ProxyHttp::CTX`.
+pub struct Context {
+    pub facts: Facts,
+    pub local: Option<Arc<Local>>,
+    /// What plugins see. Made when the first chain runs, so that a request without plugins pays nothing.
+    pub exchange: Option<exchange::Shared>,
+    pub body: RequestBody,
+    /// The upstream that a plugin chose, by name.
+    pub upstream: Option<String>,
+    /// Held as long as the connection is used: `least_conn` counts it.
+    pub selected: Option<Selected>,
+    /// Whether `wasm_http_filter_headers` has run: it runs once, also when it fails and the proxy answers by itself.
+    pub filtered: bool,
+    _in_flight: InFlight,
+}
+
+impl Context {
+    pub fn new(in_flight: InFlight) -> Context {
+        Context {
+            facts: Facts::default(),
+            local: None,
+            exchange: None,
+            body: RequestBody::default(),
+            upstream: None,
+            selected: None,
+            filtered: false,
+            _in_flight: in_flight,
+        }
+    }
+
+    /// Takes down who asks, and over what.
+    pub fn arrive(&mut self, session: &Session, trusted: &[IpNet]) {
+        let facts = &mut self.facts;
+        facts.local = session.server_addr().and_then(inet);
+        facts.remote = session.client_addr().and_then(inet);
+        facts.tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        if !trusted.is_empty() {
+            facts.forwarded_for =
+                facts.remote.and_then(|peer| forwarded_for(peer.ip(), &session.req_header().headers, trusted));
+        }
+    }
+
+    /// Takes down how it went.
+    pub fn depart(&mut self, session: &Session) {
+        let facts = &mut self.facts;
+        facts.status = session.response_written().map(|response| response.status.as_u16());
+        facts.client_bytes_sent = session.body_bytes_sent() as u64;
+        facts.client_bytes_received = session.body_bytes_read() as u64;
+        facts.upstream_bytes_received = session.upstream_body_bytes_received() as u64;
+        facts.upstream_bytes_sent = session.upstream_body_bytes_sent().map(|bytes| bytes as u64);
+    }
+}
+
+fn inet(addr: &PingoraAddr) -> Option<SocketAddr> {
+    addr.as_inet().copied()
+}
+
+/// The last address that a trusted proxy vouches for: read from the right, the first that is not itself trusted.
+fn forwarded_for(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
+    let is_trusted = |ip: &IpAddr| trusted.iter().any(|net| net.contains(ip));
+    if !is_trusted(&peer) {
+        return None;
+    }
+    let values: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
+    let mut client = None;
+    for hop in values.iter().rev().flat_map(|value| value.rsplit(',')) {
+        let hop = hop.trim();
+        // Some proxies write the port as well.
+        let Ok(ip) = hop.parse().or_else(|_| hop.parse::<SocketAddr>().map(|addr| addr.ip())) else { break };
+        client = Some(ip);
+        if !is_trusted(&ip) {
+            break;
+        }
+    }
+    client
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_trusted_proxies_name_the_client() {
+        let trusted: Vec<IpNet> = ["10.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()).into();
+        for (peer, header, client) in [
+            ("192.0.2.1", "198.51.100.1", None),
+            ("10.0.0.1", "198.51.100.1", Some("198.51.100.1")),
+            ("10.0.0.1", "203.0.113.9, 198.51.100.1, 10.0.0.2", Some("198.51.100.1")),
+            ("10.0.0.1", "10.0.0.3, 10.0.0.2", Some("10.0.0.3")),
+            ("10.0.0.1", "198.51.100.1:4711", Some("198.51.100.1")),
+            ("::1", "unknown", None),
+        ] {
+            let headers = HeaderMap::from_iter([("x-forwarded-for".parse().unwrap(), header.parse().unwrap())]);
+            let client = client.map(|ip: &str| ip.parse().unwrap());
+            assert_eq!(forwarded_for(peer.parse().unwrap(), &headers, &trusted), client, "{peer} {header}");
+        }
+    }
+}

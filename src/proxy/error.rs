@@ -1,0 +1,37 @@
+//! Errors of Pingora, and the statuses that they become.
+
+use pingora::{Error, ErrorSource, ErrorType};
+
+/// A plugin failed and its configuration says `on_failure = "close"`.
+const PLUGIN_FAILURE: &str = "a plugin failed";
+
+/// An error that becomes this status.
+pub fn status(code: u16, why: &'static str) -> Box<Error> {
+    Error::explain(ErrorType::HTTPStatus(code), why)
+}
+
+pub fn plugin_failure(code: u16) -> Box<Error> {
+    status(code, PLUGIN_FAILURE)
+}
+
+pub fn is_plugin_failure(error: &Error) -> bool {
+    error.context.as_ref().is_some_and(|context| context.as_str() == PLUGIN_FAILURE)
+}
+
+pub fn is_timeout(error: &Error) -> bool {
+    use ErrorType::{ConnectTimedout, ReadTimedout, TLSHandshakeTimedout, WriteTimedout};
+    matches!(error.etype(), ConnectTimedout | ReadTimedout | WriteTimedout | TLSHandshakeTimedout)
+}
+
+/// The status for the client; 0 when there is no client left to tell.
+pub fn status_of(error: &Error) -> u16 {
+    match (error.esource(), error.etype()) {
+        (_, ErrorType::HTTPStatus(code)) => *code,
+        (ErrorSource::Upstream, _) if is_timeout(error) => 504,
+        (ErrorSource::Upstream, _) => 502,
+        (ErrorSource::Downstream, ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed) => 0,
+        (ErrorSource::Downstream, _) if is_timeout(error) => 408,
+        (ErrorSource::Downstream, _) => 400,
+        (ErrorSource::Internal | ErrorSource::Unset, _) => 500,
+    }
+}

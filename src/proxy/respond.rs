@@ -1,0 +1,126 @@
+//! Responses that the proxy makes itself.
+
+use http::{HeaderValue, StatusCode, header};
+use pingora::http::ResponseHeader;
+use pingora::prelude::Session;
+use serde_json::json;
+
+use super::Gateway;
+use super::context::Context;
+use super::error;
+use super::run::{Outcome, Subject};
+use crate::config::Respond;
+use crate::exchange::{Refused, Reply};
+use crate::facts::path_and_query;
+use crate::phase::Phase;
+
+/// The response of a `respond` route.
+pub fn fixed(respond: &Respond) -> Reply {
+    let headers = respond.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    with_type(Reply { status: respond.status, headers, body: respond.body.clone().into() }, "text/plain; charset=utf-8")
+}
+
+impl Gateway {
+    /// Sends a response, through `wasm_http_filter_headers` like any other.
+    pub(super) async fn respond(&self, session: &mut Session, ctx: &mut Context, reply: Reply) -> pingora::Result<()> {
+        let reply = described(reply);
+        let mut response = header_of(&reply)?;
+        // A chain that fails is not asked to look at the answer to its own failure.
+        if !std::mem::replace(&mut ctx.filtered, true) {
+            let outcome = self.run(Phase::HttpFilterHeaders, session, ctx, Subject::Response(&mut response)).await;
+            if let Err(failure) = outcome.only_continue() {
+                let reply = Reply::of_status(StatusCode::from_u16(error::status_of(&failure)).unwrap_or_default());
+                let reply = described(Reply { status: fallback(reply.status), ..reply });
+                return write(session, header_of(&reply)?, reply).await;
+            }
+        }
+        write(session, response, reply).await
+    }
+
+    /// The embedded origin: says what it received.
+    pub(super) async fn echo(&self, session: &mut Session, ctx: &mut Context) -> Reply {
+        let body = match ctx.body.read_whole(session, self.shared.body_limit).await {
+            Ok(body) => body,
+            Err(Refused::BodyTooLarge { .. }) => return Reply::of_status(StatusCode::PAYLOAD_TOO_LARGE),
+            Err(_) => return Reply::of_status(StatusCode::BAD_REQUEST),
+        };
+        let request = session.req_header();
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let headers: Vec<_> = request.headers.iter().map(|(name, value)| (name.as_str(), text(value))).collect();
+        let seen = json!({
+            "method": request.method.as_str(),
+            "uri": path_and_query(request),
+            "version": format!("{:?}", request.version),
+            "headers": headers,
+            "body_bytes": body.len(),
+            "body": String::from_utf8_lossy(&body),
+        });
+        let reply = Reply { body: format!("{seen:#}\n").into(), ..Reply::of_status(StatusCode::OK) };
+        with_type(reply, "application/json")
+    }
+}
+
+impl Outcome {
+    /// For phases where a request can only go on: anything else is a failure.
+    pub(super) fn only_continue(self) -> pingora::Result<()> {
+        match self {
+            Outcome::Continue => Ok(()),
+            Outcome::Reply(reply) => Err(error::plugin_failure(reply.status.as_u16())),
+            Outcome::Replied => Err(error::plugin_failure(500)),
+        }
+    }
+}
+
+fn fallback(status: StatusCode) -> StatusCode {
+    if status.is_server_error() { status } else { StatusCode::INTERNAL_SERVER_ERROR }
+}
+
+/// Gives an error that has no body one that says what it is.
+fn described(reply: Reply) -> Reply {
+    let silent = reply.body.is_empty() && (reply.status.is_client_error() || reply.status.is_server_error());
+    if !silent || reply.headers.iter().any(|(name, _)| name == header::CONTENT_TYPE) {
+        return reply;
+    }
+    let body = format!("{} {}\n", reply.status.as_u16(), reply.status.canonical_reason().unwrap_or("")).into();
+    with_type(Reply { body, ..reply }, "text/plain; charset=utf-8")
+}
+
+fn with_type(mut reply: Reply, content_type: &'static str) -> Reply {
+    if !reply.headers.iter().any(|(name, _)| name == header::CONTENT_TYPE) && !reply.body.is_empty() {
+        reply.headers.push((header::CONTENT_TYPE, HeaderValue::from_static(content_type)));
+    }
+    reply
+}
+
+fn header_of(reply: &Reply) -> pingora::Result<ResponseHeader> {
+    let mut response = ResponseHeader::build(reply.status, Some(reply.headers.len() + 1))?;
+    for (name, value) in &reply.headers {
+        response.append_header(name.clone(), value.clone())?;
+    }
+    if has_body(reply.status) {
+        response.set_content_length(reply.body.len())?;
+    }
+    Ok(response)
+}
+
+/// RFC 9110, section 6.4.1.
+fn has_body(status: StatusCode) -> bool {
+    !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::RESET_CONTENT)
+}
+
+async fn write(session: &mut Session, mut response: ResponseHeader, reply: Reply) -> pingora::Result<()> {
+    let status = response.status;
+    let head = session.req_header().method == http::Method::HEAD;
+    let body = has_body(status) && !head && !reply.body.is_empty();
+    if !has_body(status) {
+        // The chain may have changed the status.
+        response.remove_header(&header::CONTENT_LENGTH);
+    }
+    session.write_response_header(Box::new(response), !body).await?;
+    if body {
+        session.write_response_body(Some(reply.body), true).await?;
+    } else {
+        session.write_response_body(None, true).await?;
+    }
+    Ok(())
+}

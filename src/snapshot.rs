@@ -1,0 +1,215 @@
+//! The configuration, compiled: modules loaded, chains linked, routes resolved. Immutable, and built only here.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use regex::Regex;
+
+use crate::config::{ChainConfig, Config, Diagnostic, Diagnostics, Handler, Instance, Match, OnFailure, ScriptConfig};
+use crate::observe::metrics::{Metrics, ScriptMetrics};
+use crate::phase::{Chain, ChainBuilder, Phase, Verdict};
+use crate::wasm::{EntryPoint, Host, Module, Script, ScriptSpec};
+
+/// What requests are served from.
+pub struct Snapshot {
+    /// In the order of the configuration.
+    pub servers: Vec<Server>,
+}
+
+/// The routes of one server.
+pub struct Server {
+    /// The longest first.
+    prefixes: Vec<(String, Arc<Local>)>,
+    /// Asked when no prefix matches, in the order of the configuration.
+    regexes: Vec<(Regex, Arc<Local>)>,
+}
+
+/// One route.
+pub struct Local {
+    pub handler: Option<Handler>,
+    /// In the order of [`Phase::ALL`]; none where there is nothing to run.
+    chains: [Option<Arc<LiveChain>>; 6],
+}
+
+/// A chain that can run.
+pub type LiveChain = Chain<LiveScript>;
+
+/// A script in its place in a chain.
+pub struct LiveScript {
+    pub script: Script,
+    pub on_failure: OnFailure,
+    pub metrics: ScriptMetrics,
+    /// A bit for each unsupported verdict that was logged already.
+    warned: AtomicU8,
+}
+
+impl Snapshot {
+    /// Loads every module and links every chain. All that is wrong is reported; without a report there is a snapshot.
+    pub fn build(config: &Config, host: &Host, metrics: &Metrics, diagnostics: &mut Diagnostics) -> Option<Snapshot> {
+        let mut builder = Builder { host, metrics, diagnostics, modules: HashMap::new(), chains: HashMap::new() };
+        let servers = config.servers.iter().map(|server| builder.server(server)).collect();
+        (!diagnostics.has_errors()).then_some(Snapshot { servers })
+    }
+
+    /// All scripts, each once.
+    pub fn scripts(&self) -> impl Iterator<Item = &LiveScript> {
+        let mut seen = std::collections::HashSet::new();
+        let locals = self.servers.iter().flat_map(Server::locals);
+        let chains = locals.flat_map(|local| local.chains.iter().flatten());
+        chains.filter(move |chain| seen.insert(Arc::as_ptr(chain))).flat_map(|chain| chain.scripts())
+    }
+}
+
+impl Server {
+    /// The route of a path: the longest prefix, else the first regex that matches.
+    pub fn local(&self, path: &str) -> Option<&Arc<Local>> {
+        let prefix = self.prefixes.iter().find(|(prefix, _)| path.starts_with(prefix.as_str())).map(|(_, local)| local);
+        prefix.or_else(|| self.regexes.iter().find(|(regex, _)| regex.is_match(path)).map(|(_, local)| local))
+    }
+
+    fn locals(&self) -> impl Iterator<Item = &Arc<Local>> {
+        self.prefixes.iter().map(|(_, local)| local).chain(self.regexes.iter().map(|(_, local)| local))
+    }
+}
+
+impl Local {
+    /// The chain of a phase, if there is anything to run.
+    pub fn chain(&self, phase: Phase) -> Option<&Arc<LiveChain>> {
+        self.chains[phase as usize].as_ref()
+    }
+}
+
+impl LiveScript {
+    /// Whether this is the first time that the script returned this verdict where it is not supported.
+    pub fn first_unsupported(&self, verdict: Verdict) -> bool {
+        let bit = Verdict::ALL.iter().position(|v| *v == verdict).map_or(0, |position| 1 << position);
+        self.warned.fetch_or(bit, Ordering::Relaxed) & bit == 0
+    }
+}
+
+struct Builder<'a> {
+    host: &'a Host,
+    metrics: &'a Metrics,
+    diagnostics: &'a mut Diagnostics,
+    /// Each file once; none where it was reported as wrong.
+    modules: HashMap<PathBuf, Option<Arc<Module>>>,
+    /// A chain that several routes inherit is built once: by the address of its configuration.
+    chains: HashMap<(*const ChainConfig, Phase), Option<Arc<LiveChain>>>,
+}
+
+impl Builder<'_> {
+    fn server(&mut self, server: &crate::config::Server) -> Server {
+        let mut built = Server { prefixes: Vec::new(), regexes: Vec::new() };
+        for local in &server.locals {
+            let chains = Phase::ALL.map(|phase| self.chain(local.chain(phase), phase));
+            let live = Arc::new(Local { handler: local.handler.clone(), chains });
+            match &local.matcher {
+                Match::Prefix(prefix) => built.prefixes.push((prefix.clone(), live)),
+                Match::Regex(regex) => built.regexes.push((regex.clone(), live)),
+            }
+        }
+        built.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        built
+    }
+
+    fn chain(&mut self, config: &Arc<ChainConfig>, phase: Phase) -> Option<Arc<LiveChain>> {
+        let key = (Arc::as_ptr(config), phase);
+        if let Some(chain) = self.chains.get(&key) {
+            return chain.clone();
+        }
+        let mut chain = ChainBuilder::default();
+        for plugin in &config.plugins {
+            chain.plugin();
+            for script in &plugin.scripts {
+                if let Some(live) = self.script(script, phase) {
+                    chain.script(live, script.on_ext.clone());
+                }
+            }
+        }
+        let chain = Some(chain.build()).filter(|chain| !chain.is_empty()).map(Arc::new);
+        self.chains.insert(key, chain.clone());
+        chain
+    }
+
+    /// The script, ready to run; none when something is wrong with it, which is reported.
+    fn script(&mut self, config: &ScriptConfig, phase: Phase) -> Option<LiveScript> {
+        let module = self.module(config)?;
+        let metrics = self.metrics.script(&config.name, phase);
+        let spec = ScriptSpec {
+            name: config.name.as_str().into(),
+            phase,
+            configs: config.configs.clone().map(|text| text.map(Arc::from)),
+            fresh: config.instance == Instance::Fresh,
+            recycle_after: config.recycle_after.unwrap_or(u64::MAX),
+            recycle_memory: config.recycle_memory.unwrap_or(usize::MAX),
+            memory: config.limits.memory,
+            cpu: config.limits.cpu,
+            wall: config.limits.wall,
+            env: config.env.clone(),
+            instances: metrics.instances.clone(),
+        };
+        let script = match Script::prepare(self.host, &module, spec) {
+            Ok(script) => script,
+            Err(error) => {
+                self.wrong_module(config, &error);
+                return None;
+            }
+        };
+        self.entry_points(config, &script, &module);
+        Some(LiveScript { script, on_failure: config.on_failure, metrics, warned: AtomicU8::new(0) })
+    }
+
+    fn module(&mut self, config: &ScriptConfig) -> Option<Arc<Module>> {
+        let path = config.wasm_path.canonicalize().unwrap_or_else(|_| config.wasm_path.clone());
+        if let Some(module) = self.modules.get(&path) {
+            return module.clone();
+        }
+        let module = match Module::load(self.host.engine(), &path) {
+            Ok(module) => Some(Arc::new(module)),
+            Err(error) => {
+                self.wrong_module(config, &error);
+                None
+            }
+        };
+        self.modules.insert(path, module.clone());
+        module
+    }
+
+    /// Reports configurations of entry points that are not there.
+    fn entry_points(&mut self, config: &ScriptConfig, script: &Script, module: &Module) {
+        let there = |entry: EntryPoint| {
+            script.exports(entry) && module.declared.as_ref().is_none_or(|declared| declared.contains(&entry))
+        };
+        let implemented: Vec<_> = EntryPoint::ALL
+            .into_iter()
+            .filter(|entry| there(*entry))
+            .map(|entry| format!("`{}`", entry.export()))
+            .collect();
+        let implemented = implemented.join(", ");
+        for entry in EntryPoint::ALL {
+            let span = config.spans.configs[entry as usize].clone();
+            let on = config.configs[entry as usize].is_some();
+            let span = match (entry, span) {
+                (EntryPoint::Main, span) => span.unwrap_or_else(|| config.spans.wasm_path.clone()),
+                (_, Some(span)) if on => span,
+                _ => continue,
+            };
+            if !there(entry) {
+                let message = format!("the plugin has no entry point `{}`", entry.export());
+                let help = format!("it implements {implemented}: remove this key, or implement the entry point");
+                self.diagnostics.push(Diagnostic::error(span, message).help(help));
+            }
+        }
+    }
+
+    fn wrong_module(&mut self, config: &ScriptConfig, error: &crate::wasm::ModuleError) {
+        let message = format!("the module {} {error}", file_name(&config.wasm_path));
+        self.diagnostics.push(Diagnostic::error(config.spans.wasm_path.clone(), message).help(error.help()));
+    }
+}
+
+fn file_name(path: &Path) -> std::borrow::Cow<'_, str> {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy()
+}

@@ -172,13 +172,21 @@ struct Report<'d> {
 }
 
 impl Report<'_> {
-    /// What to mark: of a span over several lines the first, so that the picture stays small.
+    /// What to mark: of a span over several lines the first, so that the picture stays small; for the end of a line,
+    /// where nothing can be marked, the character before.
     fn marked(&self) -> Span {
         let text = &self.source.text;
         let start = self.diagnostic.span.start.min(text.len());
         let end = self.diagnostic.span.end.clamp(start, text.len());
-        let line = text.as_bytes()[start..end].iter().position(|byte| *byte == b'\n' || *byte == b'\r');
-        start..line.map_or(end, |length| start + length)
+        let rest = text.as_bytes()[start..].iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+        let end = rest.map_or(end, |rest| end.min(start + rest));
+        let before = text.get(..start).and_then(|before| before.chars().next_back());
+        match before {
+            Some(before) if rest.unwrap_or(text.len() - start) == 0 && before != '\n' => {
+                start - before.len_utf8()..start
+            }
+            _ => start..end,
+        }
     }
 }
 

@@ -2,7 +2,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource};
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents, SpanContents};
 
 /// A range of bytes of the configuration file.
 pub type Span = Range<usize>;
@@ -47,7 +47,7 @@ impl Diagnostic {
 /// Everything that was found in one configuration file. `Display` gives the text for people, without colour.
 #[derive(Debug)]
 pub struct Diagnostics {
-    source: NamedSource<String>,
+    source: Source,
     list: Vec<Diagnostic>,
     /// Lines with syntax errors were left out: what is absent may have stood there.
     torn: bool,
@@ -56,7 +56,7 @@ pub struct Diagnostics {
 impl Diagnostics {
     /// None yet, for the file at `path` with the text `source`.
     pub fn new(path: &Path, source: String) -> Self {
-        Diagnostics { source: NamedSource::new(path.display().to_string(), source), list: Vec::new(), torn: false }
+        Diagnostics { source: Source { name: path.display().to_string(), text: source }, list: Vec::new(), torn: false }
     }
 
     pub fn push(&mut self, diagnostic: Diagnostic) {
@@ -91,7 +91,7 @@ impl Diagnostics {
 
     /// The text of the file.
     pub fn source(&self) -> &str {
-        self.source.inner()
+        &self.source.text
     }
 
     /// The span of `part` of `value`, the decoded text of the string at `span`; the whole string if escapes hide it.
@@ -104,8 +104,8 @@ impl Diagnostics {
     pub fn render(&self, colour: bool) -> String {
         let theme = if colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
         let handler = GraphicalReportHandler::new_themed(theme)
-            .with_width(120)
-            .with_context_lines(0)
+            .with_wrap_lines(false)
+            .with_context_lines(1)
             .with_links(false)
             .without_syntax_highlighting();
         let mut text = String::new();
@@ -133,21 +133,60 @@ pub(super) fn nearest<'c>(name: &str, candidates: impl IntoIterator<Item = &'c s
     (distance <= name.len().max(candidate.len()).div_ceil(3)).then_some(candidate)
 }
 
+/// The file, of which miette gets the marked line and no other.
+#[derive(Debug)]
+struct Source {
+    name: String,
+    text: String,
+}
+
+impl miette::SourceCode for Source {
+    fn read_span<'a>(
+        &'a self,
+        span: &miette::SourceSpan,
+        lines_before: usize,
+        _lines_after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let bytes = self.text.as_bytes();
+        let (start, end) = (span.offset(), span.offset() + span.len());
+        let (before, after) = bytes.split_at_checked(start).ok_or(MietteError::OutOfBounds)?;
+        let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        let line_length = after.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(after.len());
+        let line = before.iter().filter(|byte| **byte == b'\n').count();
+        // Without context the place is asked for, with context the text.
+        let (from, to, column) = match lines_before {
+            0 => (start, end, String::from_utf8_lossy(&bytes[line_start..start]).chars().count()),
+            _ => (line_start, end.max(start + line_length), 0),
+        };
+        let data = bytes.get(from..to).ok_or(MietteError::OutOfBounds)?;
+        let span = (from, data.len()).into();
+        Ok(Box::new(MietteSpanContents::new_named(self.name.clone(), data, span, line, column, 1)))
+    }
+}
+
 /// A diagnostic as miette wants it.
 #[derive(Debug)]
 struct Report<'d> {
     diagnostic: &'d Diagnostic,
-    source: &'d NamedSource<String>,
+    source: &'d Source,
 }
 
 impl Report<'_> {
-    /// What to mark: of a span over several lines the first, so that the picture stays small.
+    /// What to mark: of a span over several lines the first, so that the picture stays small; for the end of a line,
+    /// where nothing can be marked, the character before.
     fn marked(&self) -> Span {
-        let text = self.source.inner();
+        let text = &self.source.text;
         let start = self.diagnostic.span.start.min(text.len());
         let end = self.diagnostic.span.end.clamp(start, text.len());
-        let line = text.as_bytes()[start..end].iter().position(|byte| *byte == b'\n' || *byte == b'\r');
-        start..line.map_or(end, |length| start + length)
+        let rest = text.as_bytes()[start..].iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+        let end = rest.map_or(end, |rest| end.min(start + rest));
+        let before = text.get(..start).and_then(|before| before.chars().next_back());
+        match before {
+            Some(before) if rest.unwrap_or(text.len() - start) == 0 && before != '\n' => {
+                start - before.len_utf8()..start
+            }
+            _ => start..end,
+        }
     }
 }
 
@@ -177,7 +216,7 @@ impl miette::Diagnostic for Report<'_> {
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         // There is no line to show of an empty file.
-        if self.source.inner().is_empty() {
+        if self.source.text.is_empty() {
             return None;
         }
         let label = LabeledSpan::new_primary_with_span(self.diagnostic.label.clone(), self.marked());

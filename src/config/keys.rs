@@ -4,6 +4,8 @@
 pub struct Level {
     /// As messages call it.
     pub name: &'static str,
+    /// Where to write such a table, when that is not its name.
+    pub place: &'static str,
     pub keys: &'static [Key],
     /// Levels whose keys may stand here too.
     pub also: &'static [&'static Level],
@@ -22,7 +24,7 @@ const fn key(name: &'static str, example: &'static str) -> Key {
 }
 
 const fn level(name: &'static str, keys: &'static [Key]) -> Level {
-    Level { name, keys, also: &[], unavailable: &[] }
+    Level { name, place: name, keys, also: &[], unavailable: &[] }
 }
 
 impl Level {
@@ -30,14 +32,16 @@ impl Level {
         self.keys.iter().chain(self.also.iter().flat_map(|level| level.keys))
     }
 
+    /// Among those that may stand here.
     pub fn key(&self, name: &str) -> Option<&'static Key> {
         self.keys().find(|key| key.name == name)
     }
 }
 
 /// All levels, to find out where a misplaced key belongs.
-pub static LEVELS: [&Level; 15] = [
+pub static LEVELS: [&Level; 16] = [
     &MAIN,
+    &PHASES,
     &ACCESS_LOG,
     &ADMIN,
     &UPSTREAM,
@@ -56,6 +60,7 @@ pub static LEVELS: [&Level; 15] = [
 
 pub static MAIN: Level = Level {
     name: "the main level",
+    place: "the main level: above the first `[table]` of the file",
     keys: &[
         key("threads", "threads = 2"),
         key("work_stealing", "work_stealing = false"),
@@ -114,6 +119,7 @@ pub static HEALTH_CHECK: Level =
 
 pub static SERVER: Level = Level {
     name: "a `[[server]]`",
+    place: "a `[[server]]`",
     keys: &[
         key("name", "name = [\"www.example.cn\", \"*.example.cn\"]"),
         key("listen", "listen = [{ addr = \"0.0.0.0:8080\" }]"),
@@ -136,6 +142,7 @@ pub static TLS: Level = level("`tls`", &[key("cert", "cert = \"cert.pem\""), key
 
 pub static LOCAL: Level = Level {
     name: "a `[[server.local]]`",
+    place: "a `[[server.local]]`",
     keys: &[
         key("path", "path = \"/api/\""),
         key("regex", "regex = \"^/v[0-9]+/\""),
@@ -157,15 +164,19 @@ pub static RESPOND: Level = level(
 );
 
 pub static PLUGIN: Level = Level {
-    name: "a plugin (`[[…wasm_access]]` or another phase)",
+    name: "a plugin",
+    place: A_PLUGIN,
     keys: &[key("wasm", "wasm = [{ wasm_path = \"plugin.wasm\" }]")],
     also: &[&SCRIPT],
     unavailable: &[],
 };
 
-pub static SCRIPT: Level = level(
-    "a script (`[[…wasm_access]]` or another phase, or an entry of `wasm`)",
-    &[
+const A_PLUGIN: &str = "a plugin, such as `[[server.local.wasm_access]]`";
+
+pub static SCRIPT: Level = Level {
+    name: "a script",
+    place: A_PLUGIN,
+    keys: &[
         key("name", "name = \"limit\""),
         key("wasm_path", "wasm_path = \"plugin.wasm\""),
         key("wasm_main_config", "wasm_main_config = '''rps = 100'''"),
@@ -184,12 +195,19 @@ pub static SCRIPT: Level = level(
         key("on_ext2", "on_ext2 = \"finish\""),
         key("on_ext3", "on_ext3 = \"status:429\""),
     ],
-);
+    also: &[],
+    unavailable: &[],
+};
 
 pub static LIMITS: Level = level(
     "`limits`",
     &[key("memory", "memory = \"64MiB\""), key("cpu_ms", "cpu_ms = 50"), key("wall_ms", "wall_ms = 10000")],
 );
 
-pub static ALLOW: Level =
-    Level { name: "`allow`", keys: &[key("env", "env = [\"NAME\"]")], also: &[], unavailable: &["net"] };
+pub static ALLOW: Level = Level {
+    name: "`allow`",
+    place: "`allow`",
+    keys: &[key("env", "env = [\"NAME\"]")],
+    also: &[],
+    unavailable: &["net"],
+};

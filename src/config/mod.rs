@@ -8,6 +8,7 @@ mod model;
 mod reader;
 mod resolve;
 mod schema;
+mod syntax;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,6 @@ pub use diagnostic::{Diagnostic, Diagnostics, Severity, Span};
 pub use model::*;
 pub use template::{Part, Template, TemplateError};
 
-use std::ops::Range;
 use std::path::Path;
 
 use toml::de::DeTable;
@@ -59,18 +59,11 @@ pub fn load(path: &Path) -> Loaded {
 
 fn load_text(path: &Path, source: String) -> Loaded {
     let mut diagnostics = Diagnostics::new(path, source.clone());
-    let (document, errors) = DeTable::parse_recoverable(&source);
-    let without_errors = without_errors(&source, &errors);
-    for error in syntax_errors(&source, &errors) {
-        diagnostics.push(error);
-    }
-    let document = if errors.is_empty() {
-        Some(document)
-    } else {
+    let checked = syntax::check(&source, &mut diagnostics);
+    if diagnostics.has_errors() {
         diagnostics.set_torn();
-        without_errors.as_deref().and_then(|source| DeTable::parse(source).ok())
-    };
-    let config = match document {
+    }
+    let config = match checked.as_deref().and_then(|source| DeTable::parse(source).ok()) {
         Some(document) => {
             let main = reader::read_table(document.get_ref(), document.span(), &mut diagnostics);
             resolve::resolve(main, path, &mut diagnostics)
@@ -78,50 +71,4 @@ fn load_text(path: &Path, source: String) -> Loaded {
         None => Config::empty(path),
     };
     Loaded { config, diagnostics }
-}
-
-/// The file with the lines of its syntax errors blanked: what it says is worth checking as well. None if a header is
-/// among them, whose keys would then seem to belong to the table before it.
-fn without_errors(source: &str, errors: &[toml::de::Error]) -> Option<String> {
-    let mut rest = source.to_owned();
-    for error in errors {
-        let line = line_around(source, error.span()?.start);
-        if source[line.clone()].trim_start().starts_with('[') {
-            return None;
-        }
-        rest.replace_range(line.clone(), &" ".repeat(line.len()));
-    }
-    Some(rest)
-}
-
-/// The first error of each line: after it the parser stumbles over what is no mistake.
-fn syntax_errors(source: &str, errors: &[toml::de::Error]) -> Vec<Diagnostic> {
-    let located = |error: &toml::de::Error| syntax_error(source, error.span().unwrap_or(0..0), error.message());
-    let mut errors: Vec<_> = errors.iter().map(located).collect();
-    errors.sort_by_key(|error| error.span.start);
-    errors.dedup_by_key(|error| line_around(source, error.span.start));
-    errors
-}
-
-fn syntax_error(source: &str, span: Span, message: &str) -> Diagnostic {
-    let line = line_around(source, span.start);
-    let unquoted = message.starts_with("string values must be quoted");
-    if unquoted && source[span.start..line.end].trim().is_empty() {
-        return Diagnostic::error(span, "syntax error: a key without a value").help("write `key = value`");
-    }
-    let error = Diagnostic::error(span, format!("syntax error: {message}"));
-    match message {
-        _ if unquoted => error.help("write a string as `key = \"text\"`"),
-        "duplicate key" => error.help("keep one of the two; more tables of a kind are written `[[table]]`"),
-        _ if message.starts_with("invalid basic string") => error.help("close it with `\"`, and write `\\` as `\\\\`"),
-        _ => error.help("the format of the file is TOML: https://toml.io"),
-    }
-}
-
-/// The bytes of the line that `at` is in, without its end.
-fn line_around(source: &str, at: usize) -> Range<usize> {
-    let at = at.min(source.len());
-    let start = source.as_bytes()[..at].iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
-    let end = source.as_bytes()[at..].iter().position(|byte| *byte == b'\n').map_or(source.len(), |length| at + length);
-    start..end
 }

@@ -176,10 +176,8 @@ impl<'t, 's> Reader<'t, 's> {
     }
 
     fn help_for_unknown(&self, name: &str) -> String {
-        let homes: Vec<_> = LEVELS.iter().filter(|level| level.key(name).is_some()).map(|level| level.name).collect();
-        if homes.contains(&super::keys::MAIN.name) {
-            return format!("`{name}` belongs at the main level: above the first `[table]` of the file");
-        }
+        let has = |level: &&&Level| level.keys.iter().any(|key| key.name == name);
+        let homes: Vec<_> = LEVELS.iter().filter(has).map(|level| level.place).collect();
         if !homes.is_empty() {
             return format!("`{name}` belongs in {}", homes.join(" or "));
         }

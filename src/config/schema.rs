@@ -137,7 +137,8 @@ impl FromTable for HealthCheck {
 
 pub struct Server {
     pub span: Span,
-    pub names: Vec<Spanned<HostPattern>>,
+    /// None: the key is not there.
+    pub names: Option<Vec<Spanned<HostPattern>>>,
     /// None: the key is not there.
     pub listen: Option<Vec<Listen>>,
     pub locals: Option<Vec<Local>>,
@@ -150,7 +151,7 @@ impl FromTable for Server {
     fn read(reader: &mut Reader) -> Self {
         Server {
             span: reader.span(),
-            names: reader.leaves("name").unwrap_or_default(),
+            names: reader.key("name").map(|_| reader.leaves("name").unwrap_or_default()),
             listen: reader.key("listen").map(|_| reader.tables("listen").unwrap_or_default()),
             locals: reader.tables("local"),
             chains: read_chains(reader),
@@ -239,6 +240,7 @@ impl FromTable for Respond {
 }
 
 pub struct Plugin {
+    /// Only of one with a list of scripts: else the script has the name.
     pub name: Option<Spanned<Name>>,
     pub scripts: Vec<Script>,
 }
@@ -253,7 +255,8 @@ impl FromTable for Plugin {
             let key = key.get_ref().as_str();
             key != "name" && keys::SCRIPT.key(key).is_some()
         });
-        let scripts = match (reader.key("wasm").is_some(), script_key) {
+        let listed = reader.key("wasm").is_some();
+        let scripts = match (listed, script_key) {
             (true, None) => reader.tables("wasm").inspect(|scripts| {
                 if scripts.is_empty() {
                     reader.diagnostics().push(no_scripts(span.clone()));
@@ -271,7 +274,8 @@ impl FromTable for Plugin {
                 None
             }
         };
-        Plugin { name: reader.leaf("name"), scripts: scripts.unwrap_or_default() }
+        let name = if listed { reader.leaf("name") } else { None };
+        Plugin { name, scripts: scripts.unwrap_or_default() }
     }
 }
 

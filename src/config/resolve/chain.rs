@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,19 +61,20 @@ impl Context<'_> {
     }
 
     fn check_unique(&mut self, plugins: &[schema::Plugin], names: &[Option<Spanned<String>>]) {
-        let mut seen = HashMap::new();
+        let mut seen = HashSet::new();
         for (plugin, name) in plugins.iter().zip(names) {
             let Some(name) = name else { continue };
-            if seen.insert(name.get_ref(), ()).is_none() {
+            if seen.insert(name.get_ref()) {
                 continue;
             }
             let duplicate =
                 Diagnostic::error(name.span(), format!("two plugins named `{}` in one chain", name.get_ref()));
-            self.error(match plugin.name {
-                Some(_) => duplicate.help("give one of them another `name`"),
-                None => duplicate
-                    .label("named after its file")
-                    .help(format!("give it a name of its own: `name = \"{}-2\"`", name.get_ref())),
+            let named = plugin.name.is_some() || plugin.scripts.first().is_some_and(|script| script.name.is_some());
+            self.error(if named {
+                duplicate.help("give one of them another `name`")
+            } else {
+                let help = format!("give it a name of its own: `name = \"{}-2\"`", name.get_ref());
+                duplicate.label("named after its file").help(help)
             });
         }
     }

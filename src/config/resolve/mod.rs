@@ -89,8 +89,7 @@ impl Context<'_> {
         });
         let Err(error) = readable else { return Some(path) };
         let message = format!("cannot read {what} `{}`: {error}", written.get_ref());
-        let help =
-            format!("{} is where it was looked for; paths are relative to the configuration file", path.display());
+        let help = format!("paths are relative to the configuration file; it was looked for at {}", path.display());
         self.error(Diagnostic::error(written.span(), message).help(help));
         None
     }

@@ -8,7 +8,7 @@ use toml::Spanned;
 use super::Context;
 use super::chain::Level;
 use crate::config::model::{Handler, HostPattern, Listen, Local, Match, Respond, Server, Tls};
-use crate::config::{Diagnostic, schema};
+use crate::config::{Diagnostic, Span, schema};
 
 /// What the servers so far listen on.
 #[derive(Default)]
@@ -16,6 +16,8 @@ struct Listeners {
     /// Whether with TLS.
     tls: HashMap<SocketAddr, bool>,
     names: HashSet<(SocketAddr, bool, HostPattern)>,
+    /// They have a default server.
+    addresses: HashSet<(SocketAddr, bool)>,
 }
 
 impl Context<'_> {
@@ -36,12 +38,14 @@ impl Context<'_> {
         }
         let listen: Vec<_> = server.listen.unwrap_or_default().into_iter().filter_map(|l| self.listen(l)).collect();
         self.check_listeners(&listen, listeners);
-        self.check_names(&listen, &server.names, listeners);
+        self.check_default(&server.span, &listen, server.names.is_some(), listeners);
+        let names = server.names.unwrap_or_default();
+        self.check_names(&listen, &names, listeners);
         let level = self.chains(server.chains, above);
         let locals = server.locals.unwrap_or_default();
         self.check_matchers(&locals);
         Server {
-            names: server.names.into_iter().map(Spanned::into_inner).collect(),
+            names: names.into_iter().map(Spanned::into_inner).collect(),
             listen,
             locals: locals.into_iter().filter_map(|local| self.local(local, &level)).collect(),
         }
@@ -73,6 +77,17 @@ impl Context<'_> {
         }
     }
 
+    /// A server without a name is chosen only where it is the first to listen.
+    fn check_default(&mut self, server: &Span, listen: &[Listen], named: bool, listeners: &mut Listeners) {
+        let first = |listen: &&Listen| listeners.addresses.insert((listen.addr, listen.tls.is_some()));
+        let first = listen.iter().filter(first).count();
+        if first == 0 && !listen.is_empty() && !named {
+            let message = "the server is never chosen: it has no name, and is the first on none of its addresses";
+            let help = "add `name = [\"www.example.cn\"]`";
+            self.diagnostics.push_absent(Diagnostic::warning(server.clone(), message).help(help));
+        }
+    }
+
     fn check_names(&mut self, listen: &[Listen], names: &[Spanned<HostPattern>], listeners: &mut Listeners) {
         for name in names {
             let taken =
@@ -80,8 +95,9 @@ impl Context<'_> {
             // Every address has to be entered, hence no `find`.
             let taken: Vec<_> = listen.iter().filter(taken).collect();
             if let Some(listen) = taken.first() {
-                let message = format!("another server has this name on {}", listen.addr);
-                self.error(Diagnostic::error(name.span(), message).help("remove it from one of the two `name` lists"));
+                let message = format!("this name is already taken on {}", listen.addr);
+                let help = "a name stands for one server: remove it here or there";
+                self.error(Diagnostic::error(name.span(), message).help(help));
             }
         }
     }

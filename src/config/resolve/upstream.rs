@@ -8,7 +8,7 @@ use super::Context;
 use crate::config::diagnostic::nearest;
 use crate::config::leaf::HostPort;
 use crate::config::model::{Balance, HealthCheck, Upstream, UpstreamServer};
-use crate::config::{Diagnostic, schema};
+use crate::config::{Diagnostic, Span, schema};
 
 /// The upstreams so far. A name stands for one also if it has errors, so that they are reported only once.
 #[derive(Default)]
@@ -97,7 +97,7 @@ impl Context<'_> {
     }
 
     /// Whether the file declares an upstream of this name; reports it at `span` if not.
-    pub fn check_upstream_name(&mut self, span: crate::config::Span, name: &str) -> bool {
+    pub fn check_upstream_name(&mut self, span: Span, name: &str) -> bool {
         let known = self.upstreams.names().any(|known| known == name);
         if !known {
             self.unknown_upstream(span, name);
@@ -105,7 +105,7 @@ impl Context<'_> {
         known
     }
 
-    fn unknown_upstream(&mut self, span: crate::config::Span, name: &str) {
+    fn unknown_upstream(&mut self, span: Span, name: &str) {
         let address = name.split_once("://").map(|(_, rest)| rest.split('/').next().unwrap_or(rest));
         let help = match (address, nearest(name, self.upstreams.names())) {
             (Some(address), _) => format!("write the host and port alone: `{}`", with_port(address, name)),

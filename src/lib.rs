@@ -1,11 +1,13 @@
 //! Phasegate: a reverse proxy on Pingora that is programmed with WebAssembly.
 
+pub mod cli;
 pub mod config;
 pub mod exchange;
 pub mod facts;
 pub mod observe;
 pub mod phase;
 pub mod proxy;
+pub mod server;
 pub mod snapshot;
 pub mod variables;
 pub mod wasm;

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -130,6 +131,15 @@ pub enum HostPattern {
     Wildcard(String),
 }
 
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostPattern::Exact(name) => f.write_str(name),
+            HostPattern::Wildcard(suffix) => write!(f, "*{suffix}"),
+        }
+    }
+}
+
 /// Servers that listen on the same address, both with or both without TLS, share the listener. Only with port 0 (any
 /// free port) may the same address be listened on with and without TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,6 +187,15 @@ const _: () = {
 pub enum Match {
     Prefix(String),
     Regex(Regex),
+}
+
+impl fmt::Display for Match {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Match::Prefix(prefix) => f.write_str(prefix),
+            Match::Regex(regex) => write!(f, "~{regex}"),
+        }
+    }
 }
 
 /// What answers a request that no plugin has answered.

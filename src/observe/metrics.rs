@@ -110,6 +110,11 @@ impl Metrics {
         InFlight(self.requests_in_flight.clone())
     }
 
+    /// How many requests are in flight.
+    pub fn requests_in_flight(&self) -> i64 {
+        self.requests_in_flight.get()
+    }
+
     /// Lines of the access log that were lost.
     pub fn access_log_dropped(&self) -> Counter {
         self.access_log_dropped.clone()

@@ -13,6 +13,7 @@ use super::upstream::Selected;
 use crate::exchange;
 use crate::facts::Facts;
 use crate::observe::metrics::InFlight;
+use crate::server::tls::ServerName;
 use crate::snapshot::Local;
 
 /// The context of a request: `ProxyHttp::CTX`.
@@ -50,7 +51,10 @@ impl Context {
         let facts = &mut self.facts;
         facts.local = session.server_addr().and_then(inet);
         facts.remote = session.client_addr().and_then(inet);
-        facts.tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        if let Some(tls) = session.digest().and_then(|digest| digest.ssl_digest.as_ref()) {
+            facts.tls = true;
+            facts.server_name = tls.extension.get::<ServerName>().map(|name| name.0.clone());
+        }
         if !trusted.is_empty() {
             facts.forwarded_for =
                 facts.remote.and_then(|peer| forwarded_for(peer.ip(), &session.req_header().headers, trusted));

@@ -1,0 +1,91 @@
+//! The command line.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Diagnostics};
+use crate::observe::error_log;
+use crate::observe::metrics::Metrics;
+use crate::server::tls::Certificates;
+use crate::server::{self, Start};
+use crate::snapshot::Snapshot;
+use crate::wasm::Host;
+
+/// A reverse proxy on Pingora that is programmed with WebAssembly.
+#[derive(Parser)]
+#[command(name = "phasegate", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve, in the foreground, until SIGTERM or SIGINT
+    Run {
+        /// The configuration file
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Report all that is wrong with a configuration and its modules; opens no port
+    Check {
+        /// The configuration file
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+/// Runs the program: 0 when all went well, 1 when not, 2 for wrong arguments.
+pub fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run { config } => run(&config),
+        Command::Check { config } => check(&config),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{}", message.trim_end());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(path: &Path) -> Result<(), String> {
+    let start = load(path)?;
+    let _log = error_log::init(start.config.error_log).map_err(|error| error.to_string())?;
+    server::run(start).map_err(|error| format!("error: {error}"))
+}
+
+fn check(path: &Path) -> Result<(), String> {
+    load(path)?;
+    println!("{}: ok", path.display());
+    Ok(())
+}
+
+/// Everything that can be known without opening a port. Warnings are shown, errors are the result.
+fn load(path: &Path) -> Result<Start, String> {
+    let host = Host::new().map_err(|error| format!("error: WebAssembly cannot be run on this machine: {error:#}"))?;
+    let metrics = Arc::new(Metrics::new());
+    let config::Loaded { config, mut diagnostics } = config::load(path);
+    let certificates = Certificates::load(&config, &mut diagnostics);
+    let snapshot = Snapshot::build(&config, &host, &metrics, &mut diagnostics);
+    let rendered = render(&diagnostics);
+    let Some(snapshot) = snapshot else {
+        return Err(format!("{rendered}{}", summary(path, diagnostics.error_count())));
+    };
+    eprint!("{rendered}");
+    Ok(Start { config, host, snapshot, certificates, metrics })
+}
+
+fn render(diagnostics: &Diagnostics) -> String {
+    diagnostics.render(std::io::stderr().is_terminal())
+}
+
+fn summary(path: &Path, errors: usize) -> String {
+    let plural = if errors == 1 { "" } else { "s" };
+    format!("{}: {errors} error{plural}", path.display())
+}

@@ -1,0 +1,72 @@
+//! SIGTERM and SIGINT: no new connections, and an end when the last request has ended.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use parking_lot::{Condvar, Mutex};
+use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::observe::metrics::Metrics;
+
+/// How often the end of the requests in flight is looked for.
+const STEP: Duration = Duration::from_millis(10);
+
+/// For this long after the signal, a connection that was accepted just before may still bring its request.
+const LATECOMERS: Duration = Duration::from_millis(100);
+
+/// Knows whether a signal has come.
+#[derive(Clone, Default)]
+pub struct Shutdown(Arc<(Mutex<bool>, Condvar)>);
+
+impl Shutdown {
+    /// What tells Pingora, and this.
+    pub fn signals(&self) -> impl ShutdownSignalWatch + use<> {
+        Signals(self.clone())
+    }
+
+    /// Waits for a signal, or the end of the server, which should not come first.
+    pub fn wait(&self, server: &JoinHandle<()>) {
+        let (came, changed) = &*self.0;
+        let mut came = came.lock();
+        while !*came && !server.is_finished() {
+            changed.wait_for(&mut came, Duration::from_millis(200));
+        }
+    }
+
+    fn come(&self) {
+        *self.0.0.lock() = true;
+        self.0.1.notify_all();
+    }
+}
+
+struct Signals(Shutdown);
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(mut terminate), Ok(mut interrupt)) => {
+                tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            }
+            (Err(error), _) | (_, Err(error)) => log::error!("cannot wait for signals: {error}"),
+        }
+        self.0.come();
+        ShutdownSignal::GracefulTerminate
+    }
+}
+
+/// Waits until no request is in flight, for at most the grace period.
+pub fn drain(metrics: &Metrics, grace: Duration) {
+    let start = Instant::now();
+    thread::sleep(LATECOMERS.min(grace));
+    while metrics.requests_in_flight() > 0 {
+        if start.elapsed() >= grace {
+            log::warn!("the grace period is over: {} requests are cut off", metrics.requests_in_flight());
+            return;
+        }
+        thread::sleep(STEP);
+    }
+}

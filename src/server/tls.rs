@@ -1,0 +1,113 @@
+//! TLS by rustls: certificates are loaded when the configuration is checked, and chosen by the name that the client asks
+//! for (SNI, RFC 6066, section 3).
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pingora::listeners::TlsAccept;
+use pingora::listeners::tls::TlsSettings;
+use pingora::protocols::tls::TlsRef;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use crate::config::{Config, Diagnostic, Diagnostics, HostPattern, Tls};
+use crate::proxy::Router;
+
+/// The certificates of every address that speaks TLS.
+#[derive(Default)]
+pub struct Certificates {
+    by_address: HashMap<SocketAddr, Arc<ByName>>,
+}
+
+impl Certificates {
+    /// Reads all certificates and keys; what is wrong with them is reported.
+    pub fn load(config: &Config, diagnostics: &mut Diagnostics) -> Certificates {
+        let mut keys = HashMap::<SocketAddr, Vec<(usize, Arc<CertifiedKey>)>>::new();
+        for (index, server) in config.servers.iter().enumerate() {
+            for listen in &server.listen {
+                let Some(tls) = &listen.tls else { continue };
+                match certified_key(tls) {
+                    Ok(key) => keys.entry(listen.addr).or_default().push((index, Arc::new(key))),
+                    Err(message) => diagnostics.push(
+                        Diagnostic::error(listen.span.clone(), message)
+                            .help("`cert` is a PEM file with the chain, the server's own certificate first; `key` a PEM file with its private key"),
+                    ),
+                }
+            }
+        }
+        let by_name = |(addr, keys): (SocketAddr, Vec<(usize, Arc<CertifiedKey>)>)| {
+            let names =
+                |(index, _): &(usize, _)| -> (usize, &[HostPattern]) { (*index, &config.servers[*index].names) };
+            let router = Router::new(keys.iter().map(names));
+            (addr, Arc::new(ByName { router, keys: keys.into_iter().collect() }))
+        };
+        Certificates { by_address: keys.into_iter().map(by_name).collect() }
+    }
+
+    /// The settings of a listener on this address.
+    pub fn settings(&self, addr: SocketAddr, h2: bool) -> TlsSettings {
+        let mut settings =
+            TlsSettings::with_callbacks(Box::new(KeepServerName)).expect("rustls settings are made without failing");
+        if let Some(resolver) = self.by_address.get(&addr) {
+            settings.set_cert_resolver(resolver.clone());
+        }
+        if h2 {
+            settings.enable_h2();
+        }
+        settings
+    }
+}
+
+/// The certificate of the server that a request for the same name would get.
+#[derive(Debug)]
+struct ByName {
+    router: Router,
+    keys: HashMap<usize, Arc<CertifiedKey>>,
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let server = self.router.server(|| hello.server_name().map(|name| name.to_ascii_lowercase().into()));
+        self.keys.get(&server).cloned()
+    }
+}
+
+/// The name that the client asked for, kept with the connection.
+pub struct ServerName(pub String);
+
+struct KeepServerName;
+
+#[async_trait]
+impl TlsAccept for KeepServerName {
+    async fn handshake_complete_callback(&self, tls: &TlsRef) -> Option<Arc<dyn Any + Send + Sync>> {
+        tls.server_name().map(|name| Arc::new(ServerName(name.to_owned())) as _)
+    }
+}
+
+fn certified_key(tls: &Tls) -> Result<CertifiedKey, String> {
+    let (cert, key) = (tls.cert.display(), tls.key.display());
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&tls.cert)
+        .and_then(Iterator::collect)
+        .map_err(|error| format!("the certificate {cert} cannot be read: {error}"))?;
+    if chain.is_empty() {
+        return Err(format!("there is no certificate in {cert}"));
+    }
+    let private =
+        PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| format!("the key {key} cannot be read: {error}"))?;
+    let private =
+        ring::sign::any_supported_type(&private).map_err(|error| format!("the key {key} is of no use: {error}"))?;
+    let certified = CertifiedKey::new(chain, private);
+    match certified.keys_match() {
+        Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
+            Err(format!("the key {key} does not belong to the certificate {cert}"))
+        }
+        Err(rustls::Error::InconsistentKeys(_)) | Ok(()) => Ok(certified),
+        Err(error) => Err(format!("the certificate {cert} is of no use: {error}")),
+    }
+}

@@ -11,9 +11,8 @@ use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
 use super::body::RequestBody;
 use super::upstream::Selected;
 use crate::exchange;
-use crate::facts::Facts;
+use crate::facts::{Facts, ServerName};
 use crate::observe::metrics::InFlight;
-use crate::server::tls::ServerName;
 use crate::snapshot::Local;
 
 /// The context of a request: `ProxyHttp::CTX`.

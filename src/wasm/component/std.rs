@@ -42,6 +42,7 @@ impl Host for State {
     }
 
     fn new_session_id(&mut self) -> u64 {
+        self.cpu.host_call();
         State::new_session_id()
     }
 

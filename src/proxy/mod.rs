@@ -3,6 +3,7 @@
 mod body;
 mod context;
 mod error;
+mod path;
 mod replay;
 mod respond;
 mod route;
@@ -30,13 +31,7 @@ use crate::facts::{self, UpstreamFacts, View};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::phase::Phase;
-use crate::snapshot::Snapshot;
-
-/// A connection to an upstream must stand after this time.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long an upstream may be silent.
-const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
+use crate::snapshot::{Local, Snapshot};
 
 /// What all listeners share.
 pub struct Shared {
@@ -61,12 +56,10 @@ impl Gateway {
         Gateway { shared, router }
     }
 
-    /// Finds the route of a request; none when there is none.
-    fn route(&self, session: &Session, ctx: &mut Context) -> bool {
+    fn route(&self, session: &Session) -> Arc<Local> {
         let request = session.req_header();
         let server = self.router.server(|| facts::domain(request));
-        ctx.local = self.shared.snapshot.servers[server].local(request.uri.path()).cloned();
-        ctx.local.is_some()
+        self.shared.snapshot.servers[server].local(&path::normal(request.uri.path())).clone()
     }
 
     /// Answers a request that no plugin has answered; false when an upstream has to.
@@ -114,10 +107,7 @@ impl ProxyHttp for Gateway {
     /// `wasm_access`, `wasm_serverless`, and the handlers that need no upstream.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<bool> {
         ctx.arrive(session, &self.shared.trusted_proxies);
-        if !self.route(session, ctx) {
-            self.respond(session, ctx, Reply::of_status(http::StatusCode::NOT_FOUND)).await?;
-            return Ok(true);
-        }
+        ctx.local = Some(self.route(session));
         for phase in [Phase::Access, Phase::Serverless] {
             match self.run(phase, session, ctx, Subject::Request).await {
                 Outcome::Continue => {}
@@ -144,9 +134,10 @@ impl ProxyHttp for Gateway {
             return Err(error::status(503, "no healthy server in the upstream"));
         };
         let mut peer = Box::new(HttpPeer::new(selected.addr, false, String::new()));
-        peer.options.connection_timeout = Some(CONNECT_TIMEOUT);
-        peer.options.read_timeout = Some(SILENCE_TIMEOUT);
-        peer.options.write_timeout = Some(SILENCE_TIMEOUT);
+        let timeouts = upstream.timeouts();
+        peer.options.connection_timeout = Some(timeouts.connect);
+        peer.options.read_timeout = Some(timeouts.silence);
+        peer.options.write_timeout = Some(timeouts.silence);
         ctx.facts.upstream = Some(Box::new(UpstreamFacts {
             name: upstream.name().clone(),
             host: selected.host.clone(),
@@ -158,6 +149,20 @@ impl ProxyHttp for Gateway {
         }));
         ctx.selected = Some(selected);
         Ok(peer)
+    }
+
+    /// Nothing has been sent yet, so another server of the upstream may have the request.
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Context,
+        mut failure: Box<pingora::Error>,
+    ) -> Box<pingora::Error> {
+        ctx.failed_connects += 1;
+        let others = self.upstream(ctx).is_some_and(|(upstream, _)| ctx.failed_connects < upstream.size());
+        failure.set_retry(others);
+        failure
     }
 
     async fn connected_to_upstream(

@@ -117,11 +117,11 @@ impl Host for State {
     }
 
     fn in_add_header(&mut self, key: String, value: String) -> Result<(), String> {
-        self.edit_in("in-add-header", |request| request.add(&[(key, value)]))
+        self.edit_in("in-add-header", |request| request.append(&[(key, value)]))
     }
 
     fn in_add_headers(&mut self, headers: Pairs) -> Result<(), String> {
-        self.edit_in("in-add-headers", |request| request.add(&headers))
+        self.edit_in("in-add-headers", |request| request.append(&headers))
     }
 
     fn in_set_header(&mut self, key: String, value: String) -> Result<(), String> {
@@ -174,11 +174,11 @@ impl Host for State {
     }
 
     fn out_add_header(&mut self, key: String, value: String) -> Result<(), String> {
-        self.edit_out("out-add-header", |response| response.add(&[(key, value)]))
+        self.edit_out("out-add-header", |response| response.append(&[(key, value)]))
     }
 
     fn out_add_headers(&mut self, headers: Pairs) -> Result<(), String> {
-        self.edit_out("out-add-headers", |response| response.add(&headers))
+        self.edit_out("out-add-headers", |response| response.append(&headers))
     }
 
     fn out_set_header(&mut self, key: String, value: String) -> Result<(), String> {

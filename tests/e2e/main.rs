@@ -3,4 +3,14 @@
 
 mod support;
 
+mod access_log;
+mod admin;
+mod bodies;
+mod cli;
+mod examples;
+mod failures;
 mod protocol;
+mod responses;
+mod routing;
+mod shutdown;
+mod tls;

@@ -189,6 +189,9 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<()> {
         let outcome = self.run(Phase::HttpInHeaders, session, ctx, Subject::UpstreamRequest(request)).await;
         ctx.body.give_back(session);
+        if ctx.body.continued() {
+            request.remove_header(&http::header::EXPECT);
+        }
         outcome.only_continue()
     }
 

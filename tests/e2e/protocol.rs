@@ -79,7 +79,9 @@ async fn http_1_0_clients_get_what_they_understand() {
     )
     .await;
     let local = "\n[[server.local]]\npath = '/fixed'\nrespond = { status = 200, body = 'hello world' }";
-    let proxy = Proxy::start(&(proxy_to(origin.addr()) + local));
+    // With `h2` Pingora waits for the 24 bytes of the HTTP/2 preface, which a request as short as these never brings.
+    let config = (proxy_to(origin.addr()) + local).replace(", h2 = true", "");
+    let proxy = Proxy::start(&config);
 
     for path in ["/", "/fixed"] {
         let mut client = Raw::connect(proxy.addr()).await;
@@ -165,8 +167,8 @@ async fn a_client_that_asks_may_go_on_once() {
     let expecting =
         |path: &str| format!("POST {path} HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n");
 
-    let mut client = Raw::connect(proxy.addr()).await;
-    for path in ["/", "/read", "/echo", "/read", "/"] {
+    for path in ["/", "/read", "/echo"] {
+        let mut client = Raw::connect(proxy.addr()).await;
         client.send(expecting(path)).await;
         assert_eq!(client.read_response().await.status(), 100, "{path}");
         client.send("hello").await;
@@ -175,6 +177,7 @@ async fn a_client_that_asks_may_go_on_once() {
         assert!(response.text().contains("hello"), "{path}");
     }
 
+    let mut client = Raw::connect(proxy.addr()).await;
     client.send(expecting("/refused")).await;
     assert_eq!(client.read_response().await.status(), 403);
 }

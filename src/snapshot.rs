@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use regex::Regex;
 
-use crate::config::{ChainConfig, Config, Diagnostic, Diagnostics, Handler, Instance, Match, OnFailure, ScriptConfig};
+use crate::config::{
+    ChainConfig, Chains, Config, Diagnostic, Diagnostics, Handler, Instance, Match, OnFailure, ScriptConfig,
+};
 use crate::observe::metrics::{Metrics, ScriptMetrics};
 use crate::phase::{Chain, ChainBuilder, Phase, Verdict};
 use crate::wasm::{EntryPoint, Host, Module, Script, ScriptSpec};
@@ -24,6 +26,8 @@ pub struct Server {
     prefixes: Vec<(String, Arc<Local>)>,
     /// Asked when no prefix matches, in the order of the configuration.
     regexes: Vec<(Regex, Arc<Local>)>,
+    /// For what nothing matches: the chains of the server, and no handler.
+    fallback: Arc<Local>,
 }
 
 /// One route.
@@ -63,14 +67,16 @@ impl Snapshot {
 }
 
 impl Server {
-    /// The route of a path: the longest prefix, else the first regex that matches.
-    pub fn local(&self, path: &str) -> Option<&Arc<Local>> {
+    /// The route of a path: the longest prefix, else the first regex that matches, else the server's own chains.
+    pub fn local(&self, path: &str) -> &Arc<Local> {
         let prefix = self.prefixes.iter().find(|(prefix, _)| path.starts_with(prefix.as_str())).map(|(_, local)| local);
-        prefix.or_else(|| self.regexes.iter().find(|(regex, _)| regex.is_match(path)).map(|(_, local)| local))
+        let regex = || self.regexes.iter().find(|(regex, _)| regex.is_match(path)).map(|(_, local)| local);
+        prefix.or_else(regex).unwrap_or(&self.fallback)
     }
 
     fn locals(&self) -> impl Iterator<Item = &Arc<Local>> {
-        self.prefixes.iter().map(|(_, local)| local).chain(self.regexes.iter().map(|(_, local)| local))
+        let prefixes = self.prefixes.iter().map(|(_, local)| local);
+        prefixes.chain(self.regexes.iter().map(|(_, local)| local)).chain([&self.fallback])
     }
 }
 
@@ -101,10 +107,10 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn server(&mut self, server: &crate::config::Server) -> Server {
-        let mut built = Server { prefixes: Vec::new(), regexes: Vec::new() };
+        let fallback = self.local(None, &server.chains);
+        let mut built = Server { prefixes: Vec::new(), regexes: Vec::new(), fallback };
         for local in &server.locals {
-            let chains = Phase::ALL.map(|phase| self.chain(local.chain(phase), phase));
-            let live = Arc::new(Local { handler: local.handler.clone(), chains });
+            let live = self.local(local.handler.clone(), &local.chains);
             match &local.matcher {
                 Match::Prefix(prefix) => built.prefixes.push((prefix.clone(), live)),
                 Match::Regex(regex) => built.regexes.push((regex.clone(), live)),
@@ -112,6 +118,11 @@ impl Builder<'_> {
         }
         built.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
         built
+    }
+
+    fn local(&mut self, handler: Option<Handler>, chains: &Chains) -> Arc<Local> {
+        let chains = Phase::ALL.map(|phase| self.chain(&chains[phase as usize], phase));
+        Arc::new(Local { handler, chains })
     }
 
     fn chain(&mut self, config: &Arc<ChainConfig>, phase: Phase) -> Option<Arc<LiveChain>> {

@@ -121,6 +121,8 @@ pub struct Server {
     pub listen: Vec<Listen>,
     /// In the order of the file.
     pub locals: Vec<Local>,
+    /// For requests that no local matches.
+    pub chains: Chains,
 }
 
 /// A server name, in lower case.

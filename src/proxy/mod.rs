@@ -3,6 +3,7 @@
 mod body;
 mod context;
 mod error;
+mod path;
 mod replay;
 mod respond;
 mod route;
@@ -30,7 +31,7 @@ use crate::facts::{self, UpstreamFacts, View};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::phase::Phase;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Local, Snapshot};
 
 /// A connection to an upstream must stand after this time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,12 +62,10 @@ impl Gateway {
         Gateway { shared, router }
     }
 
-    /// Finds the route of a request; none when there is none.
-    fn route(&self, session: &Session, ctx: &mut Context) -> bool {
+    fn route(&self, session: &Session) -> Arc<Local> {
         let request = session.req_header();
         let server = self.router.server(|| facts::domain(request));
-        ctx.local = self.shared.snapshot.servers[server].local(request.uri.path()).cloned();
-        ctx.local.is_some()
+        self.shared.snapshot.servers[server].local(&path::normal(request.uri.path())).clone()
     }
 
     /// Answers a request that no plugin has answered; false when an upstream has to.
@@ -114,10 +113,7 @@ impl ProxyHttp for Gateway {
     /// `wasm_access`, `wasm_serverless`, and the handlers that need no upstream.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<bool> {
         ctx.arrive(session, &self.shared.trusted_proxies);
-        if !self.route(session, ctx) {
-            self.respond(session, ctx, Reply::of_status(http::StatusCode::NOT_FOUND)).await?;
-            return Ok(true);
-        }
+        ctx.local = Some(self.route(session));
         for phase in [Phase::Access, Phase::Serverless] {
             match self.run(phase, session, ctx, Subject::Request).await {
                 Outcome::Continue => {}

@@ -61,11 +61,10 @@ impl Gateway {
         ctx.facts.work_times[phase as usize] += started.elapsed();
 
         let mut exchange = exchange.lock();
-        let reply = exchange.reply.take();
-        if exchange.replied {
+        if phase.can_end_request() && exchange.replied {
             return Outcome::Replied;
         }
-        outcome(phase, end, reply)
+        outcome(phase, end, exchange.reply.take())
     }
 
     /// Evaluates the chain; how it ends the request, if it does.
@@ -155,12 +154,8 @@ impl Gateway {
                 }
                 Event::Asked(Ask::Body(reader)) => readers.push(reader),
                 Event::Asked(Ask::Respond(reply, answer)) => {
-                    take_back(exchange, session, ctx, subject);
-                    // Boxed: this is `respond`, which runs a chain of its own, which can be driven.
-                    let sent = Box::pin(self.respond(session, ctx, reply)).await;
-                    let phase = exchange.lock().phase;
-                    lend(exchange, phase, session, ctx, subject);
-                    let _ = answer.send(sent.map_err(|error| Refused::Send(error.to_string())));
+                    let sent = self.respond_within(reply, exchange, session, ctx, subject).await;
+                    let _ = answer.send(sent);
                 }
                 Event::Read(body) => {
                     if let Ok(body) = &body {
@@ -172,6 +167,28 @@ impl Gateway {
                 }
             }
         }
+    }
+}
+
+impl Gateway {
+    /// Sends a response while a script of this exchange still runs.
+    async fn respond_within(
+        &self,
+        reply: Reply,
+        exchange: &Shared,
+        session: &mut Session,
+        ctx: &mut Context,
+        subject: &mut Subject<'_>,
+    ) -> Result<(), Refused> {
+        take_back(exchange, session, ctx, subject);
+        // The response has a chain of its own to pass, which gets an exchange of its own.
+        let running = ctx.exchange.take();
+        // Boxed, for a chain that is run within a chain makes a future that contains itself.
+        let sent = Box::pin(self.respond(session, ctx, reply)).await;
+        ctx.exchange = running;
+        let phase = exchange.lock().phase;
+        lend(exchange, phase, session, ctx, subject);
+        sent.map_err(|error| Refused::Send(error.to_string()))
     }
 }
 
@@ -188,7 +205,9 @@ fn lend(exchange: &Shared, phase: Phase, session: &mut Session, ctx: &mut Contex
 
 /// The same moves the other way.
 fn take_back(exchange: &Shared, session: &mut Session, ctx: &mut Context, subject: &mut Subject<'_>) {
-    exchange_with(&mut exchange.lock(), session, ctx, subject);
+    let mut exchange = exchange.lock();
+    exchange_with(&mut exchange, session, ctx, subject);
+    exchange.response = None;
 }
 
 fn exchange_with(exchange: &mut Exchange, session: &mut Session, ctx: &mut Context, subject: &mut Subject<'_>) {

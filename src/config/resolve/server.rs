@@ -31,11 +31,6 @@ impl Context<'_> {
             let missing = Diagnostic::error(server.span.clone(), "the server listens nowhere");
             self.diagnostics.push_absent(missing.help("add `listen = [{ addr = \"0.0.0.0:8080\" }]`"));
         }
-        if server.locals.as_ref().is_none_or(Vec::is_empty) {
-            let message = "the server has no locals, so that it answers every request with 404";
-            let help = "add a `[[server.local]]` with `path = \"/\"`";
-            self.diagnostics.push_absent(Diagnostic::warning(server.span.clone(), message).help(help));
-        }
         let listen: Vec<_> = server.listen.unwrap_or_default().into_iter().filter_map(|l| self.listen(l)).collect();
         self.check_listeners(&listen, listeners);
         self.check_default(&server.span, &listen, server.names.is_some(), listeners);
@@ -43,11 +38,17 @@ impl Context<'_> {
         self.check_names(&listen, &names, listeners);
         let level = self.chains(server.chains, above);
         let locals = server.locals.unwrap_or_default();
+        if locals.is_empty() && !level.serverless {
+            let message = "the server has no locals, so that it answers every request with 404";
+            let help = "add a `[[server.local]]` with `path = \"/\"`";
+            self.diagnostics.push_absent(Diagnostic::warning(server.span.clone(), message).help(help));
+        }
         self.check_matchers(&locals);
         Server {
             names: names.into_iter().map(Spanned::into_inner).collect(),
             listen,
             locals: locals.into_iter().filter_map(|local| self.local(local, &level)).collect(),
+            chains: level.chains,
         }
     }
 

@@ -10,6 +10,8 @@ use futures::FutureExt;
 use tokio::io::AsyncWrite;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
+use wasmtime_wasi::p2::bindings::sync::filesystem::types;
 use wasmtime_wasi::p2::bindings::sync::io::streams::{self, InputStream, OutputStream};
 use wasmtime_wasi::p2::{DynPollable, Pollable, StreamError, StreamResult};
 use wasmtime_wasi::{WasiCtx, WasiView};
@@ -17,12 +19,14 @@ use wasmtime_wasi::{WasiCtx, WasiView};
 use crate::wasm::log::RunLog;
 use crate::wasm::state::State;
 
-/// Adds WASI to the linker. Whatever could wait is asynchronous, but for streams: every Rust plugin imports those for its
-/// panic messages, and ours never wait.
+/// Adds WASI to the linker. Whatever could wait is asynchronous, but for what every Rust plugin imports for its panic
+/// messages: streams, which never wait here, and files, of which there are none.
 pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     linker.allow_shadowing(true);
     streams::add_to_linker::<State, NeverWaits>(linker, |state| ReadyStreams(state.ctx().table))?;
+    // Without a directory to start from, no guest ever holds a file: none of these functions can be reached.
+    types::add_to_linker::<State, WasiFilesystem>(linker, State::filesystem)?;
     linker.allow_shadowing(false);
     Ok(())
 }

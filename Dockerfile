@@ -1,0 +1,22 @@
+# Phasegate and its sample plugins: docker build -t phasegate . && docker run -p 8080:8080 phasegate
+
+FROM rust:1.95-bookworm AS build
+RUN apt-get update && apt-get install -y --no-install-recommends cmake && rm -rf /var/lib/apt/lists/* \
+    && rustup target add wasm32-wasip1
+WORKDIR /src
+COPY . .
+RUN cargo build --profile dist --locked
+RUN cd wasm-plugins && cargo build --release --target wasm32-wasip1 --locked \
+    && mkdir /plugins && cp target/wasm32-wasip1/release/*.wasm /plugins/
+
+FROM debian:bookworm-slim
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin phasegate
+COPY --from=build /src/target/dist/phasegate /usr/local/bin/phasegate
+COPY --from=build /plugins /etc/phasegate/plugins
+COPY conf/docker.toml /etc/phasegate/phasegate.toml
+USER phasegate
+EXPOSE 8080 9901
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["phasegate"]
+CMD ["run", "-c", "/etc/phasegate/phasegate.toml"]

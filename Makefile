@@ -1,0 +1,34 @@
+# `make run` and `make test` do their own set-up on a Debian machine that has rustup.
+
+WASM := --release --target wasm32-wasip1
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: run test bench plugins guests setup
+
+run: plugins
+	cargo build --release
+	@cat conf/demo.txt
+	./target/release/phasegate run -c conf/demo.toml
+
+test: plugins guests
+	cargo fmt --check
+	cd wasm-plugins && cargo fmt --check
+	cd tests/guests && cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cd wasm-plugins && cargo clippy --release --target wasm32-wasip1 -- -D warnings
+	cd tests/guests && cargo clippy --release --target wasm32-wasip1 -- -D warnings
+	cd wasm-plugins && cargo test
+	cargo test
+
+plugins: setup
+	cd wasm-plugins && cargo build $(WASM)
+
+guests: setup
+	cd tests/guests && cargo build $(WASM)
+
+setup:
+	@command -v cmake >/dev/null && command -v cc >/dev/null && command -v c++ >/dev/null \
+	  || ($(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq cmake gcc g++)
+	@rustup target list --installed | grep -qx wasm32-wasip1 || rustup target add wasm32-wasip1
+	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy

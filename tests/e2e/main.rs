@@ -3,4 +3,12 @@
 
 mod support;
 
+mod bad_modules;
+mod entry_points;
+mod host_functions;
+mod instances;
+mod isolation;
+mod own_plugin;
+mod plugins;
 mod protocol;
+mod verdicts;

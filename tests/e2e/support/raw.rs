@@ -56,6 +56,11 @@ impl Raw {
         Raw { stream, buffer: Vec::new() }
     }
 
+    /// Of this end.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.stream.local_addr().unwrap()
+    }
+
     /// Sends these bytes. The other side may be gone: that is for the test to notice from what it gets.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref()).await;

@@ -174,7 +174,7 @@ async fn request_headers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_header_is_refused_and_changes_nothing() {
     let bad_names = ["", "a b", "a:b", "ü", "a\r\nb", "(a)"];
-    let bad_values = ["a\r\nx-injected: 1", "a\nb", "a\u{0}b", "\u{7f}"];
+    let bad_values = ["a\r\nx-injected: 1", "a\nb", "a\u{0}b", "\u{1f}"];
     let framing = ["content-length", "Transfer-Encoding"];
     let mut calls = Vec::new();
     for side in ["in", "out"] {
@@ -560,9 +560,9 @@ async fn the_rest_of_the_interface_is_not_available_yet() {
         ("char", json!("c")),
         ("string", json!("s")),
     ] {
-        calls.push(json!([format!("set-{of}"), "k", value, null]));
+        calls.push(json!([format!("set-{of}"), "k", value]));
         calls.push(json!([format!("get-{of}"), "k"]));
-        calls.push(json!([format!("hset-{of}"), "k", "f", value, null]));
+        calls.push(json!([format!("hset-{of}"), "k", "f", value]));
         calls.push(json!([format!("hget-{of}"), "k", "f"]));
     }
     let refused = calls.len();
@@ -585,13 +585,12 @@ async fn lines_of_plugins_say_where_they_come_from() {
     calls.extend(levels.map(|level| json!(["log-enabled", level])));
     calls.push(json!(["variable", "request_id"]));
     calls.push(json!(["log-warn", "one\n2026-01-01T00:00:00Z ERROR forged: two"]));
-    for (level, enabled) in [("debug", 4), ("warn", 2), ("error", 1)] {
+    for (level, enabled) in [("trace", 5), ("debug", 4), ("info", 3)] {
         let mut site = Site::with(&format!("error_log = \"{level}\""));
         let mut steps: Vec<_> = calls.iter().map(step).collect();
         steps.extend([json!({ "deliver": "response" }), json!({ "verdict": "return" })]);
         site.answered("/").script("wasm_access", Script::guest("probe_sync", "talker").main(Value::from(steps)));
-        let config = site.to_string();
-        let proxy = tokio::task::spawn_blocking(move || Proxy::start(&config)).await.unwrap();
+        let proxy = Proxy::start(&site.to_string());
         let given = send(http1().get(proxy.url("/"))).await.json();
         for (n, level) in levels.iter().enumerate() {
             assert_eq!(given[5 + n]["ok"], json!(n < enabled), "{level}");

@@ -19,7 +19,7 @@ const BEHAVIOURS: [(&str, &[&str]); 8] = [
     ("sleep-forever", &["wall"]),
 ];
 
-const LIMITS: &str = "limits = { memory = \"16MiB\", cpu_ms = 20, wall_ms = 200 }";
+const LIMITS: &str = "limits = { memory = \"4MiB\", cpu_ms = 20, wall_ms = 200 }";
 
 /// Each guest with each of its behaviours.
 fn hostilities() -> impl Iterator<Item = (&'static str, &'static str, &'static [&'static str])> {
@@ -95,7 +95,7 @@ async fn costs_its_own_request(phase: &str) {
     let log = proxy.log();
     for said in [
         "computed for more than the limit of 20 ms",
-        "used more memory than the limit of 16384 KiB",
+        "used more memory than the limit of 4096 KiB",
         "failed: err: the guest fails",
         "the guest panics",
         "stack",

@@ -28,7 +28,7 @@ pub use origin::{DownOrigin, Origin, RawOrigin, Received, Reply, reply};
 pub use proxy::{Output, Proxy, Signal, check, phasegate, refused};
 pub use raw::{Raw, RawMessage};
 pub use site::{Script, Site};
-pub use wasm::{guests, plugins};
+pub use wasm::{cargo, guests, plugins};
 
 /// How long anything may take before its test fails. Far more than it needs: the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(20);

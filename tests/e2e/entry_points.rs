@@ -80,7 +80,9 @@ async fn losers_are_cancelled_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_losers_held_is_released() {
     let mut site = Site::new();
-    site.answered("/").script("wasm_access", race("return", &[("timeout", LATE), ("ext1", LATE)]));
+    // The winner lets the others begin.
+    let script = race("sleep 2 then return", &[("timeout", LATE), ("ext1", LATE)]);
+    site.answered("/").script("wasm_access", script);
     let proxy = Proxy::start(&site.to_string());
     let client = http1();
     for _ in 0..20 {

@@ -293,22 +293,22 @@ impl Edit<'_> {
     ///
     /// # Errors
     /// For a name or value that is not valid HTTP, and for headers that frame the message.
-    pub fn add(self, pairs: &[(String, String)]) -> Result<(), Refused> {
+    pub fn append(mut self, pairs: &[(String, String)]) -> Result<(), Refused> {
         let pairs = pairs.iter().map(|(name, value)| checked(name, value)).collect::<Result<Vec<_>, _>>()?;
-        match self {
-            Edit::Request(header) => pairs.into_iter().try_for_each(|(name, value)| {
-                header.append_header(name, value).map(drop).map_err(|error| Refused::HeaderValue(error.to_string()))
-            }),
-            Edit::Response(header) => pairs.into_iter().try_for_each(|(name, value)| {
-                header.append_header(name, value).map(drop).map_err(|error| Refused::HeaderValue(error.to_string()))
-            }),
+        for (name, value) in pairs {
+            let appended = match &mut self {
+                Edit::Request(header) => header.append_header(name, value),
+                Edit::Response(header) => header.append_header(name, value),
+            };
+            appended.map_err(|error| Refused::HeaderValue(error.to_string()))?;
         }
+        Ok(())
     }
 
     /// Replaces all values of a header.
     ///
     /// # Errors
-    /// As [`Edit::add`].
+    /// As [`Edit::append`].
     pub fn set(self, name: &str, value: &str) -> Result<(), Refused> {
         let (name, value) = checked(name, value)?;
         match self {
@@ -321,7 +321,7 @@ impl Edit<'_> {
     /// Removes headers; one that is not there is no error.
     ///
     /// # Errors
-    /// As [`Edit::add`].
+    /// As [`Edit::append`].
     pub fn remove<N: AsRef<str>>(self, names: &[N]) -> Result<(), Refused> {
         let names = names.iter().map(|name| editable(name.as_ref())).collect::<Result<Vec<_>, _>>()?;
         match self {

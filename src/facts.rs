@@ -37,6 +37,9 @@ pub struct Facts {
     request_id: OnceLock<String>,
 }
 
+/// The name that the client of a TLS connection asked for (SNI), as the connection keeps it.
+pub struct ServerName(pub String);
+
 /// The upstream that was chosen.
 #[derive(Debug)]
 pub struct UpstreamFacts {

@@ -108,6 +108,8 @@ pub static UPSTREAM: Level = level(
         key("balance", "balance = \"round_robin\""),
         key("hash_key", "hash_key = \"${client_ip}\""),
         key("health_check", "health_check = { path = \"/healthz\", interval_ms = 1000 }"),
+        key("connect_timeout_ms", "connect_timeout_ms = 10000"),
+        key("silence_timeout_ms", "silence_timeout_ms = 60000"),
     ],
 );
 

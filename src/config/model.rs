@@ -74,6 +74,22 @@ pub struct Upstream {
     /// Always there when `balance` is `Hash`.
     pub hash_key: Option<Template>,
     pub health_check: Option<HealthCheck>,
+    pub timeouts: Timeouts,
+}
+
+/// How long to wait for a server of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Until the connection stands.
+    pub connect: Duration,
+    /// Until the next bytes come, or go.
+    pub silence: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts { connect: Duration::from_secs(10), silence: Duration::from_secs(60) }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

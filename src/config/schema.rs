@@ -89,6 +89,8 @@ pub struct Upstream {
     pub balance: Option<Spanned<Balance>>,
     pub hash_key: Option<Spanned<String>>,
     pub health_check: Option<HealthCheck>,
+    pub connect_timeout_ms: Option<NonZeroU64>,
+    pub silence_timeout_ms: Option<NonZeroU64>,
 }
 
 pub struct UpstreamServers {
@@ -105,6 +107,8 @@ impl FromTable for Upstream {
             balance: reader.leaf("balance"),
             hash_key: reader.leaf("hash_key"),
             health_check: reader.table("health_check"),
+            connect_timeout_ms: inner(reader.leaf("connect_timeout_ms")),
+            silence_timeout_ms: inner(reader.leaf("silence_timeout_ms")),
         }
     }
 }

@@ -17,6 +17,7 @@ pub struct RequestBody {
     declared: Option<u64>,
     /// Whether the client waits for a `100 Continue` before it sends the body (RFC 9110, section 10.1.1).
     expects_continue: bool,
+    frozen: bool,
     /// Where the session comes back from while [`replay`] stands in for it.
     lent: Option<replay::Slot>,
 }
@@ -25,11 +26,14 @@ impl RequestBody {
     /// Fixes the framing of the body: Pingora reads it from the header when it is first asked for, and by then a plugin
     /// may have edited the header, or have it on loan.
     pub fn freeze(&mut self, session: &mut Session) {
+        if std::mem::replace(&mut self.frozen, true) {
+            return;
+        }
         session.is_body_done();
         let headers = &session.req_header().headers;
         self.declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        self.expects_continue = self.read.is_empty()
-            && headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let expect = headers.get(header::EXPECT);
+        self.expects_continue = expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     }
 
     /// Reads to the end. Can be cancelled and called again: what was read is kept.

@@ -11,9 +11,8 @@ use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
 use super::body::RequestBody;
 use super::upstream::Selected;
 use crate::exchange;
-use crate::facts::Facts;
+use crate::facts::{Facts, ServerName};
 use crate::observe::metrics::InFlight;
-use crate::server::tls::ServerName;
 use crate::snapshot::Local;
 
 /// The context of a request: `ProxyHttp::CTX`.
@@ -27,6 +26,8 @@ pub struct Context {
     pub upstream: Option<String>,
     /// Held as long as the connection is used: `least_conn` counts it.
     pub selected: Option<Selected>,
+    /// Servers of the upstream that could not be connected.
+    pub failed_connects: usize,
     /// Whether `wasm_http_filter_headers` has run: it runs once, also when it fails and the proxy answers by itself.
     pub filtered: bool,
     _in_flight: InFlight,
@@ -41,6 +42,7 @@ impl Context {
             body: RequestBody::default(),
             upstream: None,
             selected: None,
+            failed_connects: 0,
             filtered: false,
             _in_flight: in_flight,
         }

@@ -33,12 +33,6 @@ use crate::observe::metrics::Metrics;
 use crate::phase::Phase;
 use crate::snapshot::{Local, Snapshot};
 
-/// A connection to an upstream must stand after this time.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long an upstream may be silent.
-const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// What all listeners share.
 pub struct Shared {
     pub snapshot: Snapshot,
@@ -140,9 +134,10 @@ impl ProxyHttp for Gateway {
             return Err(error::status(503, "no healthy server in the upstream"));
         };
         let mut peer = Box::new(HttpPeer::new(selected.addr, false, String::new()));
-        peer.options.connection_timeout = Some(CONNECT_TIMEOUT);
-        peer.options.read_timeout = Some(SILENCE_TIMEOUT);
-        peer.options.write_timeout = Some(SILENCE_TIMEOUT);
+        let timeouts = upstream.timeouts();
+        peer.options.connection_timeout = Some(timeouts.connect);
+        peer.options.read_timeout = Some(timeouts.silence);
+        peer.options.write_timeout = Some(timeouts.silence);
         ctx.facts.upstream = Some(Box::new(UpstreamFacts {
             name: upstream.name().clone(),
             host: selected.host.clone(),
@@ -154,6 +149,20 @@ impl ProxyHttp for Gateway {
         }));
         ctx.selected = Some(selected);
         Ok(peer)
+    }
+
+    /// Nothing has been sent yet, so another server of the upstream may have the request.
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Context,
+        mut failure: Box<pingora::Error>,
+    ) -> Box<pingora::Error> {
+        ctx.failed_connects += 1;
+        let others = self.upstream(ctx).is_some_and(|(upstream, _)| ctx.failed_connects < upstream.size());
+        failure.set_retry(others);
+        failure
     }
 
     async fn connected_to_upstream(

@@ -39,6 +39,7 @@ impl Gateway {
 
     /// The embedded origin: says what it received.
     pub(super) async fn echo(&self, session: &mut Session, ctx: &mut Context) -> Reply {
+        ctx.body.freeze(session);
         let body = match ctx.body.read_whole(session, self.shared.body_limit).await {
             Ok(body) => body,
             Err(Refused::BodyTooLarge { .. }) => return Reply::of_status(StatusCode::PAYLOAD_TOO_LARGE),

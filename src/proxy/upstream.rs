@@ -14,7 +14,7 @@ use pingora::lb::Backend;
 use pingora::lb::selection::{BackendIter, BackendSelection, Consistent, Random, RoundRobin};
 use pingora::services::background::GenBackgroundService;
 
-use crate::config::{self, Balance};
+use crate::config::{self, Balance, Timeouts};
 
 /// The weights a server may have. The selection keeps an entry for each unit of weight.
 const WEIGHTS: std::ops::RangeInclusive<usize> = 1..=65535;
@@ -39,6 +39,7 @@ pub enum UpstreamError {
 pub struct Upstream {
     name: Arc<str>,
     balance: Balance,
+    timeouts: Timeouts,
     servers: Box<[Arc<Server>]>,
     picker: Picker,
 }
@@ -91,7 +92,16 @@ impl Upstream {
             None => None,
         };
         let picker = Picker::new(spec.balance, &servers);
-        Ok((Arc::new(Upstream { name: spec.name.as_str().into(), balance: spec.balance, servers, picker }), health))
+        Ok((
+            Arc::new(Upstream {
+                name: spec.name.as_str().into(),
+                balance: spec.balance,
+                timeouts: spec.timeouts,
+                servers,
+                picker,
+            }),
+            health,
+        ))
     }
 
     pub fn name(&self) -> &Arc<str> {
@@ -101,6 +111,15 @@ impl Upstream {
     /// The word of the configuration: `round_robin`, `random`, `least_conn` or `hash`.
     pub fn balancer(&self) -> &'static str {
         self.balance.name()
+    }
+
+    /// How many addresses it has.
+    pub fn size(&self) -> usize {
+        self.servers.len()
+    }
+
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
     }
 
     /// A healthy server for the next request; none when there is none. Only `hash` looks at the key.

@@ -17,6 +17,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use crate::config::{Config, Diagnostic, Diagnostics, HostPattern, Tls};
+use crate::facts::ServerName;
 use crate::proxy::Router;
 
 /// The certificates of every address that speaks TLS.
@@ -78,9 +79,7 @@ impl ResolvesServerCert for ByName {
     }
 }
 
-/// The name that the client asked for, kept with the connection.
-pub struct ServerName(pub String);
-
+/// Keeps the name that the client asked for with the connection.
 struct KeepServerName;
 
 #[async_trait]

@@ -72,6 +72,10 @@ impl RunLog {
     }
 
     fn line(&self, level: log::Level, bytes: &[u8]) {
-        self.write(level, String::from_utf8_lossy(bytes).trim_end());
+        let line = String::from_utf8_lossy(bytes);
+        let line = line.trim_end();
+        if !line.is_empty() {
+            self.write(level, line);
+        }
     }
 }

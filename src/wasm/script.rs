@@ -119,7 +119,7 @@ impl Script {
             Some(instance) => instance,
             None => self.instantiate().map_err(|error| Failure::from_instantiation(&error))?,
         };
-        let entry = instance.entries[EntryPoint::Main as usize].clone().ok_or_else(no_export)?;
+        let entry = instance.entries[EntryPoint::Main as usize].ok_or_else(no_export)?;
         let session = State::new_session_id();
         instance.begin(exchange, session, session, false);
         let result = entry.call(&mut instance.store, self.argument(EntryPoint::Main));
@@ -157,7 +157,7 @@ impl Script {
             Some(instance) => instance,
             None => self.instantiate_async().await.map_err(|error| Failure::from_instantiation(&error))?,
         };
-        let function = instance.entries[entry as usize].clone().ok_or_else(no_export)?;
+        let function = instance.entries[entry as usize].ok_or_else(no_export)?;
         let session = if entry == EntryPoint::Main { main_session } else { State::new_session_id() };
         instance.begin(exchange, session, main_session, true);
         // Dropped in the middle, the instance goes with it: it cannot be used again.

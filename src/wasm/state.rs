@@ -53,7 +53,8 @@ impl State {
     }
 
     /// The mailbox of this run, and that of its `wasm-main`.
-    pub fn mailboxes(&self) -> (u64, u64) {
+    pub fn mailboxes(&mut self) -> (u64, u64) {
+        self.cpu.host_call();
         (self.session, self.main_session)
     }
 
@@ -63,7 +64,8 @@ impl State {
         NEXT.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub fn logs(&self, level: log::Level) -> bool {
+    pub fn logs(&mut self, level: log::Level) -> bool {
+        self.cpu.host_call();
         self.log.enabled(level)
     }
 

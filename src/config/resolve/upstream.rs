@@ -1,5 +1,5 @@
 use std::collections::HashMap;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU64};
 use std::time::Duration;
 
 use toml::Spanned;
@@ -7,7 +7,7 @@ use toml::Spanned;
 use super::Context;
 use crate::config::diagnostic::nearest;
 use crate::config::leaf::HostPort;
-use crate::config::model::{Balance, HealthCheck, Upstream, UpstreamServer};
+use crate::config::model::{Balance, HealthCheck, Timeouts, Upstream, UpstreamServer};
 use crate::config::{Diagnostic, Span, schema};
 
 /// The upstreams so far. A name stands for one also if it has errors, so that they are reported only once.
@@ -36,6 +36,10 @@ impl Upstreams {
         self.list.push(upstream);
         position
     }
+}
+
+fn millis(ms: Option<NonZeroU64>) -> Option<Duration> {
+    ms.map(|ms| Duration::from_millis(ms.get()))
 }
 
 impl Context<'_> {
@@ -73,8 +77,12 @@ impl Context<'_> {
             hash_key: upstream.hash_key.and_then(|key| self.template(&key)),
             health_check: upstream.health_check.map(|check| HealthCheck {
                 path: check.path.map(|path| path.0),
-                interval: Duration::from_millis(check.interval_ms.map_or(1000, |ms| ms.get())),
+                interval: millis(check.interval_ms).unwrap_or(Duration::from_secs(1)),
             }),
+            timeouts: Timeouts {
+                connect: millis(upstream.connect_timeout_ms).unwrap_or(Timeouts::default().connect),
+                silence: millis(upstream.silence_timeout_ms).unwrap_or(Timeouts::default().silence),
+            },
         }
     }
 
@@ -90,6 +98,7 @@ impl Context<'_> {
                 balance: Balance::default(),
                 hash_key: None,
                 health_check: None,
+                timeouts: Timeouts::default(),
             }));
         }
         self.unknown_upstream(target.span(), target.get_ref());

@@ -10,7 +10,14 @@ use super::*;
 fn spec(balance: Balance, servers: &[(&str, u16)]) -> config::Upstream {
     let server = |(addr, weight): &(&str, u16)| config::UpstreamServer { addr: addr.to_string(), weight: *weight };
     let servers = servers.iter().map(server).collect();
-    config::Upstream { name: "origin".into(), servers, balance, hash_key: None, health_check: None }
+    config::Upstream {
+        name: "origin".into(),
+        servers,
+        balance,
+        hash_key: None,
+        health_check: None,
+        timeouts: Timeouts::default(),
+    }
 }
 
 fn upstream(balance: Balance, servers: &[(&str, u16)]) -> Arc<Upstream> {

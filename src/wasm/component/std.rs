@@ -42,6 +42,7 @@ impl Host for State {
     }
 
     fn new_session_id(&mut self) -> u64 {
+        self.cpu.host_call();
         State::new_session_id()
     }
 
@@ -117,11 +118,11 @@ impl Host for State {
     }
 
     fn in_add_header(&mut self, key: String, value: String) -> Result<(), String> {
-        self.edit_in("in-add-header", |request| request.add(&[(key, value)]))
+        self.edit_in("in-add-header", |request| request.append(&[(key, value)]))
     }
 
     fn in_add_headers(&mut self, headers: Pairs) -> Result<(), String> {
-        self.edit_in("in-add-headers", |request| request.add(&headers))
+        self.edit_in("in-add-headers", |request| request.append(&headers))
     }
 
     fn in_set_header(&mut self, key: String, value: String) -> Result<(), String> {
@@ -174,11 +175,11 @@ impl Host for State {
     }
 
     fn out_add_header(&mut self, key: String, value: String) -> Result<(), String> {
-        self.edit_out("out-add-header", |response| response.add(&[(key, value)]))
+        self.edit_out("out-add-header", |response| response.append(&[(key, value)]))
     }
 
     fn out_add_headers(&mut self, headers: Pairs) -> Result<(), String> {
-        self.edit_out("out-add-headers", |response| response.add(&headers))
+        self.edit_out("out-add-headers", |response| response.append(&headers))
     }
 
     fn out_set_header(&mut self, key: String, value: String) -> Result<(), String> {

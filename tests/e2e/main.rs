@@ -3,12 +3,22 @@
 
 mod support;
 
+mod access_log;
+mod admin;
 mod bad_modules;
+mod bodies;
+mod cli;
 mod entry_points;
+mod examples;
+mod failures;
 mod host_functions;
 mod instances;
 mod isolation;
 mod own_plugin;
 mod plugins;
 mod protocol;
+mod responses;
+mod routing;
+mod shutdown;
+mod tls;
 mod verdicts;

@@ -89,12 +89,12 @@ impl Raw {
 
     /// A response with its body, to anything but HEAD. An informational one has none.
     pub async fn read_response(&mut self) -> RawMessage {
-        let mut response = soon("the head of a response", self.read_head()).await.expect("a response");
+        let mut response = self.read_head().await.expect("a response");
         if response.status() < 200 || matches!(response.status(), 204 | 304) {
         } else if response.is_chunked() {
-            response.body = soon("a chunked body", self.read_chunks()).await;
+            response.body = self.read_chunks().await;
         } else if let Some(length) = response.length() {
-            response.body = soon("a body", self.read_exact(length)).await;
+            response.body = self.read_exact(length).await;
         } else {
             response.body = self.read_to_end().await;
         }
@@ -124,7 +124,7 @@ impl Raw {
 
     /// All that comes until the connection ends.
     pub async fn read_to_end(&mut self) -> Vec<u8> {
-        soon("the end of a connection", async { while self.read_more().await {} }).await;
+        while self.read_more().await {}
         std::mem::take(&mut self.buffer)
     }
 
@@ -167,6 +167,7 @@ impl Raw {
 
     /// False: the connection has ended.
     async fn read_more(&mut self) -> bool {
-        matches!(self.stream.read_buf(&mut self.buffer).await, Ok(length) if length > 0)
+        let read = soon("bytes on a connection", self.stream.read_buf(&mut self.buffer)).await;
+        matches!(read, Ok(length) if length > 0)
     }
 }

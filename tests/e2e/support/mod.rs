@@ -16,6 +16,7 @@ mod config;
 mod origin;
 mod proxy;
 mod raw;
+mod site;
 mod wasm;
 
 use std::time::{Duration, Instant};
@@ -26,7 +27,8 @@ pub use config::{LISTEN, proxy_to, script, server};
 pub use origin::{DownOrigin, Origin, RawOrigin, Received, Reply, reply};
 pub use proxy::{Output, Proxy, Signal, check, phasegate, refused};
 pub use raw::{Raw, RawMessage};
-pub use wasm::{guests, plugins};
+pub use site::{Script, Site};
+pub use wasm::{cargo, guests, plugins};
 
 /// How long anything may take before its test fails. Far more than it needs: the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -84,6 +84,17 @@ impl Proxy {
         Proxy { child: Mutex::new(child), listeners, admin, stderr, stdout: Lines::default(), folder }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.lock().unwrap().id()
+    }
+
+    /// A line of `/proc/PID/status` in bytes, such as `VmRSS`.
+    pub fn memory(&self, line: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let value = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':')).expect("such a line");
+        value.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
     /// Of the first listener without TLS.
     pub fn addr(&self) -> SocketAddr {
         self.plaintext(0)

@@ -35,9 +35,15 @@ fn module(folder: &Path, name: &str) -> PathBuf {
 /// Builds a workspace for the target of plugins; the folder of its modules.
 fn build(workspace: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(workspace);
+    cargo(&["build", "--quiet", "--release", "--target", "wasm32-wasip1"], &folder);
+    folder.join("target/wasm32-wasip1/release")
+}
+
+/// Runs cargo in a folder.
+pub fn cargo(arguments: &[&str], folder: &Path) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--release", "--target", "wasm32-wasip1"]).current_dir(&folder);
+    command.args(arguments).current_dir(folder);
     // What the cargo that runs this test was told is about the proxy.
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(is_about_the_outer_build) {
@@ -47,10 +53,10 @@ fn build(workspace: &str) -> PathBuf {
     let output = command.output().unwrap_or_else(|error| panic!("cargo cannot be started: {error}"));
     assert!(
         output.status.success(),
-        "{workspace} does not build (is the target there? `rustup target add wasm32-wasip1`):\n{}",
+        "{} does not build (is the target there? `rustup target add wasm32-wasip1`):\n{}",
+        folder.display(),
         String::from_utf8_lossy(&output.stderr)
     );
-    folder.join("target/wasm32-wasip1/release")
 }
 
 fn is_about_the_outer_build(variable: &str) -> bool {

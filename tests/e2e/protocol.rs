@@ -79,14 +79,25 @@ async fn http_1_0_clients_get_what_they_understand() {
     )
     .await;
     let local = "\n[[server.local]]\npath = '/fixed'\nrespond = { status = 200, body = 'hello world' }";
-    let proxy = Proxy::start(&(proxy_to(origin.addr()) + local));
+    // With `h2` Pingora waits for the 24 bytes of the HTTP/2 preface, which a request as short as these never brings.
+    let config = (proxy_to(origin.addr()) + local).replace(", h2 = true", "");
+    let proxy = Proxy::start(&config);
 
-    for path in ["/", "/fixed"] {
+    for (path, ask) in [("/", ""), ("/fixed", ""), ("/", "connection: keep-alive\r\n")] {
         let mut client = Raw::connect(proxy.addr()).await;
-        client.send(format!("GET {path} HTTP/1.0\r\n\r\n")).await;
+        client.send(format!("GET {path} HTTP/1.0\r\n{ask}\r\n")).await;
         let head = client.read_head().await.unwrap();
         assert_eq!((head.status(), head.header("transfer-encoding")), (200, None), "{path}");
+        assert_eq!(head.header("connection"), Some("close"), "{path} {ask}");
         assert_eq!(client.read_to_end().await, b"hello world", "{path}");
+    }
+
+    // A body of known length needs no end of the connection.
+    let mut client = Raw::connect(proxy.addr()).await;
+    for _ in 0..2 {
+        client.send("GET /fixed HTTP/1.0\r\nconnection: keep-alive\r\n\r\n").await;
+        let response = client.read_response().await;
+        assert_eq!((response.header("connection"), response.text()), (Some("keep-alive"), "hello world".into()));
     }
 }
 
@@ -165,16 +176,18 @@ async fn a_client_that_asks_may_go_on_once() {
     let expecting =
         |path: &str| format!("POST {path} HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n");
 
-    let mut client = Raw::connect(proxy.addr()).await;
-    for path in ["/", "/read", "/echo", "/read", "/"] {
+    for path in ["/", "/read", "/echo"] {
+        let mut client = Raw::connect(proxy.addr()).await;
         client.send(expecting(path)).await;
         assert_eq!(client.read_response().await.status(), 100, "{path}");
         client.send("hello").await;
+        // Not a second time, now by the origin.
         let response = client.read_response().await;
         assert_eq!(response.status(), 200, "{path}");
         assert!(response.text().contains("hello"), "{path}");
     }
 
+    let mut client = Raw::connect(proxy.addr()).await;
     client.send(expecting("/refused")).await;
     assert_eq!(client.read_response().await.status(), 403);
 }

@@ -41,12 +41,17 @@ async fn the_host_chooses_the_server() {
         client.send(format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
         assert_eq!(client.read_response().await.text(), server, "{host:?}");
     }
-    // The request target goes before the header (RFC 9112, section 3.2.2).
-    client.send("GET http://www.example.cn/ HTTP/1.1\r\nhost: first.cn\r\n\r\n").await;
+    client.send("GET http://www.example.cn/ HTTP/1.1\r\nhost: www.example.cn\r\n\r\n").await;
     assert_eq!(client.read_response().await.text(), "exact");
     // HTTP/1.0 needs no host.
-    client.send("GET / HTTP/1.0\r\n\r\n").await;
+    client.send("GET / HTTP/1.0\r\naccept: */*\r\n\r\n").await;
     assert_eq!(client.read_response().await.text(), "first");
+
+    // Two hosts are one too many: who checks one of them is fooled by the other.
+    let mut client = Raw::connect(proxy.addr()).await;
+    client.send("GET http://www.example.cn/ HTTP/1.1\r\nhost: first.cn\r\n\r\n").await;
+    assert_eq!(client.read_response().await.status(), 400);
+    assert!(client.is_closed().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -71,7 +71,10 @@ impl Proxy {
                 stderr.wait_for_end();
                 panic!("the proxy does not start: {status}\n{}\n{config}", stderr.text());
             }
-            assert!(Instant::now() < deadline, "the proxy does not start:\n{}", stderr.text());
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                panic!("the proxy does not start:\n{}", stderr.text());
+            }
             thread::sleep(Duration::from_millis(5));
         }
         let log = stderr.text();

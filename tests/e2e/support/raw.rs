@@ -56,6 +56,11 @@ impl Raw {
         Raw { stream, buffer: Vec::new() }
     }
 
+    /// Of this end.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.stream.local_addr().unwrap()
+    }
+
     /// Sends these bytes; false when the other side is gone.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(bytes.as_ref()).await.is_ok()

@@ -35,6 +35,8 @@ async fn a_request_in_flight_ends_well() {
         proxy.signal(signal);
         proxy.wait_for_log("shutting down");
         eventually("new connections are refused", || TcpStream::connect(proxy.addr()).is_err());
+        // For longer than latecomers are waited for.
+        tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(proxy.admin("GET", "/readyz").0, 503, "the admin endpoint says so to the end");
         release.notify_one();
 

@@ -103,7 +103,8 @@ pub fn run(start: Start) -> Result<(), ServerError> {
             config: Box::new(move || config.clone()),
         };
         let service = admin.service(&bound.addr.to_string());
-        server.add_service(Prebound::new(service, bound));
+        // It is there to say that the process is not ready any more.
+        server.add_service(Prebound::new(service, bound).until_the_end());
     }
 
     let shutdown = Shutdown::default();

@@ -2,6 +2,8 @@
 //! Pingora nor Wasmtime.
 
 mod chain;
+#[cfg(test)]
+mod tests;
 
 pub use chain::{Action, Chain, ChainBuilder, End, Step, Walk};
 

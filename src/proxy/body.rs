@@ -17,6 +17,8 @@ pub struct RequestBody {
     declared: Option<u64>,
     /// Whether the client waits for a `100 Continue` before it sends the body (RFC 9110, section 10.1.1).
     expects_continue: bool,
+    /// Whether it was told to go on.
+    continued: bool,
     frozen: bool,
     /// Where the session comes back from while [`replay`] stands in for it.
     lent: Option<replay::Slot>,
@@ -51,6 +53,7 @@ impl RequestBody {
                 return Err(Refused::BodyTooLarge { limit });
             }
             if std::mem::take(&mut self.expects_continue) {
+                self.continued = true;
                 session.downstream_session.write_continue_response().await.map_err(failed)?;
             }
             match session.downstream_session.read_request_body().await.map_err(failed)? {
@@ -62,6 +65,11 @@ impl RequestBody {
             return Err(Refused::BodyTooLarge { limit });
         }
         Ok(self.read.clone().freeze())
+    }
+
+    /// Whether the client was told to go on with its body: the upstream need not tell it again.
+    pub fn continued(&self) -> bool {
+        self.continued
     }
 
     /// Puts what was read in front of what the proxy will read, so that the upstream gets the body whole.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use http::{Version, header};
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{HttpPeer, Session};
@@ -189,6 +190,9 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<()> {
         let outcome = self.run(Phase::HttpInHeaders, session, ctx, Subject::UpstreamRequest(request)).await;
         ctx.body.give_back(session);
+        if ctx.body.continued() {
+            request.remove_header(&header::EXPECT);
+        }
         outcome.only_continue()
     }
 
@@ -217,6 +221,12 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<()> {
         if response.status.is_informational() {
             return Ok(());
+        }
+        if session.req_header().version == Version::HTTP_10
+            && response.remove_header(&header::TRANSFER_ENCODING).is_some()
+        {
+            // Such a client knows no chunks: the end of the connection ends the body (RFC 9112, sections 6.1 and 6.3).
+            session.set_keepalive(None);
         }
         ctx.filtered = true;
         self.run(Phase::HttpFilterHeaders, session, ctx, Subject::Response(response)).await.only_continue()

@@ -251,5 +251,7 @@ fn failed(live: &LiveScript, phase: Phase, exchange: &Shared, failure: &Failure)
     exchange.facts.timed_out |= failure.kind == FailureKind::Wall;
     let (script, request) = (&live.script.spec().name, exchange.facts.request_id());
     let Failure { kind, detail } = failure;
+    // Lines that follow are indented: what a plugin says must not look like a line of the proxy.
+    let detail = detail.replace('\n', "\n    ");
     log::error!("script={script} phase={phase} request={request} failed: {}: {detail}", kind.name());
 }

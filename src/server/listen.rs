@@ -11,6 +11,7 @@ use pingora::apps::ServerApp;
 use pingora::server::{Fds, ListenFds, ShutdownWatch};
 use pingora::services::Service as PingoraService;
 use pingora::services::listening::Service;
+use tokio::sync::watch;
 
 use super::ServerError;
 
@@ -35,6 +36,8 @@ pub fn bind(addr: SocketAddr) -> Result<Bound, ServerError> {
 pub struct Prebound<A> {
     service: Service<A>,
     sockets: ListenFds,
+    /// There for a service that goes on during a shutdown: its own signal, which never comes.
+    never: Option<watch::Sender<bool>>,
 }
 
 impl<A> Prebound<A> {
@@ -43,13 +46,20 @@ impl<A> Prebound<A> {
         let mut sockets = Fds::new();
         // Pingora owns the descriptor from here on.
         sockets.add(bound.addr.to_string(), bound.socket.into_raw_fd());
-        Prebound { service, sockets: Arc::new(Mutex::new(sockets)) }
+        Prebound { service, sockets: Arc::new(Mutex::new(sockets)), never: None }
+    }
+
+    /// Goes on during a shutdown, to the end of the process.
+    pub fn until_the_end(mut self) -> Prebound<A> {
+        self.never = Some(watch::Sender::new(false));
+        self
     }
 }
 
 #[async_trait]
 impl<A: ServerApp + Send + Sync + 'static> PingoraService for Prebound<A> {
     async fn start_service(&mut self, _: Option<ListenFds>, shutdown: ShutdownWatch, listeners_per_fd: usize) {
+        let shutdown = self.never.as_ref().map_or(shutdown, watch::Sender::subscribe);
         self.service.start_service(Some(self.sockets.clone()), shutdown, listeners_per_fd).await;
     }
 

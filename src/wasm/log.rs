@@ -51,7 +51,10 @@ impl RunLog {
             let exchange = request.as_ref().map(|request| request.lock());
             let id = exchange.as_ref().map_or("-", |exchange| exchange.facts.request_id());
             let (script, phase) = (&self.script, self.phase);
-            log::log!(target: TARGET, level, "script={script} phase={phase} request={id} {text}");
+            // Each line by itself: none can look like a line of the proxy.
+            for line in text.lines() {
+                log::log!(target: TARGET, level, "script={script} phase={phase} request={id} {line}");
+            }
         }
     }
 

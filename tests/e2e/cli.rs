@@ -1,0 +1,58 @@
+//! The command line: arguments, exit codes, what is said where.
+
+use std::net::TcpListener;
+
+use super::support::*;
+
+#[test]
+fn it_knows_its_version() {
+    let output = Output::of(phasegate().arg("--version"));
+    assert_eq!((output.code, output.stdout.trim()), (Some(0), concat!("phasegate ", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn wrong_arguments_are_a_2() {
+    for arguments in [&[][..], &["frobnicate"], &["run"], &["check", "-c"], &["run", "-c", "a", "b"]] {
+        let output = Output::of(phasegate().args(arguments));
+        assert_eq!(output.code, Some(2), "{arguments:?}");
+        assert!(output.stderr.contains("--help"), "{arguments:?}: {}", output.stderr);
+    }
+}
+
+#[test]
+fn a_configuration_is_checked_without_opening_a_port() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap();
+    let config = format!(
+        "[admin]\nlisten = '{addr}'\n[[server]]\nlisten = [{{ addr = '{addr}' }}]\n[[server.local]]\npath = '/'\necho = true\n"
+    );
+
+    let output = check(&config);
+    assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
+    assert!(output.stdout.ends_with("phasegate.toml: ok\n"), "{}", output.stdout);
+
+    let output = refused(&config);
+    assert_eq!(output.code, Some(1));
+    let expected = format!("error: cannot listen on {addr}: Address already in use");
+    assert!(output.stderr.contains(&expected), "{}", output.stderr);
+}
+
+#[test]
+fn all_that_is_wrong_is_said_at_once() {
+    let module = guests::path("bare");
+    let config = format!(
+        "thread = 2\n[[server]]\nlisten = [{{ addr = '127.0.0.1:0' }}]\n[[server.local]]\npath = '/'\nproxy_pass = 'nowhere'\n{}",
+        script("wasm_access", &module, "")
+    );
+    for output in [check(&config), refused(&config)] {
+        assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""));
+        for place in ["phasegate.toml:1:1", "phasegate.toml:6:", "phasegate.toml:8:"] {
+            assert!(output.stderr.contains(place), "{place} in {}", output.stderr);
+        }
+        assert!(output.stderr.trim_end().ends_with("phasegate.toml: 3 errors"), "{}", output.stderr);
+    }
+
+    let output = Output::of(phasegate().args(["check", "-c", "no/such.toml"]));
+    assert_eq!(output.code, Some(1));
+    assert!(output.stderr.contains("cannot read the configuration file no/such.toml"), "{}", output.stderr);
+}

@@ -1,0 +1,94 @@
+//! The files in `conf/` are what people start from: they load, and the demo does what its text says.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use super::support::*;
+
+fn conf() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("conf")
+}
+
+/// A file of the folder, with the plugins where they are.
+fn example(path: &Path) -> String {
+    let plugins = plugins::path("hotlink").parent().unwrap().display().to_string();
+    let text = fs::read_to_string(path).unwrap();
+    text.replace("../wasm-plugins/target/wasm32-wasip1/release", &plugins)
+        .replace("\"plugins/", &format!("\"{plugins}/"))
+}
+
+#[test]
+fn every_example_is_right() {
+    let authority = Authority::new();
+    let certificate = authority.issue("localhost");
+    let mut checked = 0;
+    for entry in fs::read_dir(conf()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let config = example(&path)
+            .replace("\"cert.pem\"", &format!("'{}'", certificate.cert.display()))
+            .replace("\"key.pem\"", &format!("'{}'", certificate.key.display()));
+        let output = check(&config);
+        assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{}", path.display());
+        checked += 1;
+    }
+    assert!(checked > 1);
+}
+
+/// The demo on free ports. Its origin is another of its servers, so that port must be known beforehand: it is a free one
+/// of an address that nothing else uses.
+fn demo() -> Proxy {
+    let origin = TcpListener::bind("127.0.0.81:0").unwrap().local_addr().unwrap();
+    let config = example(&conf().join("demo.toml"))
+        .replace("127.0.0.1:8080", "127.0.0.1:0")
+        .replace("127.0.0.1:8081", &origin.to_string())
+        .replace("[admin]\nlisten = \"127.0.0.1:9901\"\n", "");
+    Proxy::start(&config)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_shows_its_phases() {
+    let proxy = demo();
+    let client = http1();
+
+    let answer = send(client.get(proxy.url("/hello")).header("cookie", "a=b")).await;
+    assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")));
+    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+    let headers = answer.json()["headers"].to_string();
+    assert!(!headers.contains("cookie"), "{headers}");
+    assert!(headers.contains(r#"["via","1.1 phasegate"]"#), "{headers}");
+    assert!(headers.contains(r#"["x-forwarded-for","127.0.0.1"]"#), "{headers}");
+
+    for (referer, status) in [("https://evil.example/", 403), ("https://www.example.cn/", 200)] {
+        let answer = send(client.get(proxy.url("/images/a.png")).header("referer", referer)).await;
+        assert_eq!(answer.status, status, "{referer}");
+    }
+    assert_eq!(send(client.get(proxy.url("/private/"))).await.status, 403);
+    let answer = send(client.get(proxy.url("/app/hello?name=you"))).await;
+    assert_eq!((answer.status, answer.json()), (200, serde_json::json!({ "hello": "you" })));
+    let answer = send(client.post(proxy.url("/app/echo")).body(r#"{"a":1}"#)).await;
+    assert_eq!(answer.status, 200);
+
+    proxy.wait_until_idle();
+    let (_, metrics) = proxy.admin("GET", "/metrics");
+    for phase in [
+        "wasm_access",
+        "wasm_serverless",
+        "wasm_http_in_headers",
+        "wasm_http_filter_headers_pre",
+        "wasm_http_filter_headers",
+        "wasm_access_log",
+    ] {
+        let ran = |line: &str| {
+            line.starts_with("phasegate_plugin_runs_total")
+                && line.contains(&format!("phase=\"{phase}\""))
+                && !line.ends_with(" 0")
+        };
+        assert!(metrics.lines().any(ran), "{phase} in {metrics}");
+    }
+    proxy.wait_for_log("script=stats");
+    proxy.wait_for_stdout("GET /private/");
+}

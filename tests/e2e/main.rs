@@ -1,0 +1,26 @@
+//! The real binary between real clients and real origins, with the real plugins. Each module is one concern of the proxy;
+//! `support` is what they are told with.
+
+mod support;
+
+mod access_log;
+mod admin;
+mod bad_modules;
+mod bodies;
+mod cli;
+mod entry_points;
+mod examples;
+mod failures;
+mod headers;
+mod host_functions;
+mod instances;
+mod isolation;
+mod own_plugin;
+mod plugins;
+mod protocol;
+mod responses;
+mod routing;
+mod shutdown;
+mod tls;
+mod variables;
+mod verdicts;

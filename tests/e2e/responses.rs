@@ -1,0 +1,114 @@
+//! Responses that the proxy makes itself, and what `wasm_http_filter_headers` does to them.
+
+use serde_json::json;
+
+use super::support::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fixed_response_is_as_configured() {
+    let local = "path = '/'\n\
+        respond = { status = 201, body = \"made\\n\", headers = { x-a = '1', content-type = 'text/css' } }\n\
+        [[server.local]]\npath = '/empty'\nrespond = { status = 204 }\n\
+        [[server.local]]\npath = '/error'\nrespond = { status = 503 }";
+    let proxy = Proxy::start(&server(local));
+
+    for client in [http1(), http2()] {
+        let answer = send(client.get(proxy.url("/any"))).await;
+        assert_eq!((answer.status, answer.text()), (201, "made\n".into()));
+        assert_eq!((answer.header("x-a"), answer.header("content-type")), (Some("1"), Some("text/css")));
+        assert_eq!(answer.header("content-length"), Some("5"));
+
+        let answer = send(client.get(proxy.url("/empty"))).await;
+        assert_eq!((answer.status, answer.header("content-length"), answer.body.len()), (204, None, 0));
+
+        let answer = send(client.get(proxy.url("/error"))).await;
+        assert_eq!((answer.status, answer.text()), (503, "503 Service Unavailable\n".into()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_origin_says_what_it_received() {
+    let proxy = Proxy::start(&server("path = '/'\necho = true"));
+
+    let answer = send(http1().patch(proxy.url("/a?b")).header("x-a", "1").body("hello")).await;
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
+    let seen = answer.json();
+    assert_eq!(seen["method"], "PATCH");
+    assert_eq!((&seen["uri"], &seen["version"]), (&json!("/a?b"), &json!("HTTP/1.1")));
+    assert_eq!((&seen["body"], &seen["body_bytes"]), (&json!("hello"), &json!(5)));
+    assert!(seen["headers"].as_array().unwrap().contains(&json!(["x-a", "1"])), "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_see_every_response() {
+    let origin = Origin::saying("origin").await;
+    let down = DownOrigin::new();
+    let steps = json!([
+        { "call": "out-get-status" },
+        { "deliver": "out-header:x-filter" },
+        { "call": "out-del-header", "args": ["x-secret"] },
+    ]);
+    let filter = script("main.wasm_http_filter_headers", &guests::path("probe_sync"), &steps.to_string());
+    let plugin_reply = json!([
+        { "call": "out-set-response", "args": [{ "status": 418, "headers": [["x-secret", "1"]], "body": "tea" }] },
+        { "verdict": "return" },
+    ]);
+    let config = format!(
+        "{filter}[[server]]\n{LISTEN}\n\
+         [[server.local]]\npath = '/fixed'\nrespond = {{ status = 200, body = 'fixed', headers = {{ x-secret = '1' }} }}\n\
+         [[server.local]]\npath = '/echo'\necho = true\n\
+         [[server.local]]\npath = '/proxied'\nproxy_pass = '{}'\n\
+         [[server.local]]\npath = '/down'\nproxy_pass = '{}'\n\
+         [[server.local]]\npath = '/replied'\necho = true\n{}\
+         [[server.local]]\npath = '/refused'\necho = true\n{}\
+         [[server.local]]\npath = '/failed'\necho = true\n{}\
+         [[server.local]]\npath = '/serverless'\n{}",
+        origin.addr(),
+        down.addr(),
+        script("wasm_access", &guests::path("probe"), &plugin_reply.to_string()),
+        script("wasm_access", &guests::path("verdict"), "return"),
+        script("wasm_access", &guests::path("verdict"), "err no"),
+        script("wasm_serverless", &guests::path("probe"), &plugin_reply.to_string()),
+    );
+    let proxy = Proxy::start(&config);
+
+    for client in [http1(), http2()] {
+        for (path, status) in [
+            ("/fixed", 200),
+            ("/echo", 200),
+            ("/proxied", 200),
+            ("/down", 502),
+            ("/replied", 418),
+            ("/refused", 403),
+            ("/failed", 500),
+            ("/serverless", 418),
+            ("/nowhere", 404),
+        ] {
+            let answer = send(client.get(proxy.url(path))).await;
+            assert_eq!((answer.status, answer.header("x-secret")), (status, None), "{path}");
+            let seen: serde_json::Value = serde_json::from_str(answer.header("x-filter").expect(path)).unwrap();
+            assert_eq!(seen, json!([{ "ok": status }]), "{path}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_fails_is_a_500_without_what_it_should_have_filtered() {
+    let origin = Origin::start(|_| {
+        let mut answer = reply(200, "origin");
+        answer.headers_mut().insert("x-secret", "1".parse().unwrap());
+        answer
+    })
+    .await;
+    for phase in ["wasm_http_filter_headers_pre", "wasm_http_filter_headers"] {
+        let config = proxy_to(origin.addr()) + &script(phase, &guests::path("verdict"), "err no backtrace here");
+        let proxy = Proxy::start(&config);
+        for client in [http1(), http2()] {
+            let answer = send(client.get(proxy.url("/"))).await;
+            assert_eq!((answer.status, answer.text()), (500, "500 Internal Server Error\n".into()), "{phase}");
+            assert_eq!(answer.header("x-secret"), None);
+        }
+        let line = proxy.wait_for_log("no backtrace here");
+        assert!(line.contains(&format!("script=verdict phase={phase} request=")), "{line}");
+    }
+}

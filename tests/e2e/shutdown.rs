@@ -1,0 +1,92 @@
+//! The end of the process: what is in flight ends well, and nothing new begins.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::support::*;
+
+/// An origin that answers when it is told to.
+async fn held() -> (Origin, Arc<Notify>) {
+    let release = Arc::new(Notify::new());
+    let gate = release.clone();
+    let origin = Origin::start_async(move |_| {
+        let gate = gate.clone();
+        async move {
+            gate.notified().await;
+            reply(200, "late")
+        }
+    })
+    .await;
+    (origin, release)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_in_flight_ends_well() {
+    for (signal, client) in [(Signal::Terminate, http1()), (Signal::Interrupt, http1()), (Signal::Terminate, http2())] {
+        let (origin, release) = held().await;
+        let log = "access_log = { path = 'access.log', format = '${http_request_path} ${status}' }\n";
+        let proxy = Proxy::start(&format!("{log}{}", proxy_to(origin.addr())));
+
+        let answer = tokio::spawn(send(client.get(proxy.url("/slow"))));
+        eventually("the request is with the origin", || origin.received().len() == 1);
+        proxy.signal(signal);
+        proxy.wait_for_log("shutting down");
+        eventually("new connections are refused", || TcpStream::connect(proxy.addr()).is_err());
+        // For longer than latecomers are waited for.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(proxy.admin("GET", "/readyz").0, 503, "the admin endpoint says so to the end");
+        release.notify_one();
+
+        let answer = answer.await.unwrap();
+        assert_eq!((answer.status, answer.text()), (200, "late".into()));
+        assert_eq!(proxy.wait_for_exit().code(), Some(0));
+        let lines = std::fs::read_to_string(proxy.folder().join("access.log")).unwrap();
+        assert_eq!(lines, "/slow 200\n");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_server_ends_at_once() {
+    let proxy = Proxy::start(&server("path = '/'\nrespond = { status = 200, body = 'ok' }"));
+    // Connections that are kept are no reason to wait.
+    let mut kept = Raw::connect(proxy.addr()).await;
+    kept.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_eq!(kept.read_response().await.status(), 200);
+    let http2 = http2();
+    assert_eq!(send(http2.get(proxy.url("/"))).await.status, 200);
+
+    let start = Instant::now();
+    assert_eq!(proxy.terminate().code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(kept.is_closed().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_hangs_is_cut_off_after_the_grace_period() {
+    let (origin, _release) = held().await;
+    let proxy = Proxy::start(&format!("grace_period_ms = 300\n{}", proxy_to(origin.addr())));
+
+    let answer = tokio::spawn(http1().get(proxy.url("/")).send());
+    eventually("the request is with the origin", || origin.received().len() == 1);
+    let start = Instant::now();
+    assert_eq!(proxy.terminate().code(), Some(0));
+    assert!(start.elapsed() >= Duration::from_millis(300), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(proxy.log().contains("the grace period is over: 1 requests are cut off"));
+    assert!(soon("the end of the request", answer).await.unwrap().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_waits_is_in_flight_too() {
+    let config = server("path = '/'\nrespond = { status = 200, body = 'ok' }")
+        + &script("wasm_access", &guests::path("verdict"), "sleep 600 then ok");
+    let proxy = Proxy::start(&config);
+
+    let answer = tokio::spawn(send(http1().get(proxy.url("/"))));
+    proxy.wait_for_metric("phasegate_requests_in_flight", 1.0);
+    assert_eq!(proxy.terminate().code(), Some(0));
+    assert_eq!(answer.await.unwrap().status, 200);
+}

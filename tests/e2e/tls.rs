@@ -1,0 +1,109 @@
+//! HTTPS: certificates by name, HTTP/1.1 and HTTP/2, and files that are no good.
+
+use std::fs;
+
+use http::Version;
+
+use super::support::*;
+
+/// A server with a name and its certificate, that says what it knows of the connection.
+fn secure(name: &str, files: &CertFiles) -> String {
+    format!(
+        "[[server]]\nname = ['{name}']\nlisten = [{{ addr = '127.0.0.1:0', tls = {}, h2 = true }}]\n\
+         [[server.local]]\npath = '/'\nrespond = {{ status = 200, body = '{name}' }}\n",
+        files.tls()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_name_chooses_the_certificate_and_the_server() {
+    let authority = Authority::new();
+    let config = secure("first.cn", &authority.issue("first.cn"))
+        + &secure("*.example.cn", &authority.issue("*.example.cn"))
+        + &secure("www.example.cn", &authority.issue("www.example.cn"));
+    let log = "access_log = { path = 'stdout', format = '${ssl_domain} ${domain} ${local_protocol} end' }\n";
+    let proxy = Proxy::start(&format!("{log}{config}"));
+    let port = proxy.tls_addr().port();
+
+    let names = ["first.cn", "www.example.cn", "img.example.cn"];
+    for (h2, version) in [(false, Version::HTTP_11), (true, Version::HTTP_2)] {
+        let client = https(&authority, &names, proxy.tls_addr());
+        let client = if h2 { client } else { client.http1_only() };
+        let client = client.build().unwrap();
+        for (name, server) in names.into_iter().zip(["first.cn", "www.example.cn", "*.example.cn"]) {
+            // The client trusts only a certificate for the name that it asks for.
+            let answer = send(client.get(format!("https://{name}:{port}/"))).await;
+            assert_eq!((answer.status, answer.text(), answer.version), (200, server.into(), version));
+            proxy.wait_for_stdout(&format!("{name} {name} https {version:?} end"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_not_served_gets_the_first_certificate() {
+    let authority = Authority::new();
+    let config = secure("first.cn", &authority.issue("first.cn")) + &secure("second.cn", &authority.issue("second.cn"));
+    let proxy = Proxy::start(&config);
+    let url = format!("https://other.cn:{}/", proxy.tls_addr().port());
+
+    let strict = https(&authority, &["other.cn"], proxy.tls_addr()).build().unwrap();
+    let error = strict.get(&url).send().await.unwrap_err();
+    assert!(format!("{error:?}").contains("NotValidForName"), "{error:?}");
+
+    let careless = https(&authority, &["other.cn"], proxy.tls_addr()).danger_accept_invalid_certs(true);
+    assert_eq!(send(careless.build().unwrap().get(&url)).await.text(), "first.cn");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_big_body_goes_through_tls() {
+    let origin = Origin::start(|request| reply(200, request.body)).await;
+    let authority = Authority::new();
+    let config = secure("a.cn", &authority.issue("a.cn"))
+        + &format!("[[server.local]]\npath = '/up'\nproxy_pass = '{}'\n", origin.addr())
+        + &script("wasm_access", &guests::path("probe"), r#"[{"call": "in-body-read-exact"}]"#);
+    let proxy = Proxy::start(&config);
+
+    for client in
+        [https(&authority, &["a.cn"], proxy.tls_addr()).http1_only(), https(&authority, &["a.cn"], proxy.tls_addr())]
+    {
+        let url = format!("https://a.cn:{}/up", proxy.tls_addr().port());
+        let answer = send(client.build().unwrap().post(url).body(bytes(1 << 20))).await;
+        assert_eq!((answer.status, fnv(&answer.body)), (200, fnv(&bytes(1 << 20))));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plaintext_on_a_tls_listener_is_refused() {
+    let authority = Authority::new();
+    let proxy = Proxy::start(&secure("a.cn", &authority.issue("a.cn")));
+
+    let mut client = Raw::connect(proxy.tls_addr()).await;
+    client.send("GET / HTTP/1.1\r\nhost: a.cn\r\n\r\n").await;
+    let said = client.read_to_end().await;
+    assert!(!said.starts_with(b"HTTP/"), "{said:?}");
+
+    let client = https(&authority, &["a.cn"], proxy.tls_addr()).build().unwrap();
+    assert_eq!(send(client.get(format!("https://a.cn:{}/", proxy.tls_addr().port()))).await.status, 200);
+}
+
+#[test]
+fn files_that_are_no_good_are_errors_of_the_configuration() {
+    let authority = Authority::new();
+    let (a, b) = (authority.issue("a.cn"), authority.issue("b.cn"));
+    let garbage = a.cert.with_file_name("garbage.pem");
+    fs::write(&garbage, "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n").unwrap();
+
+    for (cert, key, named) in [
+        (&a.cert, &b.key, vec!["b.cn.key.pem does not belong to the certificate", "a.cn.cert.pem"]),
+        (&garbage, &a.key, vec!["the certificate", "garbage.pem is of no use"]),
+        (&a.key, &a.key, vec!["there is no certificate in", "a.cn.key.pem"]),
+        (&a.cert, &a.cert, vec!["the key", "a.cn.cert.pem cannot be read"]),
+    ] {
+        let config = secure("a.cn", &CertFiles { cert: cert.clone(), key: key.clone() });
+        for output in [check(&config), refused(&config)] {
+            assert_eq!(output.code, Some(1));
+            assert!(named.iter().all(|text| output.stderr.contains(text)), "{named:?} in {}", output.stderr);
+            assert!(output.stderr.contains("phasegate.toml:3"), "{}", output.stderr);
+        }
+    }
+}

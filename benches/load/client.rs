@@ -1,57 +1,75 @@
 //! The load: connections that are kept alive, each with one request at a time.
 
-use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures::future::try_join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::LocalSet;
 
 use crate::Result;
 use crate::process::Process;
 
 const CONNECTIONS: usize = 16;
 
-/// Until caches are warm and connections to the origin are open.
-const WARM_UP: Duration = Duration::from_millis(500);
-
 const REQUEST: &[u8] = b"GET /path/of/a/page?query=1 HTTP/1.1\r\nhost: www.example.cn\r\nuser-agent: load\r\n\
     accept: text/html,application/xhtml+xml\r\naccept-language: en\r\nx-drop: request\r\n\r\n";
 
-/// Microseconds of CPU time that the proxy needs for a request, over `time`.
-pub async fn cpu_per_request(addr: SocketAddr, proxy: &Process, time: Duration) -> Result<f64> {
-    let served = Rc::new(Cell::new(0));
-    let tasks = LocalSet::new();
-    let connections: Vec<_> = (0..CONNECTIONS).map(|_| tasks.spawn_local(connection(addr, served.clone()))).collect();
-    let measured = tasks.run_until(async {
-        tokio::time::sleep(WARM_UP).await;
-        let (served_before, cpu_before) = (served.get(), proxy.cpu()?);
-        tokio::time::sleep(time).await;
-        let (requests, cpu) = (served.get() - served_before, proxy.cpu()? - cpu_before);
-        if connections.iter().any(|connection| connection.is_finished()) {
-            return Err("a connection failed under load".into());
-        }
-        Ok(cpu.as_secs_f64() * 1e6 / requests as f64)
-    });
-    measured.await
+/// The connections to one proxy.
+pub struct Client {
+    connections: Vec<Connection>,
 }
 
-/// Requests without end. Every response must be as long as the first, and a 200.
-async fn connection(addr: SocketAddr, served: Rc<Cell<u64>>) -> io::Result<()> {
-    let mut stream = TcpStream::connect(addr).await?;
-    stream.set_nodelay(true)?;
-    let expected = exchange(&mut stream, REQUEST).await?.len();
-    let mut response = vec![0; expected];
-    loop {
-        stream.write_all(REQUEST).await?;
-        stream.read_exact(&mut response).await?;
-        if !response.starts_with(b"HTTP/1.1 200 ") {
-            return Err(io::Error::other("not a 200"));
+impl Client {
+    pub async fn connect(addr: SocketAddr) -> io::Result<Client> {
+        let connections = try_join_all((0..CONNECTIONS).map(|_| Connection::open(addr))).await?;
+        Ok(Client { connections })
+    }
+
+    /// Microseconds of CPU time that the proxy needs for a request: under full load for `time`, after a sixth of it for
+    /// the caches to get warm.
+    pub async fn cpu_per_request(&mut self, proxy: &Process, time: Duration) -> Result<f64> {
+        self.load(time / 6).await?;
+        let before = proxy.cpu()?;
+        let requests = self.load(time).await?;
+        let cpu = proxy.cpu()? - before;
+        Ok(cpu.as_secs_f64() * 1e6 / requests as f64)
+    }
+
+    /// How many requests were answered.
+    async fn load(&mut self, time: Duration) -> io::Result<u64> {
+        let end = Instant::now() + time;
+        let answered = try_join_all(self.connections.iter_mut().map(|connection| connection.requests(end))).await?;
+        Ok(answered.iter().sum())
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    /// As long as the first response: every other must be as long.
+    response: Vec<u8>,
+}
+
+impl Connection {
+    async fn open(addr: SocketAddr) -> io::Result<Connection> {
+        let mut stream = TcpStream::connect(addr).await?;
+        stream.set_nodelay(true)?;
+        let response = exchange(&mut stream, REQUEST).await?.into_bytes();
+        Ok(Connection { stream, response })
+    }
+
+    async fn requests(&mut self, end: Instant) -> io::Result<u64> {
+        let mut answered = 0;
+        while Instant::now() < end {
+            self.stream.write_all(REQUEST).await?;
+            self.stream.read_exact(&mut self.response).await?;
+            if !self.response.starts_with(b"HTTP/1.1 200 ") {
+                return Err(io::Error::other("not a 200 under load"));
+            }
+            answered += 1;
         }
-        served.set(served.get() + 1);
+        Ok(answered)
     }
 }
 

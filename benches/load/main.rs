@@ -13,9 +13,10 @@ mod variant;
 
 use std::error::Error;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
+use self::client::Client;
 use self::process::{Cores, Process};
 use self::report::Report;
 use self::variant::Variant;
@@ -26,7 +27,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-const USAGE: &str = "usage: load [--rounds N] [--seconds N] [--only NAME]…";
+const USAGE: &str = "usage: load [--rounds N] [--turns N] [--only NAME]…";
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -39,8 +40,11 @@ fn main() -> Result<()> {
 }
 
 struct Options {
+    /// Each with new processes.
     rounds: usize,
-    /// How long one variant is measured in one round.
+    /// How often every variant has its turn in a round.
+    turns: usize,
+    /// How long a turn is.
     time: Duration,
     /// Names of variants; empty: all.
     only: Vec<String>,
@@ -48,14 +52,14 @@ struct Options {
 
 impl Options {
     fn parse(args: &[String]) -> Result<Options> {
-        let mut options = Options { rounds: 5, time: Duration::from_secs(3), only: Vec::new() };
+        let mut options = Options { rounds: 5, turns: 12, time: Duration::from_millis(300), only: Vec::new() };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             match arg.as_str() {
                 // What `cargo bench` says to every benchmark.
                 "--bench" => {}
                 "--rounds" => options.rounds = args.next().ok_or(USAGE)?.parse()?,
-                "--seconds" => options.time = Duration::from_secs_f64(args.next().ok_or(USAGE)?.parse()?),
+                "--turns" => options.turns = args.next().ok_or(USAGE)?.parse()?,
                 "--only" => options.only.push(args.next().ok_or(USAGE)?.clone()),
                 _ => return Err(USAGE.into()),
             }
@@ -68,7 +72,8 @@ impl Options {
     }
 }
 
-/// Rounds in which every variant is measured once, each time in another order and with a new process.
+/// Rounds with new processes, in which the variants take short turns, each time in another order: what else the machine
+/// does changes slowly against that, and meets all of them alike.
 fn measure(options: &Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let folder = tempfile::tempdir()?;
@@ -79,22 +84,27 @@ fn measure(options: &Options) -> Result<()> {
 
     let variants: Vec<Variant> = Variant::ALL.into_iter().filter(|variant| options.selects(*variant)).collect();
     let mut report = Report::new(&variants);
-    for round in 0..options.rounds {
-        for turn in 0..variants.len() {
-            let variant = variants[(round + turn) % variants.len()];
-            let (mut proxy, addr) = start(variant, origin_addr, folder.path().into(), &cores)?;
+    for round in 1..=options.rounds {
+        eprintln!("round {round} of {}", options.rounds);
+        let mut running = Vec::new();
+        for variant in &variants {
+            let (mut proxy, addr) = start(*variant, origin_addr, folder.path(), &cores)?;
             proxy.listens_on(addr)?;
-            runtime.block_on(check::answers(variant, addr))?;
-            let micros = runtime.block_on(client::cpu_per_request(addr, &proxy, options.time))?;
-            eprintln!("round {} of {}: {:<22} {micros:.2} µs", round + 1, options.rounds, variant.name());
-            report.add(variant, micros);
+            runtime.block_on(check::answers(*variant, addr))?;
+            running.push((*variant, proxy, runtime.block_on(Client::connect(addr))?));
+        }
+        for _ in 0..options.turns {
+            for (variant, proxy, client) in &mut running {
+                report.add(*variant, runtime.block_on(client.cpu_per_request(proxy, options.time))?);
+            }
+            running.rotate_left(1);
         }
     }
     print!("{report}");
     Ok(())
 }
 
-fn start(variant: Variant, origin: SocketAddr, folder: PathBuf, cores: &Cores) -> Result<(Process, SocketAddr)> {
+fn start(variant: Variant, origin: SocketAddr, folder: &Path, cores: &Cores) -> Result<(Process, SocketAddr)> {
     let addr = process::free_addr()?;
     let (listen, upstream) = (addr.to_string(), origin.to_string());
     let proxy = match variant {

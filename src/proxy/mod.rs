@@ -69,7 +69,7 @@ impl Gateway {
         let reply = match local.as_ref().and_then(|local| local.handler.as_ref()) {
             Some(Handler::ProxyPass(_)) => return Ok(false),
             Some(Handler::Respond(respond)) => respond::fixed(respond),
-            Some(Handler::Echo) => self.echo(session, ctx).await,
+            Some(Handler::Echo) => Box::pin(self.echo(session, ctx)).await,
             None => Reply::of_status(http::StatusCode::NOT_FOUND),
         };
         self.respond(session, ctx, reply).await?;
@@ -99,14 +99,15 @@ impl Gateway {
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = Context;
+    /// Boxed: Pingora moves it through futures that it copies for every request.
+    type CTX = Box<Context>;
 
-    fn new_ctx(&self) -> Context {
-        Context::new(self.shared.metrics.request_in_flight())
+    fn new_ctx(&self) -> Box<Context> {
+        Box::new(Context::new(self.shared.metrics.request_in_flight()))
     }
 
     /// `wasm_access`, `wasm_serverless`, and the handlers that need no upstream.
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<bool> {
         ctx.arrive(session, &self.shared.trusted_proxies);
         ctx.local = Some(self.route(session));
         for phase in [Phase::Access, Phase::Serverless] {
@@ -126,7 +127,7 @@ impl ProxyHttp for Gateway {
         Ok(false)
     }
 
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<Box<HttpPeer>> {
         let Some((upstream, hash_key)) = self.upstream(ctx) else { return Err(error::status(500, "no upstream")) };
         let key = hash_key
             .as_ref()
@@ -157,7 +158,7 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
         mut failure: Box<pingora::Error>,
     ) -> Box<pingora::Error> {
         ctx.failed_connects += 1;
@@ -173,7 +174,7 @@ impl ProxyHttp for Gateway {
         _peer: &HttpPeer,
         _fd: std::os::unix::io::RawFd,
         _digest: Option<&Digest>,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         if let Some(upstream) = &mut ctx.facts.upstream {
             upstream.connect_time = Some(if reused { Duration::ZERO } else { upstream.asked.elapsed() });
@@ -186,7 +187,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         let outcome = self.run(Phase::HttpInHeaders, session, ctx, Subject::UpstreamRequest(request)).await;
         ctx.body.give_back(session);
@@ -202,7 +203,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         if let Some(upstream) = &mut ctx.facts.upstream {
             upstream.version = Some(response.version);
@@ -218,7 +219,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         if response.status.is_informational() {
             return Ok(());
@@ -233,7 +234,7 @@ impl ProxyHttp for Gateway {
         self.run(Phase::HttpFilterHeaders, session, ctx, Subject::Response(response)).await.only_continue()
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, failure: &pingora::Error, ctx: &mut Context) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, failure: &pingora::Error, ctx: &mut Self::CTX) -> FailToProxy {
         ctx.facts.timed_out |= error::is_timeout(failure);
         let code = error::status_of(failure);
         let written = session.response_written().is_some_and(|response| !response.status.is_informational());
@@ -249,14 +250,14 @@ impl ProxyHttp for Gateway {
     }
 
     /// `wasm_access_log`, the access log, metrics.
-    async fn logging(&self, session: &mut Session, _failure: Option<&pingora::Error>, ctx: &mut Context) {
+    async fn logging(&self, session: &mut Session, _failure: Option<&pingora::Error>, ctx: &mut Self::CTX) {
         body::take_back(session, ctx);
         ctx.depart(session);
         self.run(Phase::AccessLog, session, ctx, Subject::Ended).await;
         self.account(session, ctx);
     }
 
-    fn suppress_error_log(&self, _session: &Session, _ctx: &Context, failure: &pingora::Error) -> bool {
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Self::CTX, failure: &pingora::Error) -> bool {
         // A plugin's failure was logged where it happened, with more to say.
         error::is_plugin_failure(failure)
     }

@@ -1,5 +1,6 @@
 //! Responses that the proxy makes itself.
 
+use futures::future::BoxFuture;
 use http::{HeaderValue, StatusCode, header};
 use pingora::http::ResponseHeader;
 use pingora::prelude::Session;
@@ -21,20 +22,28 @@ pub fn fixed(respond: &Respond) -> Reply {
 }
 
 impl Gateway {
-    /// Sends a response, through `wasm_http_filter_headers` like any other.
-    pub(super) async fn respond(&self, session: &mut Session, ctx: &mut Context, reply: Reply) -> pingora::Result<()> {
-        let reply = described(reply);
-        let mut response = header_of(&reply)?;
-        // A chain that fails is not asked to look at the answer to its own failure.
-        if !std::mem::replace(&mut ctx.filtered, true) {
-            let outcome = self.run(Phase::HttpFilterHeaders, session, ctx, Subject::Response(&mut response)).await;
-            if let Err(failure) = outcome.only_continue() {
-                let reply = Reply::of_status(StatusCode::from_u16(error::status_of(&failure)).unwrap_or_default());
-                let reply = described(Reply { status: fallback(reply.status), ..reply });
-                return write(session, header_of(&reply)?, reply).await;
+    /// Sends a response, through `wasm_http_filter_headers` like any other. Boxed: the hooks that may respond themselves
+    /// stay small for the many requests where they do not, and a chain can respond within a chain.
+    pub(super) fn respond<'a>(
+        &'a self,
+        session: &'a mut Session,
+        ctx: &'a mut Context,
+        reply: Reply,
+    ) -> BoxFuture<'a, pingora::Result<()>> {
+        Box::pin(async move {
+            let reply = described(reply);
+            let mut response = header_of(&reply)?;
+            // A chain that fails is not asked to look at the answer to its own failure.
+            if !std::mem::replace(&mut ctx.filtered, true) {
+                let outcome = self.run(Phase::HttpFilterHeaders, session, ctx, Subject::Response(&mut response)).await;
+                if let Err(failure) = outcome.only_continue() {
+                    let reply = Reply::of_status(StatusCode::from_u16(error::status_of(&failure)).unwrap_or_default());
+                    let reply = described(Reply { status: fallback(reply.status), ..reply });
+                    return write(session, header_of(&reply)?, reply).await;
+                }
             }
-        }
-        write(session, response, reply).await
+            write(session, response, reply).await
+        })
     }
 
     /// The embedded origin: says what it received.

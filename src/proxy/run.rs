@@ -83,7 +83,8 @@ impl Gateway {
             let result = if live.script.is_synchronous() {
                 live.script.run_now(exchange)
             } else {
-                self.drive(live, exchange, session, ctx, subject).await
+                // Boxed: it is large, and would be part of the future of every hook.
+                Box::pin(self.drive(live, exchange, session, ctx, subject)).await
             };
             match result {
                 Ok(verdict) => {
@@ -183,8 +184,7 @@ impl Gateway {
         take_back(exchange, session, ctx, subject);
         // The response has a chain of its own to pass, which gets an exchange of its own.
         let running = ctx.exchange.take();
-        // Boxed, for a chain that is run within a chain makes a future that contains itself.
-        let sent = Box::pin(self.respond(session, ctx, reply)).await;
+        let sent = self.respond(session, ctx, reply).await;
         ctx.exchange = running;
         let phase = exchange.lock().phase;
         lend(exchange, phase, session, ctx, subject);

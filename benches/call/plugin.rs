@@ -1,0 +1,57 @@
+//! The plugin of the benchmarks, and a request for it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use phasegate::exchange::{Exchange, Shared};
+use phasegate::phase::{Phase, Verdict};
+use phasegate::wasm::{Failure, Host, Module, Script, ScriptSpec};
+use pingora::http::RequestHeader;
+
+/// `rewrite_one`, compiled.
+pub fn load(host: &Host) -> Module {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/target/wasm32-wasip1/release/rewrite_one.wasm");
+    Module::load(host.engine(), &file).unwrap_or_else(|error| panic!("{}: {error}; build tests/guests", file.display()))
+}
+
+/// With the limits that a configuration has by default.
+pub fn script(host: &Host, module: &Module, fresh: bool) -> Script {
+    let spec = ScriptSpec {
+        name: "rewrite_one".into(),
+        phase: Phase::Access,
+        configs: Default::default(),
+        fresh,
+        recycle_after: 10_000,
+        recycle_memory: 32 << 20,
+        memory: 64 << 20,
+        cpu: Duration::from_millis(50),
+        wall: Some(Duration::from_secs(10)),
+        env: Vec::new(),
+        instances: Default::default(),
+    };
+    Script::prepare(host, module, spec).expect("the guest links")
+}
+
+/// A request like that of a browser.
+pub fn exchange() -> Shared {
+    let mut request = RequestHeader::build("GET", b"/path/of/a/page?query=1", None).expect("a valid request");
+    for (name, value) in [
+        ("host", "www.example.cn"),
+        ("user-agent", "load"),
+        ("accept", "text/html,application/xhtml+xml"),
+        ("accept-language", "en"),
+        ("x-drop", "request"),
+    ] {
+        request.append_header(name, value).expect("a valid header");
+    }
+    Shared::new(Mutex::new(Exchange { request, ..Exchange::new() }))
+}
+
+pub fn ok(result: Result<Verdict, Failure>) {
+    match result {
+        Ok(Verdict::Ok) => {}
+        Ok(verdict) => panic!("the verdict is {}", verdict.name()),
+        Err(failure) => panic!("the run failed: {}", failure.detail),
+    }
+}

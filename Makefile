@@ -20,6 +20,11 @@ test: plugins guests
 	cd wasm-plugins && cargo test
 	cargo test
 
+# CPU time per request, side by side with bare Pingora, then the isolated call: docs/performance.md. The build takes 9 minutes.
+bench: guests
+	cargo bench --profile dist --bench load
+	cargo bench --profile dist --bench call
+
 plugins: setup
 	cd wasm-plugins && cargo build $(WASM)
 

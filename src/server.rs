@@ -1,6 +1,7 @@
 //! The Pingora server: services, listeners, shutdown.
 
 mod listen;
+mod report;
 mod shutdown;
 pub mod tls;
 
@@ -14,7 +15,7 @@ use pingora::apps::HttpServerOptions;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
 use pingora_proxy::http_proxy_service_with_name;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use self::listen::{Bound, Prebound};
 use self::shutdown::Shutdown;
@@ -23,7 +24,6 @@ use crate::config::{Config, HostPattern};
 use crate::observe::access_log::{AccessLog, AccessLogError};
 use crate::observe::admin::Admin;
 use crate::observe::metrics::Metrics;
-use crate::phase::Phase;
 use crate::proxy::upstream::{Upstream, UpstreamError};
 use crate::proxy::{Gateway, Router, Shared};
 use crate::snapshot::Snapshot;
@@ -75,7 +75,7 @@ pub fn run(start: Start) -> Result<(), ServerError> {
             server.add_service(health_checks);
         }
     }
-    let plugins = plugin_report(&snapshot);
+    let plugins = json!(report::scripts(&snapshot));
     let shared = Arc::new(Shared {
         snapshot,
         upstreams,
@@ -95,7 +95,7 @@ pub fn run(start: Start) -> Result<(), ServerError> {
     if let Some(addr) = config.admin {
         let bound = listen::bind(addr)?;
         log::info!("admin on http://{}", bound.addr);
-        let config = config_report(&config);
+        let config = json!(report::configuration(&config));
         let admin = Admin {
             metrics: metrics.clone(),
             ready: ready.clone(),
@@ -179,47 +179,4 @@ fn settings(config: &Config) -> ServerConf {
         graceful_shutdown_timeout_seconds: Some(0),
         ..ServerConf::default()
     }
-}
-
-/// What `GET /plugins` shows.
-fn plugin_report(snapshot: &Snapshot) -> Value {
-    let script = |live: &crate::snapshot::LiveScript| {
-        let spec = live.script.spec();
-        json!({
-            "name": spec.name.as_ref(),
-            "phase": spec.phase.directive(),
-            "instance": if spec.fresh { "fresh" } else { "reuse" },
-            "on_failure": format!("{:?}", live.on_failure).to_lowercase(),
-            "path": if live.script.is_synchronous() { "synchronous" } else { "asynchronous" },
-        })
-    };
-    snapshot.scripts().map(script).collect()
-}
-
-/// What `GET /config` shows: where requests go. Configurations of plugins are not in it, for they may hold secrets.
-fn config_report(config: &Config) -> Value {
-    let upstream = |upstream: &crate::config::Upstream| {
-        let servers: Vec<_> = upstream.servers.iter().map(|server| server.addr.as_str()).collect();
-        json!({ "name": upstream.name, "servers": servers, "balance": upstream.balance.name() })
-    };
-    let local = |local: &crate::config::Local| {
-        let chains = Phase::ALL.into_iter().filter_map(|phase| {
-            let plugins: Vec<_> = local.chain(phase).plugins.iter().map(|plugin| plugin.name.as_str()).collect();
-            (!plugins.is_empty()).then(|| (phase.directive().to_owned(), json!(plugins)))
-        });
-        json!({ "match": local.matcher.to_string(), "chains": Value::Object(chains.collect()) })
-    };
-    let server = |server: &crate::config::Server| {
-        json!({
-            "names": server.names.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "listen": server.listen.iter().map(|listen| listen.addr.to_string()).collect::<Vec<_>>(),
-            "locals": server.locals.iter().map(local).collect::<Vec<_>>(),
-        })
-    };
-    json!({
-        "file": config.path.display().to_string(),
-        "threads": config.threads,
-        "upstreams": config.upstreams.iter().map(upstream).collect::<Vec<_>>(),
-        "servers": config.servers.iter().map(server).collect::<Vec<_>>(),
-    })
 }

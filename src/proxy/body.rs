@@ -20,6 +20,8 @@ pub struct RequestBody {
     /// Whether it was told to go on.
     continued: bool,
     frozen: bool,
+    /// What is not read by now goes upstream unread.
+    sealed: bool,
     /// Where the session comes back from while [`replay`] stands in for it.
     lent: Option<replay::Slot>,
 }
@@ -47,6 +49,9 @@ impl RequestBody {
         let failed = |error: Box<pingora::Error>| Refused::Body(error.etype().as_str().to_owned());
         if self.declared.is_some_and(|declared| declared > limit as u64) {
             return Err(Refused::BodyTooLarge { limit });
+        }
+        if self.sealed && !self.complete {
+            return Err(Refused::Body("an earlier attempt has begun to send it upstream".to_owned()));
         }
         while !self.complete {
             if self.read.len() > limit {
@@ -78,6 +83,11 @@ impl RequestBody {
             self.recover(session);
             self.lent = Some(replay::install(session, self.read.clone().freeze()));
         }
+    }
+
+    /// The body goes upstream now: what an attempt has sent, the next must not read again from the connection.
+    pub fn seal(&mut self) {
+        self.sealed = true;
     }
 
     fn recover(&mut self, session: &mut Session) {

@@ -191,6 +191,7 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<()> {
         let outcome = self.run(Phase::HttpInHeaders, session, ctx, Subject::UpstreamRequest(request)).await;
         ctx.body.give_back(session);
+        ctx.body.seal();
         if ctx.body.continued() {
             request.remove_header(&header::EXPECT);
         }

@@ -107,6 +107,6 @@ fn certified_key(tls: &Tls) -> Result<CertifiedKey, String> {
             Err(format!("the key {key} does not belong to the certificate {cert}"))
         }
         Err(rustls::Error::InconsistentKeys(_)) | Ok(()) => Ok(certified),
-        Err(error) => Err(format!("the certificate {cert} is of no use: {error}")),
+        Err(_) => Err(format!("the certificate {cert} is not an X.509 certificate")),
     }
 }

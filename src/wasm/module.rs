@@ -50,7 +50,7 @@ impl ModuleError {
                 "build the plugin with --target wasm32-wasip1 and the wit files of this version"
             }
             ModuleError::Link(_) => "a plugin can import the interfaces of phasegate:plugin and WASI 0.2, nothing else",
-            ModuleError::Instantiate(_) => "the plugin's initialization must succeed without a request",
+            ModuleError::Instantiate(_) => "a plugin must initialize without a request, and within its `limits`",
         }
     }
 }

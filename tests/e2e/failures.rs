@@ -39,6 +39,22 @@ async fn an_origin_that_is_down_is_a_502() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_origin_that_is_silent_is_a_504() {
+    let silent = RawOrigin::start(|mut client, _| async move {
+        client.read_request().await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let log = "access_log = { path = 'stdout', format = '${status} ${is_timeout_exit} end' }\n";
+    let upstream = format!("[upstream.slow]\nservers = [{{ addr = '{}' }}]\nsilence_timeout_ms = 100\n", silent.addr());
+    let proxy = Proxy::start(&format!("{log}{upstream}{}", server("path = '/'\nproxy_pass = 'slow'")));
+
+    let answer = send(http1().get(proxy.url("/"))).await;
+    assert_eq!((answer.status, answer.text()), (504, "504 Gateway Timeout\n".into()));
+    proxy.wait_for_stdout("504 true end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_origin_that_gives_no_response_is_a_502() {
     let closing = RawOrigin::start(|mut client, _| async move {
         client.read_request().await;

@@ -172,6 +172,41 @@ async fn the_servers_of_an_upstream_take_turns_by_their_weights() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_cannot_be_connected_is_passed_over() {
+    let (one, down) = (Origin::saying("one").await, DownOrigin::new());
+    for balance in ["round_robin", "random", "least_conn"] {
+        let upstream = balanced("web", &[(down.addr(), 1), (one.addr(), 1)], &format!("balance = '{balance}'"));
+        let proxy = Proxy::start(&(upstream + &server("path = '/'\nproxy_pass = 'web'")));
+        let client = http1();
+        for _ in 0..4 {
+            let answer = send(client.post(proxy.url("/")).body("whole")).await;
+            // By chance, `random` may choose the same server again.
+            assert!(answer.status == 200 || balance == "random", "{balance}: {}", answer.status);
+        }
+        assert!(one.received().iter().all(|request| request.body == b"whole"[..]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hash_sends_the_same_key_to_the_same_server() {
+    let (one, two) = (Origin::saying("one").await, Origin::saying("two").await);
+    let hash = "balance = 'hash'\nhash_key = '${http_header_x_user}'";
+    let upstream = balanced("web", &[(one.addr(), 1), (two.addr(), 1)], hash);
+    let proxy = Proxy::start(&(upstream + &server("path = '/'\nproxy_pass = 'web'")));
+
+    let client = http1();
+    let ask = |user: u32| send(client.get(proxy.url("/")).header("x-user", user.to_string()));
+    let mut first = Vec::new();
+    for user in 0..20 {
+        first.push(ask(user).await.text());
+    }
+    assert!(first.contains(&"one".into()) && first.contains(&"two".into()), "{first:?}");
+    for (user, server) in (0..20).zip(first) {
+        assert_eq!(ask(user).await.text(), server);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_health_check_takes_a_server_out_and_back_in() {
     let sick = Arc::new(AtomicBool::new(true));
     let is_sick = sick.clone();

@@ -95,7 +95,7 @@ fn files_that_are_no_good_are_errors_of_the_configuration() {
 
     for (cert, key, named) in [
         (&a.cert, &b.key, vec!["b.cn.key.pem does not belong to the certificate", "a.cn.cert.pem"]),
-        (&garbage, &a.key, vec!["the certificate", "garbage.pem is of no use"]),
+        (&garbage, &a.key, vec!["the certificate", "garbage.pem is not an X.509 certificate"]),
         (&a.key, &a.key, vec!["there is no certificate in", "a.cn.key.pem"]),
         (&a.cert, &a.cert, vec!["the key", "a.cn.cert.pem cannot be read"]),
     ] {

@@ -1,0 +1,100 @@
+//! What the admin endpoint tells of a running server, as JSON.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::config::{self, Config};
+use crate::phase::Phase;
+use crate::snapshot::{LiveScript, Snapshot};
+
+/// An entry of `GET /plugins`.
+#[derive(Serialize)]
+pub struct Script<'a> {
+    name: &'a str,
+    phase: &'static str,
+    instance: &'static str,
+    on_failure: &'static str,
+    path: &'static str,
+}
+
+/// `GET /config`: where requests go. Configurations of plugins are not in it, for they may hold secrets.
+#[derive(Serialize)]
+pub struct Configuration<'a> {
+    file: String,
+    threads: usize,
+    upstreams: Vec<Upstream<'a>>,
+    servers: Vec<Server<'a>>,
+}
+
+#[derive(Serialize)]
+struct Upstream<'a> {
+    name: &'a str,
+    servers: Vec<&'a str>,
+    balance: &'static str,
+}
+
+#[derive(Serialize)]
+struct Server<'a> {
+    names: Vec<String>,
+    listen: Vec<String>,
+    locals: Vec<Local<'a>>,
+}
+
+#[derive(Serialize)]
+struct Local<'a> {
+    r#match: String,
+    /// The names of the plugins, by phase.
+    chains: BTreeMap<&'static str, Vec<&'a str>>,
+}
+
+/// All scripts of a snapshot.
+pub fn scripts(snapshot: &Snapshot) -> Vec<Script<'_>> {
+    snapshot.scripts().map(script).collect()
+}
+
+/// The configuration, without what may be secret.
+pub fn configuration(config: &Config) -> Configuration<'_> {
+    Configuration {
+        file: config.path.display().to_string(),
+        threads: config.threads,
+        upstreams: config.upstreams.iter().map(upstream).collect(),
+        servers: config.servers.iter().map(server).collect(),
+    }
+}
+
+fn script(live: &LiveScript) -> Script<'_> {
+    let spec = live.script.spec();
+    Script {
+        name: &spec.name,
+        phase: spec.phase.directive(),
+        instance: if spec.fresh { "fresh" } else { "reuse" },
+        on_failure: match live.on_failure {
+            config::OnFailure::Close => "close",
+            config::OnFailure::Open => "open",
+        },
+        path: if live.script.is_synchronous() { "synchronous" } else { "asynchronous" },
+    }
+}
+
+fn upstream(upstream: &config::Upstream) -> Upstream<'_> {
+    Upstream {
+        name: &upstream.name,
+        servers: upstream.servers.iter().map(|server| server.addr.as_str()).collect(),
+        balance: upstream.balance.name(),
+    }
+}
+
+fn server(server: &config::Server) -> Server<'_> {
+    Server {
+        names: server.names.iter().map(ToString::to_string).collect(),
+        listen: server.listen.iter().map(|listen| listen.addr.to_string()).collect(),
+        locals: server.locals.iter().map(local).collect(),
+    }
+}
+
+fn local(local: &config::Local) -> Local<'_> {
+    let plugins = |phase| local.chain(phase).plugins.iter().map(|plugin| plugin.name.as_str()).collect::<Vec<_>>();
+    let chains = Phase::ALL.into_iter().map(|phase| (phase.directive(), plugins(phase)));
+    Local { r#match: local.matcher.to_string(), chains: chains.filter(|(_, plugins)| !plugins.is_empty()).collect() }
+}

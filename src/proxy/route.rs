@@ -12,6 +12,8 @@ pub struct Router {
     /// Suffixes with their dot; the longest first.
     wildcards: Vec<(String, usize)>,
     default: usize,
+    /// Whether there is any other server: else the host does not matter.
+    several: bool,
 }
 
 impl Router {
@@ -21,6 +23,7 @@ impl Router {
         let mut servers = servers.into_iter().peekable();
         router.default = servers.peek().map_or(0, |(index, _)| *index);
         for (index, names) in servers {
+            router.several |= index != router.default;
             for name in names {
                 match name {
                     HostPattern::Exact(name) => drop(router.exact.entry(name.clone()).or_insert(index)),
@@ -34,8 +37,7 @@ impl Router {
 
     /// The position of the server for this host, in lower case. The host is only asked for when it matters.
     pub fn server<'a>(&self, host: impl FnOnce() -> Option<Cow<'a, str>>) -> usize {
-        let alone = |index: &usize| *index == self.default;
-        if self.exact.values().all(alone) && self.wildcards.iter().all(|(_, index)| alone(index)) {
+        if !self.several {
             return self.default;
         }
         let Some(host) = host() else { return self.default };

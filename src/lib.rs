@@ -1,5 +1,6 @@
 //! Phasegate: a reverse proxy on Pingora that is programmed with WebAssembly.
 
+pub mod capability;
 pub mod cli;
 pub mod config;
 pub mod exchange;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group};
 use phasegate::exchange::Shared;
-use phasegate::wasm::{Host, Module};
+use phasegate::wasm::Module;
 
 use self::plugin::{exchange, script};
 
@@ -17,7 +17,7 @@ use self::plugin::{exchange, script};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
-    let host = Host::new().expect("the machine runs WebAssembly");
+    let host = plugin::host();
     let module = plugin::load(&host);
     memory::report(&host, &module);
     calls();
@@ -27,7 +27,7 @@ fn main() {
 criterion_group!(calls, call);
 
 fn call(criterion: &mut Criterion) {
-    let host = Host::new().expect("the machine runs WebAssembly");
+    let host = plugin::host();
     let module: Module = plugin::load(&host);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
     let mut group = criterion.benchmark_group("call");

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
+use crate::capability::Capabilities;
 use crate::config::{self, Diagnostics};
 use crate::observe::error_log;
 use crate::observe::metrics::Metrics;
@@ -68,9 +69,10 @@ fn check(path: &Path) -> Result<(), String> {
 
 /// Everything that can be known without opening a port. Warnings are shown, errors are the result.
 fn load(path: &Path) -> Result<Start, String> {
-    let host = Host::new().map_err(|error| format!("error: WebAssembly cannot be run on this machine: {error:#}"))?;
     let metrics = Arc::new(Metrics::new());
     let config::Loaded { config, mut diagnostics } = config::load(path);
+    let host = Host::new(Arc::new(Capabilities::new(&config)))
+        .map_err(|error| format!("error: WebAssembly cannot be run on this machine: {error:#}"))?;
     let certificates = Certificates::load(&config, &mut diagnostics);
     let snapshot = Snapshot::build(&config, &host, &metrics, &mut diagnostics);
     let rendered = render(&diagnostics);

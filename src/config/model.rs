@@ -37,7 +37,7 @@ pub struct Config {
 
 impl Config {
     /// The defaults, with no server.
-    pub(super) fn empty(path: &Path) -> Self {
+    pub fn empty(path: &Path) -> Self {
         Config {
             path: path.to_owned(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),

@@ -20,6 +20,7 @@ use super::log::RunLog;
 use super::module::{Module, ModuleError};
 use super::pool::{Instance, Pool};
 use super::state::State;
+use crate::capability::{Capabilities, Run};
 use crate::exchange::Shared;
 use crate::phase::{Phase, Verdict};
 
@@ -27,15 +28,16 @@ use crate::phase::{Phase, Verdict};
 pub struct Host {
     clock: EngineClock,
     linker: Linker<State>,
+    capabilities: Arc<Capabilities>,
 }
 
 impl Host {
     /// # Errors
     /// When the machine cannot run compiled WebAssembly.
-    pub fn new() -> wasmtime::Result<Host> {
+    pub fn new(capabilities: Arc<Capabilities>) -> wasmtime::Result<Host> {
         let clock = EngineClock::start()?;
         let linker = component::linker(clock.engine())?;
-        Ok(Host { clock, linker })
+        Ok(Host { clock, linker, capabilities })
     }
 
     pub fn engine(&self) -> &Engine {
@@ -70,6 +72,7 @@ pub struct ScriptSpec {
 /// A script, linked and ready to run.
 pub struct Script {
     spec: ScriptSpec,
+    capabilities: Arc<Capabilities>,
     pre: InstancePre<State>,
     exports: [Option<ComponentExportIndex>; 5],
     /// The entry points that are on; `wasm-main` first.
@@ -94,7 +97,15 @@ impl Script {
         let entries: Vec<EntryPoint> = EntryPoint::ALL.into_iter().filter(on).collect();
 
         let several = entries.len() > 1;
-        let script = Script { spec, pre, exports, entries, asynchronous: several.into(), pool: Pool::default() };
+        let script = Script {
+            spec,
+            capabilities: host.capabilities.clone(),
+            pre,
+            exports,
+            entries,
+            asynchronous: several.into(),
+            pool: Pool::default(),
+        };
         script.trial().map_err(|error| ModuleError::Instantiate(format!("{error:#}")))?;
         Ok(script)
     }
@@ -121,7 +132,7 @@ impl Script {
         };
         let entry = instance.entries[EntryPoint::Main as usize].ok_or_else(no_export)?;
         let session = State::new_session_id();
-        instance.begin(exchange, session, session, false);
+        instance.begin(exchange, None, session, session, false);
         let result = entry.call(&mut instance.store, self.argument(EntryPoint::Main));
         if instance.store.data().cpu.was_slow() {
             self.asynchronous.store(true, Ordering::Relaxed);
@@ -141,25 +152,32 @@ impl Script {
     async fn race(&self, exchange: &Shared) -> Result<Verdict, Failure> {
         let main_session = State::new_session_id();
         if self.entries.len() == 1 {
-            return self.run_entry(EntryPoint::Main, exchange, main_session).await;
+            return self.run_entry(EntryPoint::Main, exchange, None, main_session).await;
         }
+        let shared = Arc::new(Run::default());
         // In the order of the entry points: that is how a tie is decided.
         let runs = self.entries.iter().map(|entry| -> Pin<Box<dyn Future<Output = _> + Send>> {
-            Box::pin(self.run_entry(*entry, exchange, main_session))
+            Box::pin(self.run_entry(*entry, exchange, Some(shared.clone()), main_session))
         });
         let (result, _, others) = select_all(runs).await;
         drop(others);
         result
     }
 
-    async fn run_entry(&self, entry: EntryPoint, exchange: &Shared, main_session: u64) -> Result<Verdict, Failure> {
+    async fn run_entry(
+        &self,
+        entry: EntryPoint,
+        exchange: &Shared,
+        run: Option<Arc<Run>>,
+        main_session: u64,
+    ) -> Result<Verdict, Failure> {
         let mut instance = match self.pool.take() {
             Some(instance) => instance,
             None => self.instantiate_async().await.map_err(|error| Failure::from_instantiation(&error))?,
         };
         let function = instance.entries[entry as usize].ok_or_else(no_export)?;
         let session = if entry == EntryPoint::Main { main_session } else { State::new_session_id() };
-        instance.begin(exchange, session, main_session, true);
+        instance.begin(exchange, run, session, main_session, true);
         // Dropped in the middle, the instance goes with it: it cannot be used again.
         let result = function.call_async(&mut instance.store, self.argument(entry)).await;
         self.finish(instance, result)
@@ -219,7 +237,7 @@ impl Script {
         let ScriptSpec { name, phase, memory, cpu, wall, env, .. } = &self.spec;
         let log = Arc::new(RunLog::new(name.clone(), *phase));
         let wasi = wasi::context(env, &log);
-        let state = State::new(Memory::new(*memory), Cpu::new(*cpu, *wall), log, wasi);
+        let state = State::new(self.capabilities.clone(), Memory::new(*memory), Cpu::new(*cpu, *wall), log, wasi);
         let mut store = Store::new(self.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
         store.epoch_deadline_callback(|mut store| store.data_mut().cpu.tick());
@@ -240,8 +258,8 @@ impl Script {
 }
 
 impl Instance {
-    fn begin(&mut self, exchange: &Shared, session: u64, main_session: u64, can_yield: bool) {
-        self.store.data_mut().begin(exchange, session, main_session, can_yield);
+    fn begin(&mut self, exchange: &Shared, run: Option<Arc<Run>>, session: u64, main_session: u64, can_yield: bool) {
+        self.store.data_mut().begin(exchange, run, session, main_session, can_yield);
         self.store.set_epoch_deadline(1);
     }
 }

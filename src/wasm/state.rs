@@ -9,12 +9,15 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::limits::{Cpu, Memory};
 use super::log::RunLog;
+use crate::capability::{Capabilities, Run};
 use crate::exchange::{Exchange, Refused, Shared};
 
 /// The data of a Wasmtime store: host functions are methods on it.
 pub struct State {
     pub memory: Memory,
     pub cpu: Cpu,
+    capabilities: Arc<Capabilities>,
+    run: Option<Arc<Run>>,
     exchange: Option<Shared>,
     session: u64,
     main_session: u64,
@@ -24,13 +27,32 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(memory: Memory, cpu: Cpu, log: Arc<RunLog>, wasi: WasiCtx) -> State {
-        State { memory, cpu, exchange: None, session: 0, main_session: 0, log, wasi, table: ResourceTable::new() }
+    pub fn new(capabilities: Arc<Capabilities>, memory: Memory, cpu: Cpu, log: Arc<RunLog>, wasi: WasiCtx) -> State {
+        State {
+            memory,
+            cpu,
+            capabilities,
+            run: None,
+            exchange: None,
+            session: 0,
+            main_session: 0,
+            log,
+            wasi,
+            table: ResourceTable::new(),
+        }
     }
 
-    /// Lends a request to this instance.
-    pub fn begin(&mut self, exchange: &Shared, session: u64, main_session: u64, can_yield: bool) {
+    /// Lends a request to this instance. `run` is what it shares with the other entry points, if there are any.
+    pub fn begin(
+        &mut self,
+        exchange: &Shared,
+        run: Option<Arc<Run>>,
+        session: u64,
+        main_session: u64,
+        can_yield: bool,
+    ) {
         self.exchange = Some(exchange.clone());
+        self.run = run;
         self.session = session;
         self.main_session = main_session;
         self.cpu.reset(can_yield);
@@ -41,6 +63,19 @@ impl State {
     pub fn end(&mut self) {
         self.log.end();
         self.exchange = None;
+        self.run = None;
+    }
+
+    /// What there is once in the process.
+    pub fn capabilities(&mut self) -> &Arc<Capabilities> {
+        self.cpu.host_call();
+        &self.capabilities
+    }
+
+    /// What the entry points of this run share.
+    pub fn run(&mut self) -> &Arc<Run> {
+        self.cpu.host_call();
+        self.run.get_or_insert_default()
     }
 
     /// The request and response. Every host function that works on them comes through here.

@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use http::{Version, header};
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
 use pingora::prelude::{HttpPeer, Session};
 use pingora::protocols::Digest;
 use pingora_proxy::{FailToProxy, ProxyHttp};
@@ -105,6 +106,9 @@ impl ProxyHttp for Gateway {
     fn new_ctx(&self) -> Box<Context> {
         Box::new(Context::new(self.shared.metrics.request_in_flight()))
     }
+
+    /// None: Pingora's own module, compression, would be asked at every step of a request and do nothing.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     /// `wasm_access`, `wasm_serverless`, and the handlers that need no upstream.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<bool> {

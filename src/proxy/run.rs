@@ -4,10 +4,10 @@ use std::future::poll_fn;
 use std::mem::swap;
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Instant;
 
 use futures::channel::oneshot;
 use http::StatusCode;
+use parking_lot::MutexGuard;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::Session;
 
@@ -50,17 +50,21 @@ impl Gateway {
         let Some(chain) = ctx.local.as_ref().and_then(|local| local.chain(phase)).cloned() else {
             return Outcome::Continue;
         };
-        let started = Instant::now();
+        let started = quanta::Instant::now();
         let exchange = ctx.exchange.get_or_insert_with(|| Shared::new(Exchange::new().into())).clone();
         if phase.can_edit_request() {
             ctx.body.freeze(session);
         }
         lend(&exchange, phase, session, ctx, &mut subject);
+        if let Subject::Ended = subject
+            && chain.scripts().any(|live| live.script.sees_response())
+        {
+            // Copied: Pingora keeps the one that it has sent.
+            exchange.lock().response = session.response_written().cloned();
+        }
         let end = self.walk(&chain, phase, &exchange, session, ctx, &mut subject).await;
-        take_back(&exchange, session, ctx, &mut subject);
+        let mut exchange = take_back(&exchange, session, ctx, &mut subject);
         ctx.facts.work_times[phase as usize] += started.elapsed();
-
-        let mut exchange = exchange.lock();
         if phase.can_end_request() && exchange.replied {
             return Outcome::Replied;
         }
@@ -181,7 +185,7 @@ impl Gateway {
         ctx: &mut Context,
         subject: &mut Subject<'_>,
     ) -> Result<(), Refused> {
-        take_back(exchange, session, ctx, subject);
+        drop(take_back(exchange, session, ctx, subject));
         // The response has a chain of its own to pass, which gets an exchange of its own.
         let running = ctx.exchange.take();
         let sent = self.respond(session, ctx, reply).await;
@@ -192,22 +196,24 @@ impl Gateway {
     }
 }
 
-/// Moves what the phase lends into the exchange. Nothing is copied, but for the response in `wasm_access_log`: Pingora
-/// keeps that one.
+/// Moves what the phase lends into the exchange. Nothing is copied.
 fn lend(exchange: &Shared, phase: Phase, session: &mut Session, ctx: &mut Context, subject: &mut Subject<'_>) {
     let mut exchange = exchange.lock();
     exchange.phase = phase;
     exchange_with(&mut exchange, session, ctx, subject);
-    if let Subject::Ended = subject {
-        exchange.response = session.response_written().cloned();
-    }
 }
 
 /// The same moves the other way.
-fn take_back(exchange: &Shared, session: &mut Session, ctx: &mut Context, subject: &mut Subject<'_>) {
+fn take_back<'e>(
+    exchange: &'e Shared,
+    session: &mut Session,
+    ctx: &mut Context,
+    subject: &mut Subject<'_>,
+) -> MutexGuard<'e, Exchange> {
     let mut exchange = exchange.lock();
     exchange_with(&mut exchange, session, ctx, subject);
     exchange.response = None;
+    exchange
 }
 
 fn exchange_with(exchange: &mut Exchange, session: &mut Session, ctx: &mut Context, subject: &mut Subject<'_>) {

@@ -15,7 +15,7 @@ use crate::phase::{Ext, Phase};
 use crate::variables::Variable;
 
 /// Collected by the hooks as the request goes on; lent to plugins with the header maps.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Facts {
     pub started: Instant,
     pub local: Option<SocketAddr>,
@@ -41,7 +41,7 @@ pub struct Facts {
 pub struct ServerName(pub String);
 
 /// The upstream that was chosen.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct UpstreamFacts {
     pub name: Arc<str>,
     pub host: Arc<str>,

@@ -257,7 +257,7 @@ impl ProxyHttp for Gateway {
     async fn logging(&self, session: &mut Session, _failure: Option<&pingora::Error>, ctx: &mut Self::CTX) {
         body::take_back(session, ctx);
         ctx.depart(session);
-        self.run(Phase::AccessLog, session, ctx, Subject::Ended).await;
+        self.run_at_the_end(session, ctx).await;
         self.account(session, ctx);
     }
 

@@ -15,7 +15,7 @@ use super::Gateway;
 use super::context::Context;
 use crate::config::OnFailure;
 use crate::exchange::{Ask, Exchange, Refused, Reply, Shared};
-use crate::phase::{End, Phase, Verdict};
+use crate::phase::{End, Phase, Verdict, Walk};
 use crate::snapshot::{LiveChain, LiveScript};
 use crate::wasm::{Failure, FailureKind};
 
@@ -90,35 +90,44 @@ impl Gateway {
                 // Boxed: it is large, and would be part of the future of every hook.
                 Box::pin(self.drive(live, exchange, session, ctx, subject)).await
             };
-            match result {
-                Ok(verdict) => {
-                    if let Verdict::Ext(ext) = verdict {
-                        exchange.lock().facts.ext = Some(ext);
-                    }
-                    let step = walk.apply(verdict);
-                    if step.unsupported {
-                        unsupported(live, phase, verdict);
-                    }
-                    if let Some(upstream) = step.upstream {
-                        ctx.upstream = Some(upstream.to_owned());
-                    }
-                    if step.end.is_some() {
-                        return step.end;
-                    }
-                }
-                Err(failure) => {
-                    failed(live, phase, exchange, &failure);
-                    match live.on_failure {
-                        OnFailure::Open => walk.skip(),
-                        OnFailure::Close => {
-                            let instantiate = failure.kind == FailureKind::Instantiate;
-                            return Some(End::Status(if instantiate { 503 } else { 500 }));
-                        }
-                    }
-                }
+            let end = judge(&mut walk, live, phase, exchange, result, &mut ctx.upstream);
+            if end.is_some() {
+                return end;
             }
         }
         None
+    }
+
+    /// Runs `wasm_access_log`. Nobody waits for its end: a chain that can wait goes on by itself with a copy, and the
+    /// connection is free for the client's next request.
+    pub(super) async fn run_at_the_end(&self, session: &mut Session, ctx: &mut Context) {
+        let phase = Phase::AccessLog;
+        let Some(chain) = ctx.local.as_ref().and_then(|local| local.chain(phase)).cloned() else { return };
+        if chain.scripts().all(|live| live.script.is_synchronous()) {
+            self.run(phase, session, ctx, Subject::Ended).await;
+            return;
+        }
+        let exchange = Exchange {
+            phase,
+            request: session.req_header().clone(),
+            response: session.response_written().cloned(),
+            facts: ctx.facts.clone(),
+            body: ctx.exchange.take().and_then(|exchange| exchange.lock().body.take()),
+            ..Exchange::new()
+        };
+        let exchange = Shared::new(exchange.into());
+        let in_flight = self.shared.metrics.request_in_flight();
+        tokio::spawn(async move {
+            let mut walk = chain.walk(phase);
+            while let Some(live) = walk.script() {
+                live.metrics.runs.inc();
+                let result = live.script.run(&exchange).await;
+                if judge(&mut walk, live, phase, &exchange, result, &mut None).is_some() {
+                    break;
+                }
+            }
+            drop(in_flight);
+        });
     }
 
     /// Runs a script that can wait, and meanwhile does what it asks of the connection: the guest asks, the driver does.
@@ -193,6 +202,41 @@ impl Gateway {
         let phase = exchange.lock().phase;
         lend(exchange, phase, session, ctx, subject);
         sent.map_err(|error| Refused::Send(error.to_string()))
+    }
+}
+
+/// What the result of a script does to its chain: how it ends the request, if it does.
+fn judge(
+    walk: &mut Walk<'_, LiveScript>,
+    live: &LiveScript,
+    phase: Phase,
+    exchange: &Shared,
+    result: Result<Verdict, Failure>,
+    upstream: &mut Option<String>,
+) -> Option<End> {
+    match result {
+        Ok(verdict) => {
+            if let Verdict::Ext(ext) = verdict {
+                exchange.lock().facts.ext = Some(ext);
+            }
+            let step = walk.apply(verdict);
+            if step.unsupported {
+                unsupported(live, phase, verdict);
+            }
+            if let Some(name) = step.upstream {
+                *upstream = Some(name.to_owned());
+            }
+            step.end
+        }
+        Err(failure) => {
+            failed(live, phase, exchange, &failure);
+            if live.on_failure == OnFailure::Open {
+                walk.skip();
+                return None;
+            }
+            let instantiate = failure.kind == FailureKind::Instantiate;
+            Some(End::Status(if instantiate { 503 } else { 500 }))
+        }
     }
 }
 

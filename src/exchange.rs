@@ -103,7 +103,7 @@ pub struct Exchange {
     pub phase: Phase,
     pub request: RequestHeader,
     pub response: Option<ResponseHeader>,
-    pub facts: Facts,
+    pub facts: Box<Facts>,
     /// The request body, once a plugin has read it.
     pub body: Option<Bytes>,
     /// What `return` and `error` send.
@@ -121,7 +121,7 @@ impl Exchange {
             phase: Phase::Access,
             request: no_request(),
             response: None,
-            facts: Facts::default(),
+            facts: Box::default(),
             body: None,
             reply: None,
             replied: false,

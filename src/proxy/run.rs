@@ -47,9 +47,7 @@ impl Gateway {
         ctx: &mut Context,
         mut subject: Subject<'_>,
     ) -> Outcome {
-        let Some(chain) = ctx.local.as_ref().and_then(|local| local.chain(phase)).cloned() else {
-            return Outcome::Continue;
-        };
+        let Some(chain) = ctx.chain(phase).cloned() else { return Outcome::Continue };
         let started = quanta::Instant::now();
         let exchange = ctx.exchange.get_or_insert_with(|| Shared::new(Exchange::new().into())).clone();
         if phase.can_edit_request() {
@@ -102,7 +100,7 @@ impl Gateway {
     /// connection is free for the client's next request.
     pub(super) async fn run_at_the_end(&self, session: &mut Session, ctx: &mut Context) {
         let phase = Phase::AccessLog;
-        let Some(chain) = ctx.local.as_ref().and_then(|local| local.chain(phase)).cloned() else { return };
+        let Some(chain) = ctx.chain(phase).cloned() else { return };
         if chain.scripts().all(|live| live.script.is_synchronous()) {
             self.run(phase, session, ctx, Subject::Ended).await;
             return;

@@ -51,7 +51,7 @@ impl Gateway {
             return Outcome::Continue;
         };
         let started = Instant::now();
-        let exchange = ctx.exchange.get_or_insert_with(|| Shared::new(Exchange::new().into())).clone();
+        let exchange = Shared::clone(ctx.exchange.get_or_insert_default());
         if phase.can_edit_request() {
             ctx.body.freeze(session);
         }
@@ -79,7 +79,7 @@ impl Gateway {
     ) -> Option<End> {
         let mut walk = chain.walk(phase);
         while let Some(live) = walk.script() {
-            live.metrics.runs.inc();
+            live.script.spec().metrics.runs.inc();
             let result = if live.script.is_synchronous() {
                 live.script.run_now(exchange)
             } else {
@@ -103,7 +103,7 @@ impl Gateway {
                     }
                 }
                 Err(failure) => {
-                    failed(live, phase, exchange, &failure);
+                    failed(live, exchange, &failure);
                     match live.on_failure {
                         OnFailure::Open => walk.skip(),
                         OnFailure::Close => {
@@ -134,10 +134,15 @@ impl Gateway {
 
         let mut run = pin!(live.script.run(exchange));
         let mut readers: Vec<oneshot::Sender<_>> = Vec::new();
+        poll_fn(|cx| {
+            exchange.lock().drive(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
         loop {
             let next = poll_fn(|cx| match run.as_mut().poll(cx) {
                 Poll::Ready(result) => Poll::Ready(Event::Done(result)),
-                Poll::Pending => exchange.lock().asks.pop().map_or(Poll::Pending, |ask| Poll::Ready(Event::Asked(ask))),
+                Poll::Pending => exchange.lock().asked().map_or(Poll::Pending, |ask| Poll::Ready(Event::Asked(ask))),
             });
             let event = if readers.is_empty() {
                 next.await
@@ -150,7 +155,7 @@ impl Gateway {
             };
             match event {
                 Event::Done(result) => {
-                    exchange.lock().asks.clear();
+                    exchange.lock().stop_driving();
                     return result;
                 }
                 Event::Asked(Ask::Body(reader)) => readers.push(reader),
@@ -185,7 +190,7 @@ impl Gateway {
         // The response has a chain of its own to pass, which gets an exchange of its own.
         let running = ctx.exchange.take();
         let sent = self.respond(session, ctx, reply).await;
-        ctx.exchange = running;
+        ctx.answering = std::mem::replace(&mut ctx.exchange, running);
         let phase = exchange.lock().phase;
         lend(exchange, phase, session, ctx, subject);
         sent.map_err(|error| Refused::Send(error.to_string()))
@@ -197,6 +202,7 @@ impl Gateway {
 fn lend(exchange: &Shared, phase: Phase, session: &mut Session, ctx: &mut Context, subject: &mut Subject<'_>) {
     let mut exchange = exchange.lock();
     exchange.phase = phase;
+    exchange.lent = true;
     exchange_with(&mut exchange, session, ctx, subject);
     if let Subject::Ended = subject {
         exchange.response = session.response_written().cloned();
@@ -207,6 +213,7 @@ fn lend(exchange: &Shared, phase: Phase, session: &mut Session, ctx: &mut Contex
 fn take_back(exchange: &Shared, session: &mut Session, ctx: &mut Context, subject: &mut Subject<'_>) {
     let mut exchange = exchange.lock();
     exchange_with(&mut exchange, session, ctx, subject);
+    exchange.lent = false;
     exchange.response = None;
 }
 
@@ -237,7 +244,7 @@ fn outcome(phase: Phase, end: Option<End>, reply: Option<Reply>) -> Outcome {
 }
 
 fn unsupported(live: &LiveScript, phase: Phase, verdict: Verdict) {
-    live.metrics.unsupported_verdict(verdict);
+    live.script.spec().metrics.unsupported_verdict(verdict);
     if live.first_unsupported(verdict) {
         let (script, verdict) = (&live.script.spec().name, verdict.name());
         log::warn!("script={script} phase={phase} the verdict `{verdict}` is not supported here: taken as `ok`");
@@ -245,13 +252,8 @@ fn unsupported(live: &LiveScript, phase: Phase, verdict: Verdict) {
 }
 
 /// Counts a failure and logs it, once, with all that there is to know.
-fn failed(live: &LiveScript, phase: Phase, exchange: &Shared, failure: &Failure) {
-    live.metrics.failures(failure.kind).inc();
+fn failed(live: &LiveScript, exchange: &Shared, failure: &Failure) {
     let mut exchange = exchange.lock();
     exchange.facts.timed_out |= failure.kind == FailureKind::Wall;
-    let (script, request) = (&live.script.spec().name, exchange.facts.request_id());
-    let Failure { kind, detail } = failure;
-    // Lines that follow are indented: what a plugin says must not look like a line of the proxy.
-    let detail = detail.replace('\n', "\n    ");
-    log::error!("script={script} phase={phase} request={request} failed: {}: {detail}", kind.name());
+    live.script.report(failure, exchange.facts.request_id());
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::exchange::Shared;
-use crate::phase::Phase;
+use crate::phase::Place;
 
 /// Lines of plugins, and about them.
 const TARGET: &str = "phasegate::plugin";
@@ -16,20 +16,41 @@ const LONGEST_LINE: usize = 8 << 10;
 /// The log of one instance.
 pub struct RunLog {
     script: Arc<str>,
-    phase: Phase,
+    place: Place,
     /// The request that it works for now.
-    request: Mutex<Option<Shared>>,
+    request: Mutex<Option<Request>>,
     /// Output of the guest without a line end yet.
     open: Mutex<Vec<u8>>,
 }
 
+/// A request, as lines name it.
+#[derive(Clone)]
+pub enum Request {
+    /// Lent to the run as long as that lasts.
+    Lent(Shared),
+    /// The id of one that comes and goes while the run lasts.
+    Id(Arc<str>),
+}
+
 impl RunLog {
-    pub fn new(script: Arc<str>, phase: Phase) -> RunLog {
-        RunLog { script, phase, request: Mutex::default(), open: Mutex::default() }
+    pub fn new(script: Arc<str>, place: Place) -> RunLog {
+        RunLog { script, place, request: Mutex::default(), open: Mutex::default() }
     }
 
-    pub fn begin(&self, request: &Shared) {
-        *self.request.lock() = Some(request.clone());
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// The id of the request; none when there is none, or no more.
+    pub fn request_id(&self) -> Option<Arc<str>> {
+        match self.request.lock().as_ref()? {
+            Request::Lent(exchange) => Some(exchange.lock().facts.request_id().into()),
+            Request::Id(id) => Some(id.clone()),
+        }
+    }
+
+    pub fn begin(&self, request: Request) {
+        *self.request.lock() = Some(request);
     }
 
     /// Ends the run, and the line that it left open.
@@ -47,13 +68,11 @@ impl RunLog {
 
     pub fn write(&self, level: log::Level, text: &str) {
         if self.enabled(level) {
-            let request = self.request.lock().clone();
-            let exchange = request.as_ref().map(|request| request.lock());
-            let id = exchange.as_ref().map_or("-", |exchange| exchange.facts.request_id());
-            let (script, phase) = (&self.script, self.phase);
+            let id = self.request_id();
+            let (script, place, id) = (&self.script, self.place, id.as_deref().unwrap_or("-"));
             // Each line by itself: none can look like a line of the proxy.
             for line in text.lines() {
-                log::log!(target: TARGET, level, "script={script} phase={phase} request={id} {line}");
+                log::log!(target: TARGET, level, "script={script} phase={place} request={id} {line}");
             }
         }
     }

@@ -9,7 +9,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::entry::EntryPoint;
 use super::limits::{Cpu, Memory};
-use super::log::{Request, RunLog};
+use super::log::RunLog;
 use super::script::Script;
 use super::session::{Session, SpawnError};
 use crate::capability::background::BackgroundError;
@@ -29,7 +29,7 @@ pub struct State {
     /// Whether the exchange is lent for the whole run; else only now and then.
     in_phase: bool,
     session: Session,
-    log: Arc<RunLog>,
+    log: RunLog,
     wasi: WasiCtx,
     table: ResourceTable,
 }
@@ -62,7 +62,7 @@ impl State {
         script: Weak<Script>,
         memory: Memory,
         cpu: Cpu,
-        log: Arc<RunLog>,
+        log: RunLog,
         wasi: WasiCtx,
     ) -> State {
         State {
@@ -84,10 +84,9 @@ impl State {
         let Work { exchange, run, session, kind, wall } = work;
         self.cpu.reset(!matches!(kind, Kind::Now), wall);
         self.in_phase = !matches!(kind, Kind::Beside(_));
-        self.log.begin(match kind {
-            Kind::Beside(id) => Request::Id(id),
-            _ => Request::Lent(exchange.clone()),
-        });
+        if let Kind::Beside(id) = kind {
+            self.log.begin_beside(id);
+        }
         self.exchange = Some(exchange);
         self.run = run;
         self.session = session;
@@ -95,7 +94,7 @@ impl State {
 
     /// Lets go of the request.
     pub fn end(&mut self) {
-        self.log.end();
+        self.log.end(self.exchange.as_ref());
         self.exchange = None;
         self.run = None;
         self.session = Session::default();
@@ -150,7 +149,7 @@ impl State {
             return Err(SpawnError::NoEntryPoint(entry.export()));
         };
         let run = self.run().clone();
-        let request = self.log.request_id().unwrap_or_else(|| "-".into());
+        let request = self.log.request_id(Some(&exchange)).unwrap_or_else(|| "-".into());
         let mailboxes = self.capabilities.mailboxes.clone();
         let session = self.open_session().spawned(&mailboxes);
         let id = session.id();
@@ -168,7 +167,12 @@ impl State {
 
     pub fn log(&mut self, level: log::Level, text: &str) {
         self.cpu.host_call();
-        self.log.write(level, text);
+        self.log.write(level, text, self.exchange.as_ref());
+    }
+
+    /// The guest has written to its standard output or error.
+    pub fn flush_output(&mut self) {
+        self.log.flush(self.exchange.as_ref());
     }
 
     pub fn warn(&mut self, text: &str) {

@@ -39,7 +39,7 @@ impl Level {
 }
 
 /// All levels, to find out where a misplaced key belongs.
-pub static LEVELS: [&Level; 16] = [
+pub static LEVELS: [&Level; 17] = [
     &MAIN,
     &PHASES,
     &ACCESS_LOG,
@@ -54,6 +54,7 @@ pub static LEVELS: [&Level; 16] = [
     &RESPOND,
     &PLUGIN,
     &SCRIPT,
+    &SESSION,
     &LIMITS,
     &ALLOW,
 ];
@@ -72,6 +73,7 @@ pub static MAIN: Level = Level {
         key("daemon", "daemon = false"),
         key("admin", "admin = { listen = \"127.0.0.1:9901\" }"),
         key("upstream", "upstream.origin = { servers = [{ addr = \"127.0.0.1:9001\" }] }"),
+        key("wasm_session", "[[wasm_session]]"),
         key("server", "[[server]]"),
     ],
     also: &[&PHASES],
@@ -200,6 +202,17 @@ pub static SCRIPT: Level = Level {
     also: &[],
     unavailable: &[],
 };
+
+pub static SESSION: Level = level(
+    "a `[[wasm_session]]`",
+    &[
+        key("name", "name = \"chat\""),
+        key("wasm_path", "wasm_path = \"plugin.wasm\""),
+        key("wasm_main_config", "wasm_main_config = '''rooms = 100'''"),
+        key("limits", "limits = { memory = \"64MiB\", cpu_ms = 50 }"),
+        key("allow", "allow = { env = [\"NAME\"] }"),
+    ],
+);
 
 pub static LIMITS: Level = level(
     "`limits`",

@@ -32,6 +32,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Also those that a literal address in `proxy_pass` makes; they have the address as name.
     pub upstreams: Vec<Upstream>,
+    /// Named sessions, each name once: scripts that run for no request.
+    pub sessions: Vec<ScriptConfig>,
     pub servers: Vec<Server>,
 }
 
@@ -49,6 +51,7 @@ impl Config {
             trusted_proxies: Vec::new(),
             admin: None,
             upstreams: Vec::new(),
+            sessions: Vec::new(),
             servers: Vec::new(),
         }
     }

@@ -1,11 +1,13 @@
 //! What plugins stand on beside the request: a file for each thing that they can do. Nothing here knows Wasmtime or how a
 //! plugin spells a call; the skins in `wasm` do.
 
+pub mod callout;
 pub mod net;
 mod run;
 
 pub use run::Run;
 
+use self::callout::Callouts;
 use self::net::Network;
 use crate::config::{Config, Diagnostics};
 use crate::observe::metrics::Metrics;
@@ -13,11 +15,15 @@ use crate::observe::metrics::Metrics;
 /// What there is once in a process. It outlives reloads.
 pub struct Capabilities {
     pub network: Network,
+    pub callouts: Callouts,
 }
 
 impl Capabilities {
     /// Opens no connection: that is left to the first use. What is wrong in the configuration is reported.
     pub fn load(config: &Config, metrics: &Metrics, diagnostics: &mut Diagnostics) -> Capabilities {
-        Capabilities { network: Network::load(&config.network, metrics, diagnostics) }
+        Capabilities {
+            network: Network::load(&config.network, metrics, diagnostics),
+            callouts: Callouts::new(&config.network, metrics),
+        }
     }
 }

@@ -22,6 +22,7 @@ pub struct Metrics {
     requests_in_flight: Gauge,
     access_log_dropped: Counter,
     connections: Family<Transport, Gauge>,
+    callouts: CalloutMetrics,
     plugin_runs: Family<ScriptPhase, Counter>,
     plugin_failures: Family<FailureLabels, Counter>,
     plugin_unsupported_verdicts: Family<VerdictLabels, Counter>,
@@ -39,9 +40,18 @@ pub struct ScriptMetrics {
     unsupported_verdicts: Family<VerdictLabels, Counter>,
 }
 
-/// A request being served; one less when it is dropped.
+/// The counters of callouts.
+#[derive(Clone, Debug, Default)]
+pub struct CalloutMetrics {
+    begun: Counter,
+    /// Those that ended without a response, but for those that were given up.
+    pub failed: Counter,
+    in_flight: Gauge,
+}
+
+/// A request being served, or a callout; one less when it is dropped.
 #[derive(Debug)]
-#[must_use = "the request counts as in flight until this is dropped"]
+#[must_use = "it counts as in flight until this is dropped"]
 pub struct InFlight(Gauge);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -95,6 +105,7 @@ impl Metrics {
             requests_in_flight: Gauge::default(),
             access_log_dropped: Counter::default(),
             connections: Family::default(),
+            callouts: CalloutMetrics::default(),
             plugin_runs: Family::default(),
             plugin_failures: Family::default(),
             plugin_unsupported_verdicts: Family::default(),
@@ -130,6 +141,11 @@ impl Metrics {
     /// Connections to other machines that are open for plugins.
     pub fn connections(&self, transport: &'static str) -> Gauge {
         self.connections.get_or_create_owned(&Transport { transport })
+    }
+
+    /// The counters of callouts.
+    pub fn callouts(&self) -> CalloutMetrics {
+        self.callouts.clone()
     }
 
     /// The counters of a script in a phase: the same ones for the same names.
@@ -169,6 +185,10 @@ impl Metrics {
             "Connections to other machines that are open for plugins",
             self.connections.clone(),
         );
+        let CalloutMetrics { begun, failed, in_flight } = self.callouts.clone();
+        registry.register("callouts", "HTTP requests of plugins to other machines", begun);
+        registry.register("callout_failures", "Callouts that ended without a response", failed);
+        registry.register("callouts_in_flight", "Callouts that wait for their response", in_flight);
         registry.register("plugin_runs", "Runs of scripts", self.plugin_runs.clone());
         registry.register("plugin_failures", "Runs of scripts that failed", self.plugin_failures.clone());
         registry.register(
@@ -177,6 +197,19 @@ impl Metrics {
             self.plugin_unsupported_verdicts.clone(),
         );
         registry.register("plugin_instances", "Instances made of scripts", self.plugin_instances.clone());
+    }
+}
+
+impl CalloutMetrics {
+    /// Counts a callout, and as in flight until the answer is dropped; none when this many are in flight already.
+    pub fn begin(&self, most: usize) -> Option<InFlight> {
+        let before = self.in_flight.inc();
+        let in_flight = InFlight(self.in_flight.clone());
+        if usize::try_from(before).is_ok_and(|before| before >= most) {
+            return None;
+        }
+        self.begun.inc();
+        Some(in_flight)
     }
 }
 

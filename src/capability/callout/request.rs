@@ -52,10 +52,10 @@ impl Outgoing {
             let scheme = if scheme == Scheme::HTTP { "http" } else { "https" };
             return Err(CalloutError::Scheme { scheme, transport });
         }
-        let target = match authority.port() {
-            Some(_) => Target::parse(authority.as_str())?,
+        let target = match authority.as_str().strip_prefix(authority.host()) {
             // A port that is there and empty is the default one (RFC 3986, section 6.2.3).
-            None => Target::parse(&format!("{}:{port}", authority.host()))?,
+            Some("" | ":") => Target::parse(&format!("{}:{port}", authority.host()))?,
+            _ => Target::parse(authority.as_str())?,
         };
         let path = with_params(path_and_query.as_ref(), &params).ok_or_else(invalid)?;
         let (authority, headers) = split_host(authority, headers)?;
@@ -158,6 +158,7 @@ mod tests {
             ("http://Api.example.cn", "api.example.cn:80", "Api.example.cn", "/"),
             ("http://api.example.cn?a=b#c", "api.example.cn:80", "api.example.cn", "/?a=b"),
             ("HTTPS://api.example.cn:8443/a?b=c", "api.example.cn:8443", "api.example.cn:8443", "/a?b=c"),
+            ("https://api.example.cn:/", "api.example.cn:443", "api.example.cn:", "/"),
             ("https://[2001:db8::1]/a", "[2001:db8::1]:443", "[2001:db8::1]", "/a"),
         ] {
             let outgoing = outgoing(call(uri)).unwrap();
@@ -181,6 +182,7 @@ mod tests {
             "http://u:p@a.cn/",
             "http://a b/",
             "http://a.cn:0/",
+            "http://a.cn:99999/",
         ] {
             assert!(outgoing(call(uri)).is_err(), "{uri}");
         }

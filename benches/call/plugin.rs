@@ -7,13 +7,14 @@ use parking_lot::Mutex;
 use phasegate::capability::Capabilities;
 use phasegate::config::Config;
 use phasegate::exchange::{Exchange, Shared};
+use phasegate::observe::metrics::Metrics;
 use phasegate::phase::{Phase, Verdict};
 use phasegate::wasm::{Failure, Host, Module, Script, ScriptSpec};
 use pingora::http::RequestHeader;
 
 /// The engine and the host functions, with the defaults of a configuration.
 pub fn host() -> Host {
-    let capabilities = Capabilities::new(&Config::empty(Path::new("bench.toml")));
+    let capabilities = Capabilities::new(&Config::empty(Path::new("bench.toml")), &Metrics::new());
     Host::new(capabilities.into()).expect("the machine runs WebAssembly")
 }
 

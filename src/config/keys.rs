@@ -39,11 +39,12 @@ impl Level {
 }
 
 /// All levels, to find out where a misplaced key belongs.
-pub static LEVELS: [&Level; 16] = [
+pub static LEVELS: [&Level; 17] = [
     &MAIN,
     &PHASES,
     &ACCESS_LOG,
     &ADMIN,
+    &STORE,
     &UPSTREAM,
     &UPSTREAM_SERVER,
     &HEALTH_CHECK,
@@ -71,6 +72,7 @@ pub static MAIN: Level = Level {
         key("trusted_proxies", "trusted_proxies = [\"10.0.0.0/8\"]"),
         key("daemon", "daemon = false"),
         key("admin", "admin = { listen = \"127.0.0.1:9901\" }"),
+        key("store", "store = { size = \"64MiB\" }"),
         key("upstream", "upstream.origin = { servers = [{ addr = \"127.0.0.1:9001\" }] }"),
         key("server", "[[server]]"),
     ],
@@ -100,6 +102,17 @@ pub static ACCESS_LOG: Level = level(
 );
 
 pub static ADMIN: Level = level("`[admin]`", &[key("listen", "listen = \"127.0.0.1:9901\"")]);
+
+pub static STORE: Level = level(
+    "`[store]`",
+    &[
+        key("kind", "kind = \"redis\""),
+        key("size", "size = \"64MiB\""),
+        key("url", "url = \"redis://127.0.0.1:6379\""),
+        key("prefix", "prefix = \"phasegate:\""),
+        key("timeout_ms", "timeout_ms = 1000"),
+    ],
+);
 
 pub static UPSTREAM: Level = level(
     "an `[upstream.NAME]`",

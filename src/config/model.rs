@@ -30,6 +30,7 @@ pub struct Config {
     /// Who may say by a header which client a request comes from.
     pub trusted_proxies: Vec<IpNet>,
     pub admin: Option<SocketAddr>,
+    pub store: Store,
     /// Also those that a literal address in `proxy_pass` makes; they have the address as name.
     pub upstreams: Vec<Upstream>,
     pub servers: Vec<Server>,
@@ -48,6 +49,7 @@ impl Config {
             body_limit: 1 << 20,
             trusted_proxies: Vec::new(),
             admin: None,
+            store: Store::default(),
             upstreams: Vec::new(),
             servers: Vec::new(),
         }
@@ -64,6 +66,42 @@ pub struct AccessLog {
 pub enum LogTarget {
     Stdout,
     File(PathBuf),
+}
+
+/// Where plugins keep what they share.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// Most bytes.
+    Memory {
+        size: usize,
+    },
+    Redis(RedisStore),
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Store::Memory { size: 64 << 20 }
+    }
+}
+
+#[derive(Clone)]
+pub struct RedisStore {
+    /// Of a form that the client takes.
+    pub url: String,
+    /// What all keys begin with.
+    pub prefix: String,
+    /// Of a whole call.
+    pub timeout: Duration,
+}
+
+/// Without the address: a password may be in it.
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore")
+            .field("prefix", &self.prefix)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use log::LevelFilter;
 use toml::Spanned;
 
 use super::keys::{self, Level};
-use super::leaf::{HostPort, Name, Size, UriPath};
+use super::leaf::{HostPort, Name, RedisUrl, Size, StoreKind, UriPath};
 use super::model::{Balance, HostPattern, Instance, OnFailure};
 use super::reader::{FromTable, Reader};
 use super::{Diagnostic, Span};
@@ -24,6 +24,7 @@ pub struct Main {
     pub body_limit: Option<Size>,
     pub trusted_proxies: Vec<IpNet>,
     pub admin: Option<SocketAddr>,
+    pub store: Option<Store>,
     pub upstreams: Vec<(Spanned<String>, Upstream)>,
     /// None: there is no `server` at all.
     pub servers: Option<Vec<Server>>,
@@ -51,6 +52,7 @@ impl FromTable for Main {
             body_limit: inner(reader.leaf("body_limit")),
             trusted_proxies: inner_all(reader.leaves("trusted_proxies")),
             admin: reader.table("admin").and_then(|admin: Admin| admin.listen),
+            store: reader.table("store"),
             upstreams: reader.named_tables("upstream"),
             servers: reader.key("server").map(|_| reader.tables("server").unwrap_or_default()),
             chains: read_chains(reader),
@@ -80,6 +82,33 @@ impl FromTable for Admin {
 
     fn read(reader: &mut Reader) -> Self {
         Admin { listen: inner(reader.required("listen")) }
+    }
+}
+
+pub struct Store {
+    pub kind: Option<Spanned<StoreKind>>,
+    pub size: Option<Size>,
+    pub url: Option<RedisUrl>,
+    pub prefix: Option<String>,
+    pub timeout_ms: Option<NonZeroU64>,
+    /// The keys that belong to one kind and are there.
+    pub memory_keys: Vec<Spanned<&'static str>>,
+    pub redis_keys: Vec<Spanned<&'static str>>,
+}
+
+impl FromTable for Store {
+    const LEVEL: &'static Level = &keys::STORE;
+
+    fn read(reader: &mut Reader) -> Self {
+        Store {
+            kind: reader.leaf("kind"),
+            size: inner(reader.leaf("size")),
+            url: inner(reader.leaf("url")),
+            prefix: inner(reader.leaf("prefix")),
+            timeout_ms: inner(reader.leaf("timeout_ms")),
+            memory_keys: keys_of(reader, ["size"]),
+            redis_keys: keys_of(reader, ["url", "prefix", "timeout_ms"]),
+        }
     }
 }
 

@@ -36,7 +36,7 @@ impl Host {
     /// When the machine cannot run compiled WebAssembly.
     pub fn new(capabilities: Arc<Capabilities>) -> wasmtime::Result<Host> {
         let clock = EngineClock::start()?;
-        let linker = component::linker(clock.engine())?;
+        let linker = component::linker(clock.engine(), capabilities.store.waits())?;
         Ok(Host { clock, linker, capabilities })
     }
 

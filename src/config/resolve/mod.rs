@@ -2,6 +2,7 @@
 
 mod chain;
 mod server;
+mod store;
 mod upstream;
 
 use std::path::{Path, PathBuf};
@@ -39,6 +40,7 @@ pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -
         body_limit: main.body_limit.map_or(defaults.body_limit, |size| size.0),
         trusted_proxies: main.trusted_proxies,
         admin: main.admin,
+        store: main.store.map_or(defaults.store, |store| cx.store(store)),
         upstreams: cx.upstreams.into_list(),
         servers,
         ..defaults

@@ -17,6 +17,7 @@ mod origin;
 mod probe;
 mod proxy;
 mod raw;
+mod redis;
 mod site;
 mod wasm;
 
@@ -29,6 +30,7 @@ pub use origin::{DownOrigin, Origin, RawOrigin, Received, Reply, reply};
 pub use probe::{in_access, probe, results, step};
 pub use proxy::{Output, Proxy, Signal, check, phasegate, refused};
 pub use raw::{Raw, RawMessage};
+pub use redis::RedisServer;
 pub use site::{Script, Site};
 pub use wasm::{cargo, guests, plugins};
 

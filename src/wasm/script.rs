@@ -75,6 +75,7 @@ pub struct Script {
     capabilities: Arc<Capabilities>,
     pre: InstancePre<State>,
     exports: [Option<ComponentExportIndex>; 5],
+    sees_response: bool,
     /// The entry points that are on; `wasm-main` first.
     entries: Vec<EntryPoint>,
     /// Whether runs take the asynchronous path: the module can wait, several entry points run at once, or a run was so
@@ -102,6 +103,8 @@ impl Script {
             capabilities: host.capabilities.clone(),
             pre,
             exports,
+            sees_response: module
+                .imports(|name| name == "variable" || name.starts_with("out-get-") || name.starts_with("out-is-")),
             entries,
             asynchronous: several.into(),
             pool: Pool::default(),
@@ -117,6 +120,11 @@ impl Script {
     /// Whether the component exports this entry point.
     pub fn exports(&self, entry: EntryPoint) -> bool {
         self.exports[entry as usize].is_some()
+    }
+
+    /// Whether the module can look at the response.
+    pub fn sees_response(&self) -> bool {
+        self.sees_response
     }
 
     /// Whether a run can finish without waiting: then [`Script::run_now`] is the way, else [`Script::run`].
@@ -235,8 +243,8 @@ impl Script {
 
     fn store(&self) -> Store<State> {
         let ScriptSpec { name, phase, memory, cpu, wall, env, .. } = &self.spec;
-        let log = Arc::new(RunLog::new(name.clone(), *phase));
-        let wasi = wasi::context(env, &log);
+        let log = RunLog::new(name.clone(), *phase);
+        let wasi = wasi::context(env, log.output());
         let state = State::new(self.capabilities.clone(), Memory::new(*memory), Cpu::new(*cpu, *wall), log, wasi);
         let mut store = Store::new(self.pre.engine(), state);
         store.limiter(|state| &mut state.memory);

@@ -4,8 +4,10 @@
 pub mod callout;
 pub mod net;
 mod run;
+mod store;
 
 pub use run::Run;
+pub use store::{Store, StoreError, ttl};
 
 use self::callout::Callouts;
 use self::net::Network;
@@ -16,6 +18,7 @@ use crate::observe::metrics::Metrics;
 pub struct Capabilities {
     pub network: Network,
     pub callouts: Callouts,
+    pub store: Store,
 }
 
 impl Capabilities {
@@ -24,6 +27,7 @@ impl Capabilities {
         Capabilities {
             network: Network::load(&config.network, metrics, diagnostics),
             callouts: Callouts::new(&config.network, metrics),
+            store: Store::new(&config.store, &metrics.store),
         }
     }
 }

@@ -27,6 +27,17 @@ pub struct Metrics {
     plugin_failures: Family<FailureLabels, Counter>,
     plugin_unsupported_verdicts: Family<VerdictLabels, Counter>,
     plugin_instances: Family<Script, Counter>,
+    pub store: StoreMetrics,
+}
+
+/// What is counted of the store of plugins.
+#[derive(Clone, Debug, Default)]
+pub struct StoreMetrics {
+    /// Keys, and bytes that they need, in memory.
+    pub entries: Gauge,
+    pub bytes: Gauge,
+    /// Calls that failed.
+    pub failures: Counter,
 }
 
 /// The counters of one script in one phase.
@@ -110,6 +121,7 @@ impl Metrics {
             plugin_failures: Family::default(),
             plugin_unsupported_verdicts: Family::default(),
             plugin_instances: Family::default(),
+            store: StoreMetrics::default(),
         };
         metrics.registry.register("requests", "Requests by class of their status", requests);
         metrics.register();
@@ -197,6 +209,9 @@ impl Metrics {
             self.plugin_unsupported_verdicts.clone(),
         );
         registry.register("plugin_instances", "Instances made of scripts", self.plugin_instances.clone());
+        registry.register("store_entries", "Keys of the store in memory", self.store.entries.clone());
+        registry.register("store_bytes", "Bytes of the store in memory", self.store.bytes.clone());
+        registry.register("store_failures", "Calls of the store that failed", self.store.failures.clone());
     }
 }
 

@@ -17,6 +17,7 @@ mod origin;
 mod probe;
 mod proxy;
 mod raw;
+mod redis;
 mod secure;
 mod site;
 mod wasm;
@@ -30,6 +31,7 @@ pub use origin::{DownOrigin, FullOrigin, Origin, RawOrigin, Received, Reply, rep
 pub use probe::{in_access, probe, results, serve, step};
 pub use proxy::{Output, Proxy, Signal, check, phasegate, refused};
 pub use raw::{Raw, RawMessage};
+pub use redis::RedisServer;
 pub use secure::SecureOrigin;
 pub use site::{Script, Site};
 pub use wasm::{cargo, guests, plugins};

@@ -32,6 +32,8 @@ async fn bad_configurations_are_explained() {
         ("security_headers", "wasm_http_filter_headers", "hide_server = 1", "invalid type: integer `1`"),
         ("rate_limit", "wasm_access", "requests = 0\nseconds = 1", "line 1:"),
         ("rate_limit", "wasm_access", "requests = 1\nseconds = 1\nname = 'a b'", "line 3: `a b` is no name"),
+        ("shadow", "wasm_access_log", "to = 'a.cn'", "line 1: `a.cn` is no service"),
+        ("token_check", "wasm_access", "", "missing field `service`"),
         ("traffic_stats", "wasm_access_log", "every = 0", "line 1:"),
     ] {
         refuses(plugin, phase, config, why).await;

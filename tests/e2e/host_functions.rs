@@ -273,7 +273,6 @@ async fn a_response_that_is_sent_at_once() {
 async fn the_rest_of_the_interface_is_not_available_yet() {
     let request = json!({ "method": "get", "uri": "http://127.0.0.1:1/" });
     let calls = vec![
-        json!(["handle-http", "tcp", request, 10]),
         json!(["socket-connect", "tcp", "127.0.0.1:1", null, 10]),
         json!(["socket-read", 0, 1, 10]),
         json!(["socket-read-exact", 0, 1, 10]),

@@ -2,6 +2,10 @@
 //! never copied, and moved back after it. Everything a plugin may do with them is a method, which says in which phases
 //! it is allowed: the skins of both kinds of plugin stand on these.
 
+mod client;
+
+pub use client::{ClientEnd, PluginEnd, stream};
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -41,6 +45,16 @@ pub enum Refused {
     ContentLength { found: String, expected: usize },
     #[error("a response was already sent")]
     AlreadySent,
+    #[error("101 switches protocols: its status cannot be changed")]
+    Switching,
+    #[error("curr-fd: another script has had the stream to the client")]
+    Streamed,
+    #[error("the request body is read from curr-fd")]
+    BodyStreamed,
+    #[error("the request is none for an upgrade to WebSocket: {0}")]
+    NoUpgrade(&'static str),
+    #[error("wasm_http_filter_headers failed, and the client has got an error")]
+    HeadReplaced,
     #[error("the request body is larger than body_limit, {limit} bytes")]
     BodyTooLarge { limit: usize },
     #[error("the request body could not be read: {0}")]
@@ -57,12 +71,14 @@ pub struct Reply {
     pub status: StatusCode,
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub body: Bytes,
+    /// The `content-length` that was given without a body: that of a body to be streamed, or of none, for HEAD.
+    pub length: Option<u64>,
 }
 
 impl Reply {
     /// A response with a status, and nothing else.
     pub fn of_status(status: StatusCode) -> Reply {
-        Reply { status, headers: Vec::new(), body: Bytes::new() }
+        Reply { status, headers: Vec::new(), body: Bytes::new(), length: None }
     }
 
     /// # Errors
@@ -70,6 +86,7 @@ impl Reply {
     pub fn new(status: u16, headers: Vec<(String, String)>, body: Bytes) -> Result<Reply, Refused> {
         let status = final_status(status)?;
         let mut checked = Vec::with_capacity(headers.len());
+        let mut length = None;
         for (name, value) in headers {
             let name = header_name(&name)?;
             let value = header_value(&name, &value)?;
@@ -77,13 +94,16 @@ impl Reply {
                 header::CONTENT_LENGTH if value.as_bytes() == body.len().to_string().as_bytes() => {}
                 header::CONTENT_LENGTH => {
                     let found = String::from_utf8_lossy(value.as_bytes()).into_owned();
-                    return Err(Refused::ContentLength { found, expected: body.len() });
+                    length = found.parse().ok().filter(|_| body.is_empty() && length.is_none());
+                    if length.is_none() {
+                        return Err(Refused::ContentLength { found, expected: body.len() });
+                    }
                 }
                 header::TRANSFER_ENCODING => return Err(Refused::Framing(name)),
                 _ => checked.push((name, value)),
             }
         }
-        Ok(Reply { status, headers: checked, body })
+        Ok(Reply { status, headers: checked, body, length })
     }
 }
 
@@ -94,6 +114,11 @@ pub enum Ask {
     Body(oneshot::Sender<Result<Bytes, Refused>>),
     /// To send this response now.
     Respond(Reply, oneshot::Sender<Result<(), Refused>>),
+    /// The stream to the client.
+    Stream(oneshot::Sender<PluginEnd>),
+    /// To send the head of this response now, and its body from the stream. The answer is the length of that body, if it
+    /// was given.
+    Head(Reply, oneshot::Sender<Result<Option<u64>, Refused>>),
 }
 
 /// A request and its response, lent to a chain.
@@ -108,6 +133,8 @@ pub struct Exchange {
     pub reply: Option<Reply>,
     /// Whether a plugin has sent its response by itself.
     pub replied: bool,
+    /// Whether a plugin has had the stream to the client.
+    pub streamed: bool,
     /// Open questions to the driver of this run.
     pub asks: Vec<Ask>,
 }
@@ -123,6 +150,7 @@ impl Exchange {
             body: None,
             reply: None,
             replied: false,
+            streamed: false,
             asks: Vec::new(),
         }
     }
@@ -208,15 +236,21 @@ impl Exchange {
         let Edit::Response(response) = self.edit_response("out-set-status")? else {
             return Err(Refused::Ended);
         };
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Refused::Switching);
+        }
         response.set_status(final_status(status)?).map_err(|_| Refused::Status(status))
     }
 
     /// Keeps the response that `return` and `error` send.
     ///
     /// # Errors
-    /// In a phase that cannot end the request.
+    /// In a phase that cannot end the request, and when a response was sent before.
     pub fn set_reply(&mut self, reply: Reply) -> Result<(), Refused> {
         self.can_reply("out-set-response")?;
+        if self.replied {
+            return Err(Refused::AlreadySent);
+        }
         self.reply = Some(reply);
         Ok(())
     }
@@ -239,13 +273,16 @@ impl Exchange {
     /// The request body, or the question for it. Wait for the answer without holding the lock.
     ///
     /// # Errors
-    /// In a phase where the body has gone upstream unread.
+    /// In a phase where the body has gone upstream unread, and once it is read from the stream to the client.
     pub fn ask_body(&mut self) -> Result<BodyOr<oneshot::Receiver<Result<Bytes, Refused>>>, Refused> {
         if let Some(body) = &self.body {
             return Ok(BodyOr::Body(body.clone()));
         }
         if !self.phase.can_edit_request() {
             return Err(self.refuse("in-body-read-exact", "the request body has already been sent"));
+        }
+        if self.streamed {
+            return Err(Refused::BodyStreamed);
         }
         let (answer, receiver) = oneshot::channel();
         self.asks.push(Ask::Body(answer));

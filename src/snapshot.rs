@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use regex::Regex;
 
+use crate::capability::net::Policy;
 use crate::config::{
     ChainConfig, Chains, Config, Diagnostic, Diagnostics, Handler, Instance, Match, OnFailure, ScriptConfig,
 };
@@ -159,6 +160,7 @@ impl Builder<'_> {
             cpu: config.limits.cpu,
             wall: config.limits.wall,
             env: config.env.clone(),
+            net: Arc::new(Policy::new(config.net.clone())),
             instances: metrics.instances.clone(),
         };
         let script = match Script::prepare(self.host, &module, spec) {

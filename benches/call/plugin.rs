@@ -5,15 +5,18 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use phasegate::capability::Capabilities;
-use phasegate::config::Config;
+use phasegate::config::{Config, Diagnostics};
 use phasegate::exchange::{Exchange, Shared};
+use phasegate::observe::metrics::Metrics;
 use phasegate::phase::{Phase, Verdict};
 use phasegate::wasm::{Failure, Host, Module, Script, ScriptSpec};
 use pingora::http::RequestHeader;
 
 /// The engine and the host functions, with the defaults of a configuration.
 pub fn host() -> Host {
-    let capabilities = Capabilities::new(&Config::empty(Path::new("bench.toml")));
+    let path = Path::new("bench.toml");
+    let mut diagnostics = Diagnostics::new(path, String::new());
+    let capabilities = Capabilities::load(&Config::empty(path), &Metrics::new(), &mut diagnostics);
     Host::new(capabilities.into()).expect("the machine runs WebAssembly")
 }
 
@@ -36,6 +39,7 @@ pub fn script(host: &Host, module: &Module, fresh: bool) -> Script {
         cpu: Duration::from_millis(50),
         wall: Some(Duration::from_secs(10)),
         env: Vec::new(),
+        net: Default::default(),
         instances: Default::default(),
     };
     Script::prepare(host, module, spec).expect("the guest links")

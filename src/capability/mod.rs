@@ -1,18 +1,23 @@
 //! What plugins stand on beside the request: a file for each thing that they can do. Nothing here knows Wasmtime or how a
 //! plugin spells a call; the skins in `wasm` do.
 
+pub mod net;
 mod run;
 
 pub use run::Run;
 
-use crate::config::Config;
+use self::net::Network;
+use crate::config::{Config, Diagnostics};
+use crate::observe::metrics::Metrics;
 
 /// What there is once in a process. It outlives reloads.
-pub struct Capabilities {}
+pub struct Capabilities {
+    pub network: Network,
+}
 
 impl Capabilities {
-    /// Opens no connection: that is left to the first use.
-    pub fn new(_config: &Config) -> Capabilities {
-        Capabilities {}
+    /// Opens no connection: that is left to the first use. What is wrong in the configuration is reported.
+    pub fn load(config: &Config, metrics: &Metrics, diagnostics: &mut Diagnostics) -> Capabilities {
+        Capabilities { network: Network::load(&config.network, metrics, diagnostics) }
     }
 }

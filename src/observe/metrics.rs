@@ -21,6 +21,7 @@ pub struct Metrics {
     requests: [Counter; 6],
     requests_in_flight: Gauge,
     access_log_dropped: Counter,
+    connections: Family<Transport, Gauge>,
     plugin_runs: Family<ScriptPhase, Counter>,
     plugin_failures: Family<FailureLabels, Counter>,
     plugin_unsupported_verdicts: Family<VerdictLabels, Counter>,
@@ -69,6 +70,11 @@ struct Script {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Transport {
+    transport: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StatusClass {
     status: &'static str,
 }
@@ -88,6 +94,7 @@ impl Metrics {
             requests: ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(class),
             requests_in_flight: Gauge::default(),
             access_log_dropped: Counter::default(),
+            connections: Family::default(),
             plugin_runs: Family::default(),
             plugin_failures: Family::default(),
             plugin_unsupported_verdicts: Family::default(),
@@ -118,6 +125,11 @@ impl Metrics {
     /// Lines of the access log that were lost.
     pub fn access_log_dropped(&self) -> Counter {
         self.access_log_dropped.clone()
+    }
+
+    /// Connections to other machines that are open for plugins.
+    pub fn connections(&self, transport: &'static str) -> Gauge {
+        self.connections.get_or_create_owned(&Transport { transport })
     }
 
     /// The counters of a script in a phase: the same ones for the same names.
@@ -151,6 +163,11 @@ impl Metrics {
             "access_log_dropped",
             "Lines of the access log that were lost",
             self.access_log_dropped.clone(),
+        );
+        registry.register(
+            "connections",
+            "Connections to other machines that are open for plugins",
+            self.connections.clone(),
         );
         registry.register("plugin_runs", "Runs of scripts", self.plugin_runs.clone());
         registry.register("plugin_failures", "Runs of scripts that failed", self.plugin_failures.clone());

@@ -20,6 +20,7 @@ use super::log::RunLog;
 use super::module::{Module, ModuleError};
 use super::pool::{Instance, Pool};
 use super::state::State;
+use crate::capability::net::Policy;
 use crate::capability::{Capabilities, Run};
 use crate::exchange::Shared;
 use crate::phase::{Phase, Verdict};
@@ -65,6 +66,8 @@ pub struct ScriptSpec {
     /// Time of a whole run.
     pub wall: Option<Duration>,
     pub env: Vec<(String, String)>,
+    /// Where it may connect to.
+    pub net: Arc<Policy>,
     /// Counts the instances that are made.
     pub instances: Counter,
 }
@@ -234,10 +237,11 @@ impl Script {
     }
 
     fn store(&self) -> Store<State> {
-        let ScriptSpec { name, phase, memory, cpu, wall, env, .. } = &self.spec;
+        let ScriptSpec { name, phase, memory, cpu, wall, env, net, .. } = &self.spec;
         let log = Arc::new(RunLog::new(name.clone(), *phase));
         let wasi = wasi::context(env, &log);
-        let state = State::new(self.capabilities.clone(), Memory::new(*memory), Cpu::new(*cpu, *wall), log, wasi);
+        let (capabilities, net) = (self.capabilities.clone(), net.clone());
+        let state = State::new(capabilities, net, Memory::new(*memory), Cpu::new(*cpu, *wall), log, wasi);
         let mut store = Store::new(self.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
         store.epoch_deadline_callback(|mut store| store.data_mut().cpu.tick());

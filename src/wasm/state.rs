@@ -9,6 +9,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::limits::{Cpu, Memory};
 use super::log::RunLog;
+use crate::capability::net::Policy;
 use crate::capability::{Capabilities, Run};
 use crate::exchange::{Exchange, Refused, Shared};
 
@@ -17,6 +18,7 @@ pub struct State {
     pub memory: Memory,
     pub cpu: Cpu,
     capabilities: Arc<Capabilities>,
+    net: Arc<Policy>,
     run: Option<Arc<Run>>,
     exchange: Option<Shared>,
     session: u64,
@@ -27,11 +29,19 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(capabilities: Arc<Capabilities>, memory: Memory, cpu: Cpu, log: Arc<RunLog>, wasi: WasiCtx) -> State {
+    pub fn new(
+        capabilities: Arc<Capabilities>,
+        net: Arc<Policy>,
+        memory: Memory,
+        cpu: Cpu,
+        log: Arc<RunLog>,
+        wasi: WasiCtx,
+    ) -> State {
         State {
             memory,
             cpu,
             capabilities,
+            net,
             run: None,
             exchange: None,
             session: 0,
@@ -70,6 +80,18 @@ impl State {
     pub fn capabilities(&mut self) -> &Arc<Capabilities> {
         self.cpu.host_call();
         &self.capabilities
+    }
+
+    /// The ways to other machines, with the policy to use them by.
+    ///
+    /// # Errors
+    /// Outside of a run, as during initialization: there is nothing yet that could wait.
+    pub fn net(&mut self) -> Result<(&Capabilities, &Policy), Refused> {
+        self.cpu.host_call();
+        match self.exchange {
+            Some(_) => Ok((&self.capabilities, &self.net)),
+            None => Err(Refused::Ended),
+        }
     }
 
     /// What the entry points of this run share.

@@ -3,8 +3,12 @@
 
 pub mod net;
 mod run;
+pub mod socket;
+pub mod websocket;
 
 pub use run::Run;
+
+use prometheus_client::metrics::gauge::Gauge;
 
 use self::net::Network;
 use crate::config::{Config, Diagnostics};
@@ -13,11 +17,16 @@ use crate::observe::metrics::Metrics;
 /// What there is once in a process. It outlives reloads.
 pub struct Capabilities {
     pub network: Network,
+    /// Counts the sockets that runs have open, with those to clients.
+    pub open_sockets: Gauge,
 }
 
 impl Capabilities {
     /// Opens no connection: that is left to the first use. What is wrong in the configuration is reported.
     pub fn load(config: &Config, metrics: &Metrics, diagnostics: &mut Diagnostics) -> Capabilities {
-        Capabilities { network: Network::load(&config.network, metrics, diagnostics) }
+        Capabilities {
+            network: Network::load(&config.network, metrics, diagnostics),
+            open_sockets: metrics.plugin_sockets(),
+        }
     }
 }

@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use futures::future::join_all;
 use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::websocket::WebSocket;
+use super::Capabilities;
+use super::net::{Duplex, NetError, Policy, Transport};
+use super::websocket::{Handshake, WebSocket, WebSocketError};
 
 /// The socket to the client, in every run.
 pub const CLIENT: u64 = 0;
@@ -40,19 +43,20 @@ pub enum SocketError {
     IsWebSocket(u64),
     #[error("{MOST} sockets are open in this run, which is the most there can be: close one with socket-close")]
     TooMany,
+    #[error(transparent)]
+    Net(#[from] NetError),
+    #[error(transparent)]
+    WebSocket(#[from] WebSocketError),
+    #[error("{addr}: not connected within {timeout_ms} ms")]
+    NotConnected { addr: String, timeout_ms: u64 },
     #[error("socket {fd}: not done within {timeout_ms} ms")]
     TimedOut { fd: u64, timeout_ms: u64 },
     #[error("socket {fd}: {why}")]
     Failed { fd: u64, why: String },
 }
 
-/// Any stream of bytes.
-pub trait Bytestream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Bytestream for S {}
-
 /// A stream to another machine, or to the client.
-pub type Stream = Box<dyn Bytestream>;
+pub type AnyStream = Box<dyn Duplex>;
 
 /// The sockets of a run, by number.
 #[derive(Default)]
@@ -77,23 +81,53 @@ enum Socket {
 }
 
 impl Sockets {
-    /// Adds a stream; its number. No other socket of this process has it, but for that of the client.
+    /// Opens a stream to `addr`, `host:port`; its number, which no other socket of this process has, but for that of the
+    /// client.
     ///
     /// # Errors
-    /// When too many are open.
-    pub fn add(&self, stream: Stream, open: &Gauge) -> Result<u64, SocketError> {
+    /// When the policy does not permit it, it fails or takes too long, and when too many are open.
+    pub async fn connect(
+        &self,
+        (capabilities, policy): (&Capabilities, &Policy),
+        transport: Transport,
+        addr: &str,
+        server_name: Option<&str>,
+        timeout_ms: u64,
+    ) -> Result<u64, SocketError> {
+        self.has_room()?;
+        let connecting = capabilities.network.connect(policy, transport, addr, server_name, &[]);
+        let stream = timeout(Duration::from_millis(timeout_ms), connecting)
+            .await
+            .map_err(|_| SocketError::NotConnected { addr: addr.to_owned(), timeout_ms })??;
         let fd = next_fd();
-        self.insert(fd, Socket::Bytes(Arc::new(ByteSocket::new(fd, stream, open))))?;
+        let socket = ByteSocket::new(fd, Box::new(stream), &capabilities.open_sockets);
+        self.insert(fd, Socket::Bytes(Arc::new(socket)))?;
         Ok(fd)
     }
 
-    /// Adds a WebSocket connection; its number.
+    /// Opens a WebSocket connection to an URI; its number.
     ///
     /// # Errors
-    /// When too many are open.
-    pub fn add_websocket(&self, open: impl FnOnce(u64) -> WebSocket) -> Result<u64, SocketError> {
+    /// As [`Sockets::connect`], and when the server refuses the upgrade.
+    pub async fn connect_websocket(
+        &self,
+        (capabilities, policy): (&Capabilities, &Policy),
+        transport: Transport,
+        handshake: Handshake,
+        timeout_ms: u64,
+    ) -> Result<u64, SocketError> {
+        self.has_room()?;
+        let addr = handshake.addr().to_owned();
+        let connecting = async {
+            let stream = capabilities.network.connect(policy, transport, &addr, None, &[]).await?;
+            Ok(handshake.upgrade(stream).await?)
+        };
+        let stream: Result<_, SocketError> = timeout(Duration::from_millis(timeout_ms), connecting)
+            .await
+            .map_err(|_| SocketError::NotConnected { addr: addr.clone(), timeout_ms })?;
         let fd = next_fd();
-        self.insert(fd, Socket::WebSocket(Arc::new(open(fd))))?;
+        let socket = WebSocket::new(fd, stream?, &capabilities.open_sockets);
+        self.insert(fd, Socket::WebSocket(Arc::new(socket)))?;
         Ok(fd)
     }
 
@@ -106,16 +140,17 @@ impl Sockets {
     ///
     /// # Errors
     /// When too many are open.
-    pub fn add_client(&self, stream: Stream, open: &Gauge) -> Result<(), SocketError> {
-        self.insert(CLIENT, Socket::Bytes(Arc::new(ByteSocket::new(CLIENT, stream, open))))
+    pub fn add_client(&self, stream: impl Duplex + 'static, open: &Gauge) -> Result<(), SocketError> {
+        self.insert(CLIENT, Socket::Bytes(Arc::new(ByteSocket::new(CLIENT, Box::new(stream), open))))
     }
 
-    /// Adds the WebSocket connection to the client.
+    /// Adds the stream to the client, which has switched to WebSocket.
     ///
     /// # Errors
     /// When too many are open.
-    pub fn add_client_websocket(&self, websocket: WebSocket) -> Result<(), SocketError> {
-        self.insert(CLIENT, Socket::WebSocket(Arc::new(websocket)))
+    pub async fn add_client_websocket(&self, stream: impl Duplex + 'static, open: &Gauge) -> Result<(), SocketError> {
+        let socket = WebSocket::server(CLIENT, Box::new(stream), open).await;
+        self.insert(CLIENT, Socket::WebSocket(Arc::new(socket)))
     }
 
     /// Whether another socket can be opened.
@@ -194,13 +229,13 @@ pub struct ByteSocket {
 }
 
 struct Reader {
-    stream: ReadHalf<Stream>,
+    stream: ReadHalf<AnyStream>,
     /// Read, and not asked for yet.
     buffer: BytesMut,
 }
 
 struct Writer {
-    stream: WriteHalf<Stream>,
+    stream: WriteHalf<AnyStream>,
     /// Whether a write was cut off in the middle: what follows would make no sense to the peer.
     torn: bool,
     /// Bytes that may still be written, when that was said.
@@ -208,7 +243,7 @@ struct Writer {
 }
 
 impl ByteSocket {
-    fn new(fd: u64, stream: Stream, open: &Gauge) -> ByteSocket {
+    fn new(fd: u64, stream: AnyStream, open: &Gauge) -> ByteSocket {
         let (reader, writer) = tokio::io::split(stream);
         ByteSocket {
             fd,
@@ -339,7 +374,6 @@ impl ByteSocket {
 impl Reader {
     /// Reads at most this many bytes into the buffer. Cancelled, nothing is lost.
     async fn fill(&mut self, size: usize) -> std::io::Result<usize> {
-        use bytes::BufMut;
         self.buffer.reserve(size);
         self.stream.read_buf(&mut (&mut self.buffer).limit(size)).await
     }
@@ -371,7 +405,7 @@ pub(super) async fn within<T>(
     tokio::select! {
         biased;
         () = closed.cancelled() => Err(SocketError::Closed(fd)),
-        result = tokio::time::timeout(Duration::from_millis(timeout_ms), operation) => {
+        result = timeout(Duration::from_millis(timeout_ms), operation) => {
             result.unwrap_or(Err(SocketError::TimedOut { fd, timeout_ms }))
         }
     }

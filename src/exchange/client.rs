@@ -98,13 +98,20 @@ impl Exchange {
         self.ask_start(reply)
     }
 
+    /// The value of `sec-websocket-accept` for this request.
+    ///
+    /// # Errors
+    /// When the request is none for an upgrade to WebSocket (RFC 6455, section 4.2.1).
+    pub fn check_upgrade(&self, function: &'static str) -> Result<HeaderValue, Refused> {
+        self.can_stream(function)?;
+        accept(&self.request.method, self.request.version, &self.request.headers)
+    }
+
     /// Asks for the switch to WebSocket, with the headers of the response that the plugin has set.
     ///
     /// # Errors
-    /// When the request is none for an upgrade to WebSocket (RFC 6455, section 4.2.1), or a response was sent before.
-    pub fn ask_upgrade(&mut self, function: &'static str) -> Result<Asked<Result<Option<u64>, Refused>>, Refused> {
-        self.can_stream(function)?;
-        let accept = accept(&self.request.method, self.request.version, &self.request.headers)?;
+    /// When a response was sent before.
+    pub fn ask_upgrade(&mut self, accept: HeaderValue) -> Result<Asked<Result<Option<u64>, Refused>>, Refused> {
         let mut headers = self.reply.take().map(|reply| reply.headers).unwrap_or_default();
         headers.retain(|(name, _)| *name != header::UPGRADE && *name != header::CONNECTION);
         headers.extend([

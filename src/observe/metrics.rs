@@ -22,6 +22,7 @@ pub struct Metrics {
     requests_in_flight: Gauge,
     access_log_dropped: Counter,
     connections: Family<Transport, Gauge>,
+    plugin_sockets: Gauge,
     plugin_runs: Family<ScriptPhase, Counter>,
     plugin_failures: Family<FailureLabels, Counter>,
     plugin_unsupported_verdicts: Family<VerdictLabels, Counter>,
@@ -95,6 +96,7 @@ impl Metrics {
             requests_in_flight: Gauge::default(),
             access_log_dropped: Counter::default(),
             connections: Family::default(),
+            plugin_sockets: Gauge::default(),
             plugin_runs: Family::default(),
             plugin_failures: Family::default(),
             plugin_unsupported_verdicts: Family::default(),
@@ -130,6 +132,11 @@ impl Metrics {
     /// Connections to other machines that are open for plugins.
     pub fn connections(&self, transport: &'static str) -> Gauge {
         self.connections.get_or_create_owned(&Transport { transport })
+    }
+
+    /// Sockets that plugins have open, with those to clients.
+    pub fn plugin_sockets(&self) -> Gauge {
+        self.plugin_sockets.clone()
     }
 
     /// The counters of a script in a phase: the same ones for the same names.
@@ -168,6 +175,11 @@ impl Metrics {
             "connections",
             "Connections to other machines that are open for plugins",
             self.connections.clone(),
+        );
+        registry.register(
+            "plugin_sockets",
+            "Sockets that plugins have open, with those to clients",
+            self.plugin_sockets.clone(),
         );
         registry.register("plugin_runs", "Runs of scripts", self.plugin_runs.clone());
         registry.register("plugin_failures", "Runs of scripts that failed", self.plugin_failures.clone());

@@ -145,22 +145,26 @@ impl Script {
 
     /// Runs the entry points that are on, concurrently. The first to finish gives the verdict; the others are cancelled.
     pub async fn run(&self, exchange: &Shared) -> Result<Verdict, Failure> {
-        let Some(wall) = self.spec.wall else { return self.race(exchange).await };
-        match tokio::time::timeout(wall, self.race(exchange)).await {
-            Ok(result) => result,
-            Err(_) => Err(Exceeded::Wall(wall).into()),
-        }
+        let run = Arc::new(Run::default());
+        let result = match self.spec.wall {
+            None => self.race(exchange, &run).await,
+            Some(wall) => match tokio::time::timeout(wall, self.race(exchange, &run)).await {
+                Ok(result) => result,
+                Err(_) => Err(Exceeded::Wall(wall).into()),
+            },
+        };
+        run.end(result.is_err()).await;
+        result
     }
 
-    async fn race(&self, exchange: &Shared) -> Result<Verdict, Failure> {
+    async fn race(&self, exchange: &Shared, run: &Arc<Run>) -> Result<Verdict, Failure> {
         let main_session = State::new_session_id();
         if self.entries.len() == 1 {
-            return self.run_entry(EntryPoint::Main, exchange, None, main_session).await;
+            return self.run_entry(EntryPoint::Main, exchange, run.clone(), main_session).await;
         }
-        let shared = Arc::new(Run::default());
         // In the order of the entry points: that is how a tie is decided.
         let runs = self.entries.iter().map(|entry| -> Pin<Box<dyn Future<Output = _> + Send>> {
-            Box::pin(self.run_entry(*entry, exchange, Some(shared.clone()), main_session))
+            Box::pin(self.run_entry(*entry, exchange, run.clone(), main_session))
         });
         let (result, _, others) = select_all(runs).await;
         drop(others);
@@ -171,7 +175,7 @@ impl Script {
         &self,
         entry: EntryPoint,
         exchange: &Shared,
-        run: Option<Arc<Run>>,
+        run: Arc<Run>,
         main_session: u64,
     ) -> Result<Verdict, Failure> {
         let mut instance = match self.pool.take() {
@@ -180,7 +184,7 @@ impl Script {
         };
         let function = instance.entries[entry as usize].ok_or_else(no_export)?;
         let session = if entry == EntryPoint::Main { main_session } else { State::new_session_id() };
-        instance.begin(exchange, run, session, main_session, true);
+        instance.begin(exchange, Some(run), session, main_session, true);
         // Dropped in the middle, the instance goes with it: it cannot be used again.
         let result = function.call_async(&mut instance.store, self.argument(entry)).await;
         self.finish(instance, result)

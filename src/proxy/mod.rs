@@ -119,13 +119,7 @@ impl ProxyHttp for Gateway {
                     return Ok(true);
                 }
                 Outcome::Replied => return Ok(true),
-                Outcome::Cut => {
-                    // HTTP/2 says so; over HTTP/1.1 the connection ends in the middle.
-                    if session.is_http2() {
-                        session.downstream_session.shutdown().await;
-                    }
-                    return Err(error::cut());
-                }
+                Outcome::Cut => return Err(error::cut()),
             }
         }
         if self.handle(session, ctx).await? {

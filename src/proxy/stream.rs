@@ -225,6 +225,8 @@ async fn meanwhile<W, R, E>(
 }
 
 async fn output(from_plugin: &mut ReadHalf<DuplexStream>, buffer: &mut BytesMut) -> Step {
+    // Else what is left of the last piece's room would be all that is read.
+    buffer.reserve(CHUNK);
     match from_plugin.read_buf(&mut buffer.limit(CHUNK)).await {
         Ok(1..) => Step::Output(buffer.split().freeze()),
         _ => Step::PluginEnded,

@@ -8,6 +8,7 @@ mod admin;
 mod bad_modules;
 mod bodies;
 mod cli;
+mod client_stream;
 mod entry_points;
 mod examples;
 mod failures;

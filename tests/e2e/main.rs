@@ -25,3 +25,4 @@ mod shutdown;
 mod tls;
 mod variables;
 mod verdicts;
+mod websocket;

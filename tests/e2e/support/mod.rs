@@ -19,6 +19,7 @@ mod proxy;
 mod raw;
 mod site;
 mod wasm;
+mod websocket;
 
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ pub use proxy::{Output, Proxy, Signal, check, phasegate, refused};
 pub use raw::{Raw, RawMessage};
 pub use site::{Script, Site};
 pub use wasm::{cargo, guests, plugins};
+pub use websocket::{WebSocket, WebSocketOrigin, serve as serve_websocket};
 
 /// How long anything may take before its test fails. Far more than it needs: the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -43,6 +43,8 @@ pub enum Refused {
     Status(u16),
     #[error("content-length is {found:?} for a body of {expected} bytes")]
     ContentLength { found: String, expected: usize },
+    #[error("there are too many headers")]
+    TooManyHeaders,
     #[error("a response was already sent")]
     AlreadySent,
     #[error("101 switches protocols: its status cannot be changed")]
@@ -83,28 +85,44 @@ impl Reply {
 
     /// # Errors
     /// When the status or a header is not valid, or `content-length` is not the length of the body.
-    pub fn new(status: u16, headers: Vec<(String, String)>, body: Bytes) -> Result<Reply, Refused> {
+    pub fn new(status: u16, mut headers: Vec<(String, String)>, body: Bytes) -> Result<Reply, Refused> {
         let status = final_status(status)?;
-        let mut checked = Vec::with_capacity(headers.len());
-        let mut length = None;
-        for (name, value) in headers {
-            let name = header_name(&name)?;
-            let value = header_value(&name, &value)?;
-            match name {
-                header::CONTENT_LENGTH if value.as_bytes() == body.len().to_string().as_bytes() => {}
-                header::CONTENT_LENGTH => {
-                    let found = String::from_utf8_lossy(value.as_bytes()).into_owned();
-                    length = found.parse().ok().filter(|_| body.is_empty() && length.is_none());
-                    if length.is_none() {
-                        return Err(Refused::ContentLength { found, expected: body.len() });
-                    }
-                }
-                header::TRANSFER_ENCODING => return Err(Refused::Framing(name)),
-                _ => checked.push((name, value)),
-            }
-        }
-        Ok(Reply { status, headers: checked, body, length })
+        let length = if body.is_empty() { take_length(&mut headers) } else { None };
+        Ok(Reply { status, headers: message_headers(headers, body.len())?, body, length })
     }
+}
+
+/// Takes the `content-length` out, when it is one that a body could have.
+fn take_length(headers: &mut Vec<(String, String)>) -> Option<u64> {
+    let at = headers.iter().position(|(name, _)| name.eq_ignore_ascii_case("content-length"))?;
+    let length = headers[at].1.parse().ok().filter(|length| *length > 0)?;
+    headers.remove(at);
+    Some(length)
+}
+
+/// The headers of a message with a body of this length, without `content-length`: whoever sends it frames it.
+///
+/// # Errors
+/// When a header is not valid, or `content-length` is another one.
+pub fn message_headers(
+    headers: Vec<(String, String)>,
+    body_length: usize,
+) -> Result<Vec<(HeaderName, HeaderValue)>, Refused> {
+    let mut checked = Vec::with_capacity(headers.len());
+    for (name, value) in headers {
+        let name = header_name(&name)?;
+        let value = header_value(name.as_str(), value)?;
+        match name {
+            header::CONTENT_LENGTH if value.as_bytes() == body_length.to_string().as_bytes() => {}
+            header::CONTENT_LENGTH => {
+                let found = String::from_utf8_lossy(value.as_bytes()).into_owned();
+                return Err(Refused::ContentLength { found, expected: body_length });
+            }
+            header::TRANSFER_ENCODING => return Err(Refused::Framing(name)),
+            _ => checked.push((name, value)),
+        }
+    }
+    Ok(checked)
 }
 
 /// What a plugin asks of whoever holds the connection.
@@ -126,7 +144,7 @@ pub struct Exchange {
     pub phase: Phase,
     pub request: RequestHeader,
     pub response: Option<ResponseHeader>,
-    pub facts: Facts,
+    pub facts: Box<Facts>,
     /// The request body, once a plugin has read it.
     pub body: Option<Bytes>,
     /// What `return` and `error` send.
@@ -146,7 +164,7 @@ impl Exchange {
             phase: Phase::Access,
             request: no_request(),
             response: None,
-            facts: Facts::default(),
+            facts: Box::default(),
             body: None,
             reply: None,
             replied: false,
@@ -326,46 +344,66 @@ pub enum Edit<'a> {
 }
 
 impl Edit<'_> {
-    /// Appends all pairs, or none.
+    /// Appends a header, and keeps the case of its name.
     ///
     /// # Errors
     /// For a name or value that is not valid HTTP, and for headers that frame the message.
-    pub fn append(mut self, pairs: &[(String, String)]) -> Result<(), Refused> {
-        let pairs = pairs.iter().map(|(name, value)| checked(name, value)).collect::<Result<Vec<_>, _>>()?;
-        for (name, value) in pairs {
-            let appended = match &mut self {
-                Edit::Request(header) => header.append_header(name, value),
-                Edit::Response(header) => header.append_header(name, value),
-            };
-            appended.map_err(|error| Refused::HeaderValue(error.to_string()))?;
+    pub fn append(&mut self, name: String, value: String) -> Result<(), Refused> {
+        editable(&name)?;
+        let value = header_value(&name, value)?;
+        match self {
+            Edit::Request(header) => header.append_header(name, value),
+            Edit::Response(header) => header.append_header(name, value),
         }
-        Ok(())
+        .map_or_else(too_many, |_| Ok(()))
+    }
+
+    /// Appends all pairs, or none.
+    ///
+    /// # Errors
+    /// As [`Edit::append`].
+    pub fn append_all(&mut self, pairs: Vec<(String, String)>) -> Result<(), Refused> {
+        for (name, value) in &pairs {
+            editable(name)?;
+            header_value(name, value.clone())?;
+        }
+        pairs.into_iter().try_for_each(|(name, value)| self.append(name, value))
     }
 
     /// Replaces all values of a header.
     ///
     /// # Errors
     /// As [`Edit::append`].
-    pub fn set(self, name: &str, value: &str) -> Result<(), Refused> {
-        let (name, value) = checked(name, value)?;
+    pub fn set(&mut self, name: String, value: String) -> Result<(), Refused> {
+        editable(&name)?;
+        let value = header_value(&name, value)?;
         match self {
             Edit::Request(header) => header.insert_header(name, value),
             Edit::Response(header) => header.insert_header(name, value),
         }
-        .map_err(|error| Refused::HeaderValue(error.to_string()))
+        .or_else(too_many)
     }
 
-    /// Removes headers; one that is not there is no error.
+    /// Removes a header; one that is not there is no error.
     ///
     /// # Errors
     /// As [`Edit::append`].
-    pub fn remove<N: AsRef<str>>(self, names: &[N]) -> Result<(), Refused> {
-        let names = names.iter().map(|name| editable(name.as_ref())).collect::<Result<Vec<_>, _>>()?;
+    pub fn remove(&mut self, name: &str) -> Result<(), Refused> {
+        editable(name)?;
         match self {
-            Edit::Request(header) => names.iter().for_each(|name| drop(header.remove_header(name))),
-            Edit::Response(header) => names.iter().for_each(|name| drop(header.remove_header(name))),
-        }
+            Edit::Request(header) => header.remove_header(name),
+            Edit::Response(header) => header.remove_header(name),
+        };
         Ok(())
+    }
+
+    /// Removes all these headers, or none.
+    ///
+    /// # Errors
+    /// As [`Edit::append`].
+    pub fn remove_all(&mut self, names: &[String]) -> Result<(), Refused> {
+        names.iter().try_for_each(|name| editable(name))?;
+        names.iter().try_for_each(|name| self.remove(name))
     }
 }
 
@@ -374,8 +412,16 @@ impl Edit<'_> {
 /// # Errors
 /// For an invalid name, and a value that is not UTF-8.
 pub fn first_value(headers: &HeaderMap, name: &str) -> Result<Option<String>, Refused> {
-    let Some(value) = headers.get(header_name(name)?) else { return Ok(None) };
+    let Some(value) = headers.get(token(name)?) else { return Ok(None) };
     text(name, value).map(|value| Some(value.to_owned()))
+}
+
+/// Whether there is such a header.
+///
+/// # Errors
+/// For an invalid name.
+pub fn contains(headers: &HeaderMap, name: &str) -> Result<bool, Refused> {
+    token(name).map(|name| headers.contains_key(name))
 }
 
 /// All headers, a pair for every value.
@@ -386,9 +432,7 @@ pub fn pairs(headers: &HeaderMap) -> Result<Vec<(String, String)>, Refused> {
     headers.iter().map(|(name, value)| Ok((name.as_str().to_owned(), text(name.as_str(), value)?.to_owned()))).collect()
 }
 
-/// # Errors
-/// For an invalid name.
-pub fn header_name(name: &str) -> Result<HeaderName, Refused> {
+fn header_name(name: &str) -> Result<HeaderName, Refused> {
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| Refused::HeaderName(name.to_owned()))
 }
 
@@ -408,23 +452,32 @@ fn text<'v>(name: &str, value: &'v HeaderValue) -> Result<&'v str, Refused> {
     std::str::from_utf8(value.as_bytes()).map_err(|_| Refused::NotUtf8(name.to_owned()))
 }
 
-fn checked(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Refused> {
-    let name = editable(name)?;
-    let value = header_value(&name, value)?;
-    Ok((name, value))
-}
-
-fn header_value(name: &HeaderName, value: &str) -> Result<HeaderValue, Refused> {
-    HeaderValue::from_bytes(value.as_bytes()).map_err(|_| Refused::HeaderValue(name.to_string()))
+/// A field name is a token (RFC 9110, section 5.6.2). Checked without building a `HeaderName`, which takes memory.
+fn token(name: &str) -> Result<&str, Refused> {
+    let tchar = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if !name.is_empty() && name.len() < usize::from(u16::MAX) && name.bytes().all(tchar) {
+        Ok(name)
+    } else {
+        Err(Refused::HeaderName(name.to_owned()))
+    }
 }
 
 /// Headers that say where a body ends are not for plugins: one edit and the connection is out of step.
-fn editable(name: &str) -> Result<HeaderName, Refused> {
-    let name = header_name(name)?;
-    match name {
-        header::CONTENT_LENGTH | header::TRANSFER_ENCODING => Err(Refused::Framing(name)),
-        _ => Ok(name),
+fn editable(name: &str) -> Result<(), Refused> {
+    let framing = |header: &HeaderName| name.eq_ignore_ascii_case(header.as_str());
+    match [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].into_iter().find(framing) {
+        Some(header) => Err(Refused::Framing(header)),
+        None => token(name).map(drop),
     }
+}
+
+/// Takes the text as it is, without a copy.
+fn header_value(name: &str, value: String) -> Result<HeaderValue, Refused> {
+    HeaderValue::from_maybe_shared(Bytes::from(value)).map_err(|_| Refused::HeaderValue(name.to_owned()))
+}
+
+fn too_many(_: Box<pingora::Error>) -> Result<(), Refused> {
+    Err(Refused::TooManyHeaders)
 }
 
 fn final_status(status: u16) -> Result<StatusCode, Refused> {

@@ -39,12 +39,13 @@ impl Level {
 }
 
 /// All levels, to find out where a misplaced key belongs.
-pub static LEVELS: [&Level; 17] = [
+pub static LEVELS: [&Level; 18] = [
     &MAIN,
     &PHASES,
     &ACCESS_LOG,
     &ADMIN,
     &NETWORK,
+    &STORE,
     &UPSTREAM,
     &UPSTREAM_SERVER,
     &HEALTH_CHECK,
@@ -73,6 +74,7 @@ pub static MAIN: Level = Level {
         key("daemon", "daemon = false"),
         key("admin", "admin = { listen = \"127.0.0.1:9901\" }"),
         key("network", "network = { ca = \"ca.pem\" }"),
+        key("store", "store = { size = \"64MiB\" }"),
         key("upstream", "upstream.origin = { servers = [{ addr = \"127.0.0.1:9001\" }] }"),
         key("server", "[[server]]"),
     ],
@@ -109,6 +111,17 @@ pub static NETWORK: Level = level(
         key("ca", "ca = \"ca.pem\""),
         key("body_limit", "body_limit = \"1MiB\""),
         key("max_callouts", "max_callouts = 1000"),
+    ],
+);
+
+pub static STORE: Level = level(
+    "`[store]`",
+    &[
+        key("kind", "kind = \"redis\""),
+        key("size", "size = \"64MiB\""),
+        key("url", "url = \"redis://127.0.0.1:6379\""),
+        key("prefix", "prefix = \"phasegate:\""),
+        key("timeout_ms", "timeout_ms = 1000"),
     ],
 );
 

@@ -32,6 +32,7 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     pub admin: Option<SocketAddr>,
     pub network: Network,
+    pub store: Store,
     /// Also those that a literal address in `proxy_pass` makes; they have the address as name.
     pub upstreams: Vec<Upstream>,
     pub servers: Vec<Server>,
@@ -51,6 +52,7 @@ impl Config {
             trusted_proxies: Vec::new(),
             admin: None,
             network: Network::default(),
+            store: Store::default(),
             upstreams: Vec::new(),
             servers: Vec::new(),
         }
@@ -91,6 +93,42 @@ impl Default for Network {
 pub struct Ca {
     pub path: PathBuf,
     pub span: Span,
+}
+
+/// Where plugins keep what they share.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// Most bytes.
+    Memory {
+        size: usize,
+    },
+    Redis(RedisStore),
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Store::Memory { size: 64 << 20 }
+    }
+}
+
+#[derive(Clone)]
+pub struct RedisStore {
+    /// Of a form that the client takes.
+    pub url: String,
+    /// What all keys begin with.
+    pub prefix: String,
+    /// Of a whole call.
+    pub timeout: Duration,
+}
+
+/// Without the address: a password may be in it.
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore")
+            .field("prefix", &self.prefix)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Debug)]

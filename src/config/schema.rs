@@ -9,7 +9,7 @@ use log::LevelFilter;
 use toml::Spanned;
 
 use super::keys::{self, Level};
-use super::leaf::{HostPort, Name, Size, UriPath};
+use super::leaf::{HostPort, Name, RedisUrl, Size, StoreKind, UriPath};
 use super::model::{Balance, HostPattern, Instance, OnFailure};
 use super::net::NetRule;
 use super::reader::{FromTable, Reader};
@@ -26,6 +26,7 @@ pub struct Main {
     pub trusted_proxies: Vec<IpNet>,
     pub admin: Option<SocketAddr>,
     pub network: Option<Network>,
+    pub store: Option<Store>,
     pub upstreams: Vec<(Spanned<String>, Upstream)>,
     /// None: there is no `server` at all.
     pub servers: Option<Vec<Server>>,
@@ -54,6 +55,7 @@ impl FromTable for Main {
             trusted_proxies: inner_all(reader.leaves("trusted_proxies")),
             admin: reader.table("admin").and_then(|admin: Admin| admin.listen),
             network: reader.table("network"),
+            store: reader.table("store"),
             upstreams: reader.named_tables("upstream"),
             servers: reader.key("server").map(|_| reader.tables("server").unwrap_or_default()),
             chains: read_chains(reader),
@@ -101,6 +103,33 @@ impl FromTable for Network {
             ca: reader.leaf("ca"),
             body_limit: inner(reader.leaf("body_limit")),
             max_callouts: inner(reader.leaf("max_callouts")),
+        }
+    }
+}
+
+pub struct Store {
+    pub kind: Option<Spanned<StoreKind>>,
+    pub size: Option<Size>,
+    pub url: Option<RedisUrl>,
+    pub prefix: Option<String>,
+    pub timeout_ms: Option<NonZeroU64>,
+    /// The keys that belong to one kind and are there.
+    pub memory_keys: Vec<Spanned<&'static str>>,
+    pub redis_keys: Vec<Spanned<&'static str>>,
+}
+
+impl FromTable for Store {
+    const LEVEL: &'static Level = &keys::STORE;
+
+    fn read(reader: &mut Reader) -> Self {
+        Store {
+            kind: reader.leaf("kind"),
+            size: inner(reader.leaf("size")),
+            url: inner(reader.leaf("url")),
+            prefix: inner(reader.leaf("prefix")),
+            timeout_ms: inner(reader.leaf("timeout_ms")),
+            memory_keys: keys_of(reader, ["size"]),
+            redis_keys: keys_of(reader, ["url", "prefix", "timeout_ms"]),
         }
     }
 }

@@ -23,10 +23,22 @@ pub struct Metrics {
     access_log_dropped: Counter,
     connections: Family<Transport, Gauge>,
     plugin_sockets: Gauge,
+    callouts: CalloutMetrics,
     plugin_runs: Family<ScriptPhase, Counter>,
     plugin_failures: Family<FailureLabels, Counter>,
     plugin_unsupported_verdicts: Family<VerdictLabels, Counter>,
     plugin_instances: Family<Script, Counter>,
+    pub store: StoreMetrics,
+}
+
+/// What is counted of the store of plugins.
+#[derive(Clone, Debug, Default)]
+pub struct StoreMetrics {
+    /// Keys, and bytes that they need, in memory.
+    pub entries: Gauge,
+    pub bytes: Gauge,
+    /// Calls that failed.
+    pub failures: Counter,
 }
 
 /// The counters of one script in one phase.
@@ -40,9 +52,18 @@ pub struct ScriptMetrics {
     unsupported_verdicts: Family<VerdictLabels, Counter>,
 }
 
-/// A request being served; one less when it is dropped.
+/// The counters of callouts.
+#[derive(Clone, Debug, Default)]
+pub struct CalloutMetrics {
+    begun: Counter,
+    /// Those that ended without a response, but for those that were given up.
+    pub failed: Counter,
+    in_flight: Gauge,
+}
+
+/// A request being served, or a callout; one less when it is dropped.
 #[derive(Debug)]
-#[must_use = "the request counts as in flight until this is dropped"]
+#[must_use = "it counts as in flight until this is dropped"]
 pub struct InFlight(Gauge);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -97,10 +118,12 @@ impl Metrics {
             access_log_dropped: Counter::default(),
             connections: Family::default(),
             plugin_sockets: Gauge::default(),
+            callouts: CalloutMetrics::default(),
             plugin_runs: Family::default(),
             plugin_failures: Family::default(),
             plugin_unsupported_verdicts: Family::default(),
             plugin_instances: Family::default(),
+            store: StoreMetrics::default(),
         };
         metrics.registry.register("requests", "Requests by class of their status", requests);
         metrics.register();
@@ -137,6 +160,11 @@ impl Metrics {
     /// Sockets that plugins have open, with those to clients.
     pub fn plugin_sockets(&self) -> Gauge {
         self.plugin_sockets.clone()
+    }
+
+    /// The counters of callouts.
+    pub fn callouts(&self) -> CalloutMetrics {
+        self.callouts.clone()
     }
 
     /// The counters of a script in a phase: the same ones for the same names.
@@ -181,6 +209,10 @@ impl Metrics {
             "Sockets that plugins have open, with those to clients",
             self.plugin_sockets.clone(),
         );
+        let CalloutMetrics { begun, failed, in_flight } = self.callouts.clone();
+        registry.register("callouts", "HTTP requests of plugins to other machines", begun);
+        registry.register("callout_failures", "Callouts that ended without a response", failed);
+        registry.register("callouts_in_flight", "Callouts that wait for their response", in_flight);
         registry.register("plugin_runs", "Runs of scripts", self.plugin_runs.clone());
         registry.register("plugin_failures", "Runs of scripts that failed", self.plugin_failures.clone());
         registry.register(
@@ -189,6 +221,22 @@ impl Metrics {
             self.plugin_unsupported_verdicts.clone(),
         );
         registry.register("plugin_instances", "Instances made of scripts", self.plugin_instances.clone());
+        registry.register("store_entries", "Keys of the store in memory", self.store.entries.clone());
+        registry.register("store_bytes", "Bytes of the store in memory", self.store.bytes.clone());
+        registry.register("store_failures", "Calls of the store that failed", self.store.failures.clone());
+    }
+}
+
+impl CalloutMetrics {
+    /// Counts a callout, and as in flight until the answer is dropped; none when this many are in flight already.
+    pub fn begin(&self, most: usize) -> Option<InFlight> {
+        let before = self.in_flight.inc();
+        let in_flight = InFlight(self.in_flight.clone());
+        if usize::try_from(before).is_ok_and(|before| before >= most) {
+            return None;
+        }
+        self.begun.inc();
+        Some(in_flight)
     }
 }
 

@@ -13,11 +13,13 @@ use super::upstream::Selected;
 use crate::exchange;
 use crate::facts::{Facts, ServerName};
 use crate::observe::metrics::InFlight;
-use crate::snapshot::Local;
+use crate::phase::Phase;
+use crate::snapshot::{LiveChain, Local};
 
 /// The context of a request: `ProxyHttp::CTX`.
 pub struct Context {
-    pub facts: Facts,
+    /// Boxed: it is lent to every chain.
+    pub facts: Box<Facts>,
     pub local: Option<Arc<Local>>,
     /// What plugins see. Made when the first chain runs, so that a request without plugins pays nothing.
     pub exchange: Option<exchange::Shared>,
@@ -38,7 +40,7 @@ pub struct Context {
 impl Context {
     pub fn new(in_flight: InFlight) -> Context {
         Context {
-            facts: Facts::default(),
+            facts: Box::default(),
             local: None,
             exchange: None,
             body: RequestBody::default(),
@@ -49,6 +51,11 @@ impl Context {
             cut: false,
             _in_flight: in_flight,
         }
+    }
+
+    /// What there is to run in a phase.
+    pub fn chain(&self, phase: Phase) -> Option<&Arc<LiveChain>> {
+        self.local.as_ref()?.chain(phase)
     }
 
     /// Takes down who asks, and over what.

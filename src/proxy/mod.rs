@@ -14,12 +14,13 @@ pub mod upstream;
 pub use route::Router;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::{StatusCode, Version, header};
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
 use pingora::prelude::{HttpPeer, Session};
 use pingora::protocols::Digest;
 use pingora_proxy::{FailToProxy, ProxyHttp};
@@ -64,17 +65,15 @@ impl Gateway {
         self.shared.snapshot.servers[server].local(&path::normal(request.uri.path())).clone()
     }
 
-    /// Answers a request that no plugin has answered; false when an upstream has to.
-    async fn handle(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<bool> {
+    /// Answers a request that needs no upstream.
+    async fn answer(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<()> {
         let local = ctx.local.clone();
         let reply = match local.as_ref().and_then(|local| local.handler.as_ref()) {
-            Some(Handler::ProxyPass(_)) => return Ok(false),
             Some(Handler::Respond(respond)) => respond::fixed(respond),
-            Some(Handler::Echo) => Box::pin(self.echo(session, ctx)).await,
-            None => Reply::of_status(StatusCode::NOT_FOUND),
+            Some(Handler::Echo) => self.echo(session, ctx).await,
+            Some(Handler::ProxyPass(_)) | None => Reply::of_status(StatusCode::NOT_FOUND),
         };
-        self.respond(session, ctx, reply).await?;
-        Ok(true)
+        self.respond(session, ctx, reply).await
     }
 
     /// The upstream that a plugin chose, else that of the route.
@@ -107,6 +106,9 @@ impl ProxyHttp for Gateway {
         Box::new(Context::new(self.shared.metrics.request_in_flight()))
     }
 
+    /// None: Pingora's own module, compression, would be asked at every step of a request and do nothing.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
+
     /// `wasm_access`, `wasm_serverless`, and the handlers that need no upstream.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<bool> {
         ctx.arrive(session, &self.shared.trusted_proxies);
@@ -122,7 +124,8 @@ impl ProxyHttp for Gateway {
                 Outcome::Cut => return Err(error::cut()),
             }
         }
-        if self.handle(session, ctx).await? {
+        if !matches!(ctx.local.as_ref().and_then(|local| local.handler.as_ref()), Some(Handler::ProxyPass(_))) {
+            Box::pin(self.answer(session, ctx)).await?;
             return Ok(true);
         }
         ctx.body.give_back(session);
@@ -141,16 +144,19 @@ impl ProxyHttp for Gateway {
         let timeouts = upstream.timeouts();
         peer.options.connection_timeout = Some(timeouts.connect);
         peer.options.read_timeout = Some(timeouts.silence);
-        peer.options.write_timeout = Some(timeouts.silence);
-        ctx.facts.upstream = Some(Box::new(UpstreamFacts {
+        if !session.is_body_empty() {
+            // A header by itself does not wait for a server that takes nothing: the socket's buffer takes it.
+            peer.options.write_timeout = Some(timeouts.silence);
+        }
+        ctx.facts.upstream = Some(UpstreamFacts {
             name: upstream.name().clone(),
             host: selected.host.clone(),
             addr: selected.addr,
             balancer: upstream.balancer(),
-            asked: Instant::now(),
+            asked: quanta::Instant::now(),
             connect_time: None,
             version: None,
-        }));
+        });
         ctx.selected = Some(selected);
         Ok(peer)
     }
@@ -255,7 +261,7 @@ impl ProxyHttp for Gateway {
     async fn logging(&self, session: &mut Session, _failure: Option<&pingora::Error>, ctx: &mut Self::CTX) {
         body::take_back(session, ctx);
         ctx.depart(session);
-        self.run(Phase::AccessLog, session, ctx, Subject::Ended).await;
+        self.run_at_the_end(session, ctx).await;
         self.account(session, ctx);
     }
 

@@ -4,10 +4,10 @@ use std::future::poll_fn;
 use std::mem::swap;
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Instant;
 
 use futures::channel::oneshot;
 use http::StatusCode;
+use parking_lot::MutexGuard;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::Session;
 
@@ -16,7 +16,7 @@ use super::context::Context;
 use super::stream::{Step, Streaming};
 use crate::config::OnFailure;
 use crate::exchange::{Ask, Exchange, Refused, Reply, Shared, stream};
-use crate::phase::{End, Phase, Verdict};
+use crate::phase::{End, Phase, Verdict, Walk};
 use crate::snapshot::{LiveChain, LiveScript};
 use crate::wasm::{Failure, FailureKind};
 
@@ -50,23 +50,25 @@ impl Gateway {
         ctx: &mut Context,
         mut subject: Subject<'_>,
     ) -> Outcome {
-        let Some(chain) = ctx.local.as_ref().and_then(|local| local.chain(phase)).cloned() else {
-            return Outcome::Continue;
-        };
-        let started = Instant::now();
+        let Some(chain) = ctx.chain(phase).cloned() else { return Outcome::Continue };
+        let started = quanta::Instant::now();
         let exchange = ctx.exchange.get_or_insert_with(|| Shared::new(Exchange::new().into())).clone();
         if phase.can_edit_request() {
             ctx.body.freeze(session);
         }
         lend(&exchange, phase, session, ctx, &mut subject);
+        if let Subject::Ended = subject
+            && chain.scripts().any(|live| live.script.sees_response())
+        {
+            // Copied: Pingora keeps the one that it has sent.
+            exchange.lock().response = session.response_written().cloned();
+        }
         let end = self.walk(&chain, phase, &exchange, session, ctx, &mut subject).await;
-        take_back(&exchange, session, ctx, &mut subject);
+        let mut exchange = take_back(&exchange, session, ctx, &mut subject);
         ctx.facts.work_times[phase as usize] += started.elapsed();
-
         if ctx.cut {
             return Outcome::Cut;
         }
-        let mut exchange = exchange.lock();
         if phase.can_end_request() && exchange.replied {
             return Outcome::Replied;
         }
@@ -92,35 +94,44 @@ impl Gateway {
                 // Boxed: it is large, and would be part of the future of every hook.
                 Box::pin(self.drive(live, exchange, session, ctx, subject)).await
             };
-            match result {
-                Ok(verdict) => {
-                    if let Verdict::Ext(ext) = verdict {
-                        exchange.lock().facts.ext = Some(ext);
-                    }
-                    let step = walk.apply(verdict);
-                    if step.unsupported {
-                        unsupported(live, phase, verdict);
-                    }
-                    if let Some(upstream) = step.upstream {
-                        ctx.upstream = Some(upstream.to_owned());
-                    }
-                    if step.end.is_some() {
-                        return step.end;
-                    }
-                }
-                Err(failure) => {
-                    failed(live, phase, exchange, &failure);
-                    match live.on_failure {
-                        OnFailure::Open => walk.skip(),
-                        OnFailure::Close => {
-                            let instantiate = failure.kind == FailureKind::Instantiate;
-                            return Some(End::Status(if instantiate { 503 } else { 500 }));
-                        }
-                    }
-                }
+            let end = judge(&mut walk, live, phase, exchange, result, &mut ctx.upstream);
+            if end.is_some() {
+                return end;
             }
         }
         None
+    }
+
+    /// Runs `wasm_access_log`. Nobody waits for its end: a chain that can wait goes on by itself with a copy, and the
+    /// connection is free for the client's next request.
+    pub(super) async fn run_at_the_end(&self, session: &mut Session, ctx: &mut Context) {
+        let phase = Phase::AccessLog;
+        let Some(chain) = ctx.chain(phase).cloned() else { return };
+        if chain.scripts().all(|live| live.script.is_synchronous()) {
+            self.run(phase, session, ctx, Subject::Ended).await;
+            return;
+        }
+        let exchange = Exchange {
+            phase,
+            request: session.req_header().clone(),
+            response: session.response_written().cloned(),
+            facts: ctx.facts.clone(),
+            body: ctx.exchange.take().and_then(|exchange| exchange.lock().body.take()),
+            ..Exchange::new()
+        };
+        let exchange = Shared::new(exchange.into());
+        let in_flight = self.shared.metrics.request_in_flight();
+        tokio::spawn(async move {
+            let mut walk = chain.walk(phase);
+            while let Some(live) = walk.script() {
+                live.metrics.runs.inc();
+                let result = live.script.run(&exchange).await;
+                if judge(&mut walk, live, phase, &exchange, result, &mut None).is_some() {
+                    break;
+                }
+            }
+            drop(in_flight);
+        });
     }
 
     /// Runs a script that can wait, and meanwhile does what it asks of the connection: the guest asks, the driver does.
@@ -252,7 +263,7 @@ impl Gateway {
 /// Takes the request back from a script that still runs. The response has a chain of its own to pass, which gets an
 /// exchange of its own.
 fn pause(exchange: &Shared, session: &mut Session, ctx: &mut Context, subject: &mut Subject<'_>) -> Option<Shared> {
-    take_back(exchange, session, ctx, subject);
+    drop(take_back(exchange, session, ctx, subject));
     ctx.exchange.take()
 }
 
@@ -268,22 +279,59 @@ fn resume(
     lend(exchange, phase, session, ctx, subject);
 }
 
-/// Moves what the phase lends into the exchange. Nothing is copied, but for the response in `wasm_access_log`: Pingora
-/// keeps that one.
+/// What the result of a script does to its chain: how it ends the request, if it does.
+fn judge(
+    walk: &mut Walk<'_, LiveScript>,
+    live: &LiveScript,
+    phase: Phase,
+    exchange: &Shared,
+    result: Result<Verdict, Failure>,
+    upstream: &mut Option<String>,
+) -> Option<End> {
+    match result {
+        Ok(verdict) => {
+            if let Verdict::Ext(ext) = verdict {
+                exchange.lock().facts.ext = Some(ext);
+            }
+            let step = walk.apply(verdict);
+            if step.unsupported {
+                unsupported(live, phase, verdict);
+            }
+            if let Some(name) = step.upstream {
+                *upstream = Some(name.to_owned());
+            }
+            step.end
+        }
+        Err(failure) => {
+            failed(live, phase, exchange, &failure);
+            if live.on_failure == OnFailure::Open {
+                walk.skip();
+                return None;
+            }
+            let instantiate = failure.kind == FailureKind::Instantiate;
+            Some(End::Status(if instantiate { 503 } else { 500 }))
+        }
+    }
+}
+
+/// Moves what the phase lends into the exchange. Nothing is copied.
 fn lend(exchange: &Shared, phase: Phase, session: &mut Session, ctx: &mut Context, subject: &mut Subject<'_>) {
     let mut exchange = exchange.lock();
     exchange.phase = phase;
     exchange_with(&mut exchange, session, ctx, subject);
-    if let Subject::Ended = subject {
-        exchange.response = session.response_written().cloned();
-    }
 }
 
 /// The same moves the other way.
-fn take_back(exchange: &Shared, session: &mut Session, ctx: &mut Context, subject: &mut Subject<'_>) {
+fn take_back<'e>(
+    exchange: &'e Shared,
+    session: &mut Session,
+    ctx: &mut Context,
+    subject: &mut Subject<'_>,
+) -> MutexGuard<'e, Exchange> {
     let mut exchange = exchange.lock();
     exchange_with(&mut exchange, session, ctx, subject);
     exchange.response = None;
+    exchange
 }
 
 fn exchange_with(exchange: &mut Exchange, session: &mut Session, ctx: &mut Context, subject: &mut Subject<'_>) {

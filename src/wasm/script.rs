@@ -37,7 +37,7 @@ impl Host {
     /// When the machine cannot run compiled WebAssembly.
     pub fn new(capabilities: Arc<Capabilities>) -> wasmtime::Result<Host> {
         let clock = EngineClock::start()?;
-        let linker = component::linker(clock.engine())?;
+        let linker = component::linker(clock.engine(), capabilities.store.waits())?;
         Ok(Host { clock, linker, capabilities })
     }
 
@@ -78,6 +78,7 @@ pub struct Script {
     capabilities: Arc<Capabilities>,
     pre: InstancePre<State>,
     exports: [Option<ComponentExportIndex>; 5],
+    sees_response: bool,
     /// The entry points that are on; `wasm-main` first.
     entries: Vec<EntryPoint>,
     /// Whether runs take the asynchronous path: the module can wait, several entry points run at once, or a run was so
@@ -105,6 +106,8 @@ impl Script {
             capabilities: host.capabilities.clone(),
             pre,
             exports,
+            sees_response: module
+                .imports(|name| name == "variable" || name.starts_with("out-get-") || name.starts_with("out-is-")),
             entries,
             asynchronous: several.into(),
             pool: Pool::default(),
@@ -120,6 +123,11 @@ impl Script {
     /// Whether the component exports this entry point.
     pub fn exports(&self, entry: EntryPoint) -> bool {
         self.exports[entry as usize].is_some()
+    }
+
+    /// Whether the module can look at the response.
+    pub fn sees_response(&self) -> bool {
+        self.sees_response
     }
 
     /// Whether a run can finish without waiting: then [`Script::run_now`] is the way, else [`Script::run`].
@@ -242,8 +250,8 @@ impl Script {
 
     fn store(&self) -> Store<State> {
         let ScriptSpec { name, phase, memory, cpu, wall, env, net, .. } = &self.spec;
-        let log = Arc::new(RunLog::new(name.clone(), *phase));
-        let wasi = wasi::context(env, &log);
+        let log = RunLog::new(name.clone(), *phase);
+        let wasi = wasi::context(env, log.output());
         let (capabilities, net) = (self.capabilities.clone(), net.clone());
         let state = State::new(capabilities, net, Memory::new(*memory), Cpu::new(*cpu, *wall), log, wasi);
         let mut store = Store::new(self.pre.engine(), state);

@@ -23,7 +23,7 @@ pub struct State {
     exchange: Option<Shared>,
     session: u64,
     main_session: u64,
-    log: Arc<RunLog>,
+    log: RunLog,
     wasi: WasiCtx,
     table: ResourceTable,
 }
@@ -34,7 +34,7 @@ impl State {
         net: Arc<Policy>,
         memory: Memory,
         cpu: Cpu,
-        log: Arc<RunLog>,
+        log: RunLog,
         wasi: WasiCtx,
     ) -> State {
         State {
@@ -66,12 +66,11 @@ impl State {
         self.session = session;
         self.main_session = main_session;
         self.cpu.reset(can_yield);
-        self.log.begin(exchange);
     }
 
     /// Lets go of the request.
     pub fn end(&mut self) {
-        self.log.end();
+        self.log.end(self.exchange.as_ref());
         self.exchange = None;
         self.run = None;
     }
@@ -128,7 +127,12 @@ impl State {
 
     pub fn log(&mut self, level: log::Level, text: &str) {
         self.cpu.host_call();
-        self.log.write(level, text);
+        self.log.write(level, text, self.exchange.as_ref());
+    }
+
+    /// The guest has written to its standard output or error.
+    pub fn flush_output(&mut self) {
+        self.log.flush(self.exchange.as_ref());
     }
 
     pub fn warn(&mut self, text: &str) {

@@ -77,14 +77,12 @@ pub struct Network {
 }
 
 /// A connection that was permitted and opened.
-#[expect(dead_code, reason = "read by callouts")]
 pub(in crate::capability) struct Connected {
     /// What was connected to.
     pub addr: SocketAddr,
     pub link: Link,
 }
 
-#[expect(dead_code, reason = "read by callouts")]
 pub(in crate::capability) enum Link {
     /// With the protocol that was agreed on (ALPN), if any.
     Stream(Stream, Option<Vec<u8>>),

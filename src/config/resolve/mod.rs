@@ -2,6 +2,7 @@
 
 mod chain;
 mod server;
+mod store;
 mod upstream;
 
 use std::path::{Path, PathBuf};
@@ -40,6 +41,7 @@ pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -
         trusted_proxies: main.trusted_proxies,
         admin: main.admin,
         network: cx.network(main.network.unwrap_or_default()),
+        store: main.store.map_or(defaults.store, |store| cx.store(store)),
         upstreams: cx.upstreams.into_list(),
         servers,
         ..defaults

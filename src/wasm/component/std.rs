@@ -6,7 +6,7 @@ use super::bindings::phasegate::plugin::wasm_http::{Method, Request, Response};
 use super::bindings::phasegate::plugin::wasm_std::{EntryPoint, Host};
 use super::not_available;
 use crate::VERSION;
-use crate::exchange::{BodyOr, Edit, Refused, Reply, first_value, header_name, pairs};
+use crate::exchange::{BodyOr, Edit, Refused, Reply, contains, first_value, pairs};
 use crate::facts::path_and_query;
 use crate::wasm::state::State;
 
@@ -114,27 +114,27 @@ impl Host for State {
     }
 
     fn in_is_header(&mut self, key: String) -> Result<bool, String> {
-        self.in_headers(|headers| Ok(headers.contains_key(header_name(&key)?)))
+        self.in_headers(|headers| contains(headers, &key))
     }
 
     fn in_add_header(&mut self, key: String, value: String) -> Result<(), String> {
-        self.edit_in("in-add-header", |request| request.append(&[(key, value)]))
+        self.edit_in("in-add-header", |mut request| request.append(key, value))
     }
 
     fn in_add_headers(&mut self, headers: Pairs) -> Result<(), String> {
-        self.edit_in("in-add-headers", |request| request.append(&headers))
+        self.edit_in("in-add-headers", |mut request| request.append_all(headers))
     }
 
     fn in_set_header(&mut self, key: String, value: String) -> Result<(), String> {
-        self.edit_in("in-set-header", |request| request.set(&key, &value))
+        self.edit_in("in-set-header", |mut request| request.set(key, value))
     }
 
     fn in_del_header(&mut self, key: String) -> Result<(), String> {
-        self.edit_in("in-del-header", |request| request.remove(&[key]))
+        self.edit_in("in-del-header", |mut request| request.remove(&key))
     }
 
     fn in_del_headers(&mut self, keys: Vec<String>) -> Result<(), String> {
-        self.edit_in("in-del-headers", |request| request.remove(&keys))
+        self.edit_in("in-del-headers", |mut request| request.remove_all(&keys))
     }
 
     fn in_set_method(&mut self, method: String) -> Result<(), String> {
@@ -171,27 +171,27 @@ impl Host for State {
     }
 
     fn out_is_header(&mut self, key: String) -> Result<bool, String> {
-        self.out_headers("out-is-header", |headers| Ok(headers.contains_key(header_name(&key)?)))
+        self.out_headers("out-is-header", |headers| contains(headers, &key))
     }
 
     fn out_add_header(&mut self, key: String, value: String) -> Result<(), String> {
-        self.edit_out("out-add-header", |response| response.append(&[(key, value)]))
+        self.edit_out("out-add-header", |mut response| response.append(key, value))
     }
 
     fn out_add_headers(&mut self, headers: Pairs) -> Result<(), String> {
-        self.edit_out("out-add-headers", |response| response.append(&headers))
+        self.edit_out("out-add-headers", |mut response| response.append_all(headers))
     }
 
     fn out_set_header(&mut self, key: String, value: String) -> Result<(), String> {
-        self.edit_out("out-set-header", |response| response.set(&key, &value))
+        self.edit_out("out-set-header", |mut response| response.set(key, value))
     }
 
     fn out_del_header(&mut self, key: String) -> Result<(), String> {
-        self.edit_out("out-del-header", |response| response.remove(&[key]))
+        self.edit_out("out-del-header", |mut response| response.remove(&key))
     }
 
     fn out_del_headers(&mut self, keys: Vec<String>) -> Result<(), String> {
-        self.edit_out("out-del-headers", |response| response.remove(&keys))
+        self.edit_out("out-del-headers", |mut response| response.remove_all(&keys))
     }
 
     fn out_set_response(&mut self, res: Response) -> Result<(), String> {

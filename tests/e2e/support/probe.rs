@@ -11,6 +11,13 @@ pub fn probe(guest: &str, name: &str, calls: &[Value]) -> Script {
     Script::guest(guest, name).main(Value::from(steps))
 }
 
+/// A script for `wasm_serverless` that makes these calls, and answers with the results.
+pub fn serve(name: &str, calls: &[Value]) -> Script {
+    let mut steps: Vec<_> = calls.iter().map(step).collect();
+    steps.push(json!({ "deliver": "response" }));
+    Script::guest("probe", name).main(Value::from(steps))
+}
+
 /// `["in-get-header", "host"]` is a call with an argument.
 pub fn step(call: &Value) -> Value {
     let call = call.as_array().unwrap();

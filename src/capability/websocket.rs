@@ -201,7 +201,10 @@ impl WebSocket {
     /// Sends a close frame, unless one was sent before.
     async fn send_close(&self, code: u16, reason: String) -> Result<(), Error> {
         let frame = CloseFrame { code: code.into(), reason: reason.into() };
-        match self.writer.lock().await.send(Frame::Close(Some(frame))).await {
+        let mut writer = self.writer.lock().await;
+        match writer.send(Frame::Close(Some(frame))).await {
+            // The peer was first: what is left is the reply.
+            Err(Error::Protocol(ProtocolError::SendAfterClosing)) => writer.flush().await.or(Ok(())),
             Err(Error::ConnectionClosed | Error::AlreadyClosed) => Ok(()),
             result => result,
         }

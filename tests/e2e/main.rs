@@ -25,6 +25,7 @@ mod rate_limit;
 mod responses;
 mod routing;
 mod shutdown;
+mod sockets;
 mod store;
 mod tls;
 mod variables;

@@ -77,7 +77,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 
     /// The code and reason of the close frame that comes, and nothing after it.
-    #[track_caller]
     pub async fn closed(&mut self) -> (u16, String) {
         let Some(Message::Close(frame)) = self.receive().await else { panic!("no close frame") };
         assert_eq!(self.receive().await, None);

@@ -2,7 +2,8 @@
 //!
 //! - `echo SIZE`: sends the request body back, read by read of at most SIZE bytes.
 //! - `count`: reads the request body and answers with its length.
-//! - `flood BYTES MS`: writes this many bytes in pieces of 16 KiB, each within MS milliseconds; logs how far it came.
+//! - `flood BYTES MS [ADDR]`: writes this many bytes in pieces of 16 KiB, each within MS milliseconds, to the client or
+//!   over TCP; logs the error that ends it, and that of another write.
 //! - `relay ADDR`: sends what comes from there over TCP.
 //! - `write TEXT`, `flush`, `close`, `sleep MS`: what they say.
 //! - `wait`: reads until the end, or an error, and logs it.
@@ -97,7 +98,11 @@ fn count(fd: u64) -> Result<(), String> {
 }
 
 fn flood(fd: u64, rest: &str) -> Result<(), String> {
-    let (bytes, ms) = rest.split_once(' ').ok_or("`flood` needs bytes and milliseconds")?;
+    let (bytes, rest) = rest.split_once(' ').ok_or("`flood` needs bytes and milliseconds")?;
+    let (ms, fd) = match rest.split_once(' ') {
+        Some((ms, addr)) => (ms, socket::socket_connect(SocketType::Tcp, addr, None, LONG)?),
+        None => (rest, fd),
+    };
     let (bytes, ms) = (number(bytes)?, number(ms)?);
     let mut written = 0;
     while written < bytes {
@@ -105,7 +110,8 @@ fn flood(fd: u64, rest: &str) -> Result<(), String> {
         match socket::socket_write_all(fd, &[b'x'; PIECE][..piece], ms) {
             Ok(length) => written += length,
             Err(error) => {
-                log::log_info(&format!("flood: {error}"));
+                let next = socket::socket_write(fd, b"x", ms);
+                log::log_info(&format!("flood: {error}; {next:?}"));
                 return Ok(());
             }
         }

@@ -1,17 +1,18 @@
 //! One run of a script.
 
+use super::Capabilities;
 use super::socket::Sockets;
+use super::timer::Timers;
 
-/// What the entry points of one run share, beside the request. It is made when the first of them asks for it, and
-/// dropped when the run ends: what it holds is released then.
-#[derive(Default)]
+/// What the entry points of one run share, beside the request. It is dropped when the last of them ends: what it holds
+/// is released then.
 pub struct Run {
     pub sockets: Sockets,
+    pub timers: Timers,
 }
 
 impl Run {
-    /// Ends what should not just be dropped.
-    pub async fn end(&self, failed: bool) {
-        self.sockets.end(failed).await;
+    pub fn new(capabilities: &Capabilities) -> Run {
+        Run { sockets: Sockets::default(), timers: Timers::new(capabilities.live.clone()) }
     }
 }

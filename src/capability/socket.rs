@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::Capabilities;
 use super::net::{Duplex, NetError, Policy, Transport};
 use super::websocket::{Handshake, WebSocket, WebSocketError};
+use crate::observe::metrics::Counted;
 
 /// The socket to the client, in every run.
 pub const CLIENT: u64 = 0;
@@ -100,7 +101,7 @@ impl Sockets {
             .await
             .map_err(|_| SocketError::NotConnected { addr: addr.to_owned(), timeout_ms })??;
         let fd = next_fd();
-        let socket = ByteSocket::new(fd, Box::new(stream), &capabilities.open_sockets);
+        let socket = ByteSocket::new(fd, Box::new(stream), &capabilities.live.sockets);
         self.insert(fd, Socket::Bytes(Arc::new(socket)))?;
         Ok(fd)
     }
@@ -126,7 +127,7 @@ impl Sockets {
             .await
             .map_err(|_| SocketError::NotConnected { addr: addr.clone(), timeout_ms })?;
         let fd = next_fd();
-        let socket = WebSocket::new(fd, stream?, &capabilities.open_sockets);
+        let socket = WebSocket::new(fd, stream?, &capabilities.live.sockets);
         self.insert(fd, Socket::WebSocket(Arc::new(socket)))?;
         Ok(fd)
     }
@@ -188,13 +189,14 @@ impl Sockets {
         }
     }
 
-    /// Closes what is still open at the end of a run, and WebSocket connections with the code that says how it ended.
-    pub async fn end(&self, failed: bool) {
-        let open = std::mem::take(&mut *self.open.lock());
-        if open.is_empty() {
+    /// Closes what is open at the end of a run: that to the client, and when nothing that was spawned lives on, everything.
+    /// WebSocket connections are told how it ended.
+    pub async fn end(&self, failed: bool, everything: bool) {
+        let ended: Vec<_> = self.open.lock().extract_if(|fd, _| everything || *fd == CLIENT).collect();
+        if ended.is_empty() {
             return;
         }
-        join_all(open.into_values().map(|socket| async move {
+        join_all(ended.into_iter().map(|(_, socket)| async move {
             socket.cancel();
             if let Socket::WebSocket(socket) = socket {
                 socket.end(failed).await;
@@ -225,7 +227,7 @@ pub struct ByteSocket {
     reader: AsyncMutex<Reader>,
     writer: AsyncMutex<Writer>,
     closed: CancellationToken,
-    _open: Open,
+    _open: Counted,
 }
 
 struct Reader {
@@ -250,7 +252,7 @@ impl ByteSocket {
             reader: Reader { stream: reader, buffer: BytesMut::new() }.into(),
             writer: Writer { stream: writer, torn: false, room: None }.into(),
             closed: CancellationToken::new(),
-            _open: Open::new(open),
+            _open: Counted::new(open),
         }
     }
 
@@ -376,22 +378,6 @@ impl Reader {
     async fn fill(&mut self, size: usize) -> std::io::Result<usize> {
         self.buffer.reserve(size);
         self.stream.read_buf(&mut (&mut self.buffer).limit(size)).await
-    }
-}
-
-/// An open socket, counted.
-pub(super) struct Open(Gauge);
-
-impl Open {
-    pub fn new(open: &Gauge) -> Open {
-        open.inc();
-        Open(open.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 

@@ -18,7 +18,8 @@ use tokio_tungstenite::tungstenite::{Error, Message as Frame};
 use tokio_util::sync::CancellationToken;
 
 use super::net::{Stream, Transport};
-use super::socket::{AnyStream, Open, SocketError, within};
+use super::socket::{AnyStream, SocketError, within};
+use crate::observe::metrics::Counted;
 
 /// Most bytes of a message from the peer.
 const MESSAGE: usize = 1 << 20;
@@ -61,7 +62,7 @@ pub struct WebSocket {
     /// Why reading has come to its end, but for a close frame.
     broken: OnceLock<String>,
     closed: CancellationToken,
-    _open: Open,
+    _open: Counted,
 }
 
 impl WebSocket {
@@ -74,7 +75,7 @@ impl WebSocket {
             peer_closed: OnceLock::new(),
             broken: OnceLock::new(),
             closed: CancellationToken::new(),
-            _open: Open::new(open),
+            _open: Counted::new(open),
         }
     }
 

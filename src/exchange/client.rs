@@ -80,11 +80,12 @@ impl Exchange {
     /// Outside `wasm_serverless`, and when another script has had it.
     pub fn ask_stream(&mut self, function: &'static str) -> Result<Asked<PluginEnd>, Refused> {
         self.can_stream(function)?;
-        if std::mem::replace(&mut self.streamed, true) {
+        if self.streamed {
             return Err(Refused::Streamed);
         }
         let (answer, asked) = oneshot::channel();
-        self.asks.push(Ask::Stream(answer));
+        self.ask(Ask::Stream(answer))?;
+        self.streamed = true;
         Ok(asked)
     }
 
@@ -123,11 +124,12 @@ impl Exchange {
     }
 
     fn ask_start(&mut self, reply: Reply) -> Result<Asked<Result<Option<u64>, Refused>>, Refused> {
-        if std::mem::replace(&mut self.replied, true) {
+        if self.replied {
             return Err(Refused::AlreadySent);
         }
         let (answer, asked) = oneshot::channel();
-        self.asks.push(Ask::Head(reply, answer));
+        self.ask(Ask::Head(reply, answer))?;
+        self.replied = true;
         Ok(asked)
     }
 

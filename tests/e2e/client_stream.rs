@@ -30,7 +30,7 @@ fn start(config: &str) -> Proxy {
 /// Everything that a run held is released.
 fn assert_released(proxy: &Proxy) {
     proxy.wait_until_idle();
-    proxy.wait_for_metric("phasegate_plugin_sockets", 0.0);
+    proxy.wait_for_metric("phasegate_sockets", 0.0);
 }
 
 /// The next piece of a body: over HTTP/2 an empty one comes at the end.
@@ -376,7 +376,7 @@ async fn a_client_that_goes_away_releases_everything() {
         client.send("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n").await;
         client.read_head().await.unwrap();
         assert_eq!(client.read_exact(6).await, b"1\r\nx\r\n");
-        proxy.wait_for_metric("phasegate_plugin_sockets", 1.0);
+        proxy.wait_for_metric("phasegate_sockets", 1.0);
         client.reset();
         assert_released(&proxy);
     }

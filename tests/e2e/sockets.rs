@@ -105,7 +105,7 @@ fn error(result: &Value) -> &str {
 
 fn assert_released(proxy: &Proxy) {
     proxy.wait_until_idle();
-    proxy.wait_for_metric("phasegate_plugin_sockets", 0.0);
+    proxy.wait_for_metric("phasegate_sockets", 0.0);
     for transport in ["tcp", "ssl", "quic"] {
         proxy.wait_for_metric(&format!("phasegate_connections{{transport=\"{transport}\"}}"), 0.0);
     }
@@ -331,7 +331,7 @@ async fn a_cancelled_run_releases_its_sockets() {
     let proxy = Proxy::start(&site.to_string());
     for (path, status) in [("/timeout", 200), ("/wall", 500)] {
         let answer = tokio::spawn(send(http1().get(proxy.url(path))));
-        proxy.wait_for_metric("phasegate_plugin_sockets", 3.0);
+        proxy.wait_for_metric("phasegate_sockets", 3.0);
         assert_eq!(answer.await.unwrap().status, status, "{path}");
         assert_released(&proxy);
     }

@@ -32,7 +32,7 @@ fn start(config: &str) -> Proxy {
 
 fn assert_released(proxy: &Proxy) {
     proxy.wait_until_idle();
-    proxy.wait_for_metric("phasegate_plugin_sockets", 0.0);
+    proxy.wait_for_metric("phasegate_sockets", 0.0);
 }
 
 fn error(result: &Value) -> &str {

@@ -34,6 +34,8 @@ pub struct Context {
     pub failed_connects: usize,
     /// Whether `wasm_http_filter_headers` has run: it runs once, also when it fails and the proxy answers by itself.
     pub filtered: bool,
+    /// Whether a response that a plugin streamed has to be cut off.
+    pub cut: bool,
     _in_flight: Counted,
 }
 
@@ -49,6 +51,7 @@ impl Context {
             selected: None,
             failed_connects: 0,
             filtered: false,
+            cut: false,
             _in_flight: in_flight,
         }
     }

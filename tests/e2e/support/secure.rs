@@ -106,7 +106,8 @@ impl Drop for SecureOrigin {
 }
 
 impl CertFiles {
-    fn server(&self, alpn: &[&str]) -> ServerConfig {
+    /// For a TLS server with these protocols.
+    pub fn server(&self, alpn: &[&str]) -> ServerConfig {
         let chain = CertificateDer::pem_file_iter(&self.cert).unwrap().collect::<Result<_, _>>().unwrap();
         let key = PrivateKeyDer::from_pem_file(&self.key).unwrap();
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));

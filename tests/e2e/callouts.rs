@@ -531,3 +531,20 @@ async fn a_cancelled_run_gives_its_calls_up() {
         proxy.wait_for_metric(&format!("phasegate_connections{{transport=\"{transport}\"}}"), 0.0);
     }
 }
+
+#[test]
+fn authorities_that_are_no_good_are_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    for (text, why) in [
+        ("", "there is no certificate in"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "is of no use"),
+        ("-----BEGIN CERTIFICATE-----\n", "cannot be read"),
+    ] {
+        let ca = folder.path().join("ca.pem");
+        std::fs::write(&ca, text).unwrap();
+        let site = format!("[network]\nca = '{}'\n{}", ca.display(), server("path = '/'\necho = true"));
+        let output = check(&site);
+        assert_eq!(output.code, Some(1));
+        assert!(output.stderr.contains(why) && output.stderr.contains("`ca` is a PEM file"), "{}", output.stderr);
+    }
+}

@@ -453,6 +453,26 @@ async fn a_stale_connection_costs_nothing_but_another_try() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_kept_one_call_waiting_gets_no_other() {
+    let authority = Authority::new();
+    let files = authority.issue("localhost");
+    let http1 = SecureOrigin::tls(&files, &["http/1.1"], checksum).await;
+    let http2 = SecureOrigin::tls(&files, &["h2"], checksum).await;
+    let http3 = SecureOrigin::quic(&files, checksum).await;
+    for (typ, origin) in [("ssl", &http1), ("ssl", &http2), ("quic", &http3)] {
+        let ok = get(typ, origin.url("localhost", "/"));
+        let hang = json!(["handle-http", typ, { "method": "get", "uri": origin.url("localhost", "/hang") }, 300]);
+        let proxy = routes(&authority.network(), &[&[ok.clone(), hang, ok]]);
+        let results = results_of(&proxy, "/0").await;
+        assert!(err(&results[1]).contains("within 300 ms"), "{results:?}");
+        assert_eq!(results[2]["ok"]["status"], 200, "{results:?}");
+        let connections: Vec<_> = origin.received().iter().map(|request| request.connection).collect();
+        assert_eq!(connections, [0, 0, 1]);
+        proxy.wait_for_metric(&format!("phasegate_connections{{transport=\"{typ}\"}}"), 1.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_at_once_and_no_more_than_permitted() {
     let authority = Authority::new();
     let files = authority.issue("localhost");

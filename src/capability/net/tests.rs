@@ -109,6 +109,27 @@ async fn every_transport_carries_bytes_both_ways_to_their_end() {
 }
 
 #[tokio::test]
+async fn what_was_written_arrives_before_the_connection_ends() {
+    let (certificate, metrics) = (Certificate::new(), Metrics::new());
+    let network = certificate.network(&metrics);
+    let policy = Policy::new(load_rules(&["127.0.0.0/8"]));
+    let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(certificate.server(quic::STREAM_ALPN)).unwrap();
+    let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    let endpoint = quinn::Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = format!("localhost:{}", endpoint.local_addr().unwrap().port());
+    let server = tokio::spawn(async move {
+        let connection = endpoint.accept().await.unwrap().await.unwrap();
+        let (_, mut receive) = connection.accept_bi().await.unwrap();
+        receive.read_to_end(1 << 24).await.map(|all| all.len())
+    });
+    let mut stream = network.connect(&policy, Transport::Quic, &addr, None, &[]).await.unwrap();
+    stream.write_all(&vec![0; 1_000_000]).await.unwrap();
+    stream.shutdown().await.unwrap();
+    drop(stream);
+    assert_eq!(server.await.unwrap().unwrap(), 1_000_000);
+}
+
+#[tokio::test]
 async fn the_server_must_have_the_name_that_is_asked_for() {
     let (certificate, metrics) = (Certificate::new(), Metrics::new());
     let network = certificate.network(&metrics);

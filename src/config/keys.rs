@@ -39,7 +39,7 @@ impl Level {
 }
 
 /// All levels, to find out where a misplaced key belongs.
-pub static LEVELS: [&Level; 18] = [
+pub static LEVELS: [&Level; 19] = [
     &MAIN,
     &PHASES,
     &ACCESS_LOG,
@@ -56,6 +56,7 @@ pub static LEVELS: [&Level; 18] = [
     &RESPOND,
     &PLUGIN,
     &SCRIPT,
+    &SESSION,
     &LIMITS,
     &ALLOW,
 ];
@@ -76,6 +77,7 @@ pub static MAIN: Level = Level {
         key("network", "network = { ca = \"ca.pem\" }"),
         key("store", "store = { size = \"64MiB\" }"),
         key("upstream", "upstream.origin = { servers = [{ addr = \"127.0.0.1:9001\" }] }"),
+        key("wasm_session", "[[wasm_session]]"),
         key("server", "[[server]]"),
     ],
     also: &[&PHASES],
@@ -224,6 +226,17 @@ pub static SCRIPT: Level = Level {
     also: &[],
     unavailable: &[],
 };
+
+pub static SESSION: Level = level(
+    "a `[[wasm_session]]`",
+    &[
+        key("name", "name = \"chat\""),
+        key("wasm_path", "wasm_path = \"plugin.wasm\""),
+        key("wasm_main_config", "wasm_main_config = '''rooms = 100'''"),
+        key("limits", "limits = { memory = \"64MiB\", cpu_ms = 50 }"),
+        key("allow", "allow = { env = [\"NAME\"] }"),
+    ],
+);
 
 pub static LIMITS: Level = level(
     "`limits`",

@@ -28,6 +28,7 @@ pub struct Main {
     pub network: Option<Network>,
     pub store: Option<Store>,
     pub upstreams: Vec<(Spanned<String>, Upstream)>,
+    pub sessions: Vec<Session>,
     /// None: there is no `server` at all.
     pub servers: Option<Vec<Server>>,
     pub chains: Chains,
@@ -57,6 +58,7 @@ impl FromTable for Main {
             network: reader.table("network"),
             store: reader.table("store"),
             upstreams: reader.named_tables("upstream"),
+            sessions: reader.tables("wasm_session").unwrap_or_default(),
             servers: reader.key("server").map(|_| reader.tables("server").unwrap_or_default()),
             chains: read_chains(reader),
         }
@@ -373,10 +375,7 @@ impl FromTable for Script {
         Script {
             name: reader.leaf("name"),
             wasm_path: reader.required("wasm_path"),
-            configs: configs.map(|name| {
-                let text = reader.leaf(name)?.into_inner();
-                Some(EntryConfig { key: reader.key(name)?, text })
-            }),
+            configs: configs.map(|name| read_entry_config(reader, name)),
             is_open: inner(reader.leaf("is_open")).unwrap_or(true),
             on_failure: inner(reader.leaf("on_failure")),
             instance: inner(reader.leaf("instance")),
@@ -385,6 +384,29 @@ impl FromTable for Script {
             limits: reader.table("limits").unwrap_or_default(),
             allow: reader.table("allow").unwrap_or_default(),
             on_ext: ["on_ext1", "on_ext2", "on_ext3"].map(|name| reader.leaf(name)),
+        }
+    }
+}
+
+/// A named session. Its `name` is none when it is missing, which is reported.
+pub struct Session {
+    pub name: Option<Spanned<Name>>,
+    pub wasm_path: Option<Spanned<String>>,
+    pub main_config: Option<EntryConfig>,
+    pub limits: Limits,
+    pub allow: Allow,
+}
+
+impl FromTable for Session {
+    const LEVEL: &'static Level = &keys::SESSION;
+
+    fn read(reader: &mut Reader) -> Self {
+        Session {
+            name: reader.required("name"),
+            wasm_path: reader.required("wasm_path"),
+            main_config: read_entry_config(reader, "wasm_main_config"),
+            limits: reader.table("limits").unwrap_or_default(),
+            allow: reader.table("allow").unwrap_or_default(),
         }
     }
 }
@@ -420,6 +442,11 @@ impl FromTable for Allow {
     fn read(reader: &mut Reader) -> Self {
         Allow { env: reader.leaves("env").unwrap_or_default(), net: inner_all(reader.leaves("net")) }
     }
+}
+
+fn read_entry_config(reader: &mut Reader, name: &'static str) -> Option<EntryConfig> {
+    let text = reader.leaf(name)?.into_inner();
+    Some(EntryConfig { key: reader.key(name)?, text })
 }
 
 fn read_chains(reader: &mut Reader) -> Chains {

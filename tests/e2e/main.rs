@@ -7,6 +7,7 @@ mod access_log;
 mod admin;
 mod bad_modules;
 mod bodies;
+mod chaos;
 mod cli;
 mod entry_points;
 mod examples;

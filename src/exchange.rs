@@ -2,7 +2,9 @@
 //! never copied, and moved back after it. Everything a plugin may do with them is a method, which says in which phases
 //! it is allowed: the skins of both kinds of plugin stand on these.
 
+use std::ops::Deref;
 use std::sync::Arc;
+use std::task::Waker;
 
 use bytes::Bytes;
 use futures::channel::oneshot;
@@ -11,12 +13,34 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
 
+use crate::capability::background::Background;
 use crate::facts::{Facts, View};
 use crate::phase::Phase;
 use crate::variables;
 
-/// Shared by the entry points of one script, which run concurrently.
+/// Shared by the entry points of one script, which run concurrently, and by what they spawn.
 pub type Shared = Arc<Mutex<Exchange>>;
+
+/// The exchange in the hands of whoever the request belongs to: dropped, the request has ended, and with it all that runs
+/// in its background.
+#[derive(Default)]
+pub struct Owned(Shared);
+
+impl Deref for Owned {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let mut exchange = self.0.lock();
+        exchange.lent = false;
+        exchange.background.end();
+    }
+}
 
 /// Why a plugin's call was refused: what it gets as `err`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +75,12 @@ pub enum Refused {
     Send(String),
     #[error("the request has ended")]
     Ended,
+    #[error("no script of the request runs now: a spawned run can work on the request only meanwhile")]
+    NotLent,
+    #[error("no script of the request that waits runs now, to do this for a spawned run")]
+    NotDriven,
+    #[error("there is no request in a session")]
+    NoRequest,
 }
 
 /// A response that a plugin made, checked.
@@ -110,8 +140,14 @@ pub struct Exchange {
     pub reply: Option<Reply>,
     /// Whether a plugin has sent its response by itself.
     pub replied: bool,
+    /// Whether the request is in here, for a chain to work on.
+    pub lent: bool,
+    /// What scripts have spawned.
+    pub background: Background,
     /// Open questions to the driver of this run.
-    pub asks: Vec<Ask>,
+    asks: Vec<Ask>,
+    /// Woken by an ask; none while nobody drives.
+    driver: Option<Waker>,
 }
 
 impl Exchange {
@@ -125,7 +161,10 @@ impl Exchange {
             body: None,
             reply: None,
             replied: false,
+            lent: false,
+            background: Background::default(),
             asks: Vec::new(),
+            driver: None,
         }
     }
 
@@ -232,9 +271,9 @@ impl Exchange {
         if self.replied {
             return Err(Refused::AlreadySent);
         }
-        self.replied = true;
         let (answer, receiver) = oneshot::channel();
-        self.asks.push(Ask::Respond(reply, answer));
+        self.ask(Ask::Respond(reply, answer))?;
+        self.replied = true;
         Ok(receiver)
     }
 
@@ -250,8 +289,35 @@ impl Exchange {
             return Err(self.refuse("in-body-read-exact", "the request body has already been sent"));
         }
         let (answer, receiver) = oneshot::channel();
-        self.asks.push(Ask::Body(answer));
+        self.ask(Ask::Body(answer))?;
         Ok(BodyOr::Asked(receiver))
+    }
+
+    /// From now on asks are taken, and wake whoever takes them.
+    pub fn drive(&mut self, driver: &Waker) {
+        self.driver = Some(driver.clone());
+    }
+
+    /// The next ask.
+    pub fn asked(&mut self) -> Option<Ask> {
+        self.asks.pop()
+    }
+
+    /// Nobody takes asks any more. Those that are open are refused.
+    pub fn stop_driving(&mut self) {
+        self.driver = None;
+        for ask in self.asks.drain(..) {
+            if let Ask::Respond(..) = ask {
+                self.replied = false;
+            }
+        }
+    }
+
+    fn ask(&mut self, ask: Ask) -> Result<(), Refused> {
+        let driver = self.driver.as_ref().ok_or(Refused::NotDriven)?;
+        driver.wake_by_ref();
+        self.asks.push(ask);
+        Ok(())
     }
 
     fn can_reply(&self, function: &'static str) -> Result<(), Refused> {
@@ -401,21 +467,30 @@ fn text<'v>(name: &str, value: &'v HeaderValue) -> Result<&'v str, Refused> {
 
 /// A field name is a token (RFC 9110, section 5.6.2). Checked without building a `HeaderName`, which takes memory.
 fn token(name: &str) -> Result<&str, Refused> {
-    let tchar = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if !name.is_empty() && name.len() < usize::from(u16::MAX) && name.bytes().all(tchar) {
-        Ok(name)
-    } else {
-        Err(Refused::HeaderName(name.to_owned()))
-    }
+    let valid = (1..usize::from(u16::MAX)).contains(&name.len()) && name.bytes().all(|b| TCHAR[usize::from(b)]);
+    if valid { Ok(name) } else { Err(Refused::HeaderName(name.to_owned())) }
 }
+
+/// Which bytes may stand in a token.
+const TCHAR: [bool; 256] = {
+    let mut table = [false; 256];
+    let tchars = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    let mut i = 0;
+    while i < tchars.len() {
+        table[tchars[i] as usize] = true;
+        i += 1;
+    }
+    table
+};
 
 /// Headers that say where a body ends are not for plugins: one edit and the connection is out of step.
 fn editable(name: &str) -> Result<(), Refused> {
-    let framing = |header: &HeaderName| name.eq_ignore_ascii_case(header.as_str());
-    match [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].into_iter().find(framing) {
-        Some(header) => Err(Refused::Framing(header)),
-        None => token(name).map(drop),
-    }
+    let framing = match name.len() {
+        14 if name.eq_ignore_ascii_case("content-length") => header::CONTENT_LENGTH,
+        17 if name.eq_ignore_ascii_case("transfer-encoding") => header::TRANSFER_ENCODING,
+        _ => return token(name).map(drop),
+    };
+    Err(Refused::Framing(framing))
 }
 
 /// Takes the text as it is, without a copy.
@@ -431,5 +506,25 @@ fn final_status(status: u16) -> Result<StatusCode, Refused> {
     match StatusCode::from_u16(status) {
         Ok(code) if (200..=599).contains(&status) => Ok(code),
         _ => Err(Refused::Status(status)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_tokens_and_framing_belongs_to_the_proxy() {
+        for byte in 0..=255_u8 {
+            let Ok(name) = std::str::from_utf8(std::slice::from_ref(&byte)) else { continue };
+            assert_eq!(token(name).is_ok(), HeaderName::from_bytes(&[byte]).is_ok(), "{byte:#x}");
+        }
+        for (name, ok) in [("", false), ("x", true), ("é", false), ("x-a", true), ("x a", false), ("x:", false)] {
+            assert_eq!(editable(name).is_ok(), ok, "{name:?}");
+        }
+        for name in ["content-length", "Content-Length", "TRANSFER-ENCODING"] {
+            assert!(matches!(editable(name), Err(Refused::Framing(_))), "{name}");
+        }
+        assert!(token(&"x".repeat(usize::from(u16::MAX))).is_err());
     }
 }

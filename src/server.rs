@@ -10,6 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use pingora::apps::HttpServerOptions;
 use pingora::server::configuration::ServerConf;
@@ -20,6 +21,7 @@ use serde_json::json;
 use self::listen::{Bound, Prebound};
 use self::shutdown::Shutdown;
 use self::tls::Certificates;
+use crate::capability::Capabilities;
 use crate::config::{Config, HostPattern};
 use crate::observe::access_log::{AccessLog, AccessLogError};
 use crate::observe::admin::Admin;
@@ -45,6 +47,7 @@ pub enum ServerError {
 /// What a server is started with: everything checked and compiled.
 pub struct Start {
     pub config: Config,
+    pub capabilities: Arc<Capabilities>,
     pub host: Host,
     pub snapshot: Snapshot,
     pub certificates: Certificates,
@@ -56,7 +59,7 @@ pub struct Start {
 /// # Errors
 /// When an upstream's name does not resolve, the access log cannot be opened or an address is taken.
 pub fn run(start: Start) -> Result<(), ServerError> {
-    let Start { config, host, snapshot, certificates, metrics } = start;
+    let Start { config, capabilities, host, snapshot, certificates, metrics } = start;
     let mut server = Server::new_with_opt_and_conf(None, settings(&config));
     server.bootstrap();
 
@@ -76,6 +79,7 @@ pub fn run(start: Start) -> Result<(), ServerError> {
         }
     }
     let plugins = json!(report::scripts(&snapshot));
+    capabilities.named.replace(snapshot.sessions());
     let shared = Arc::new(Shared {
         snapshot,
         upstreams,
@@ -117,8 +121,11 @@ pub fn run(start: Start) -> Result<(), ServerError> {
     shutdown.wait(&serving);
     ready.store(false, Ordering::Relaxed);
     log::info!("shutting down");
+    let stopped = Instant::now();
     shutdown::drain(&metrics, config.grace_period);
-    // The engine's clock ticks until the last request has ended.
+    // Requests need them to the end.
+    capabilities.named.shut_down(config.grace_period.saturating_sub(stopped.elapsed()));
+    // The engine's clock ticks until the last request and session have ended.
     drop(host);
     Ok(())
 }

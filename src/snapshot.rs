@@ -7,17 +7,20 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use regex::Regex;
 
+use crate::capability::named::Definition;
 use crate::config::{
     ChainConfig, Chains, Config, Diagnostic, Diagnostics, Handler, Instance, Match, OnFailure, ScriptConfig,
 };
-use crate::observe::metrics::{Metrics, ScriptMetrics};
-use crate::phase::{Chain, ChainBuilder, Phase, Verdict};
+use crate::observe::metrics::Metrics;
+use crate::phase::{Chain, ChainBuilder, Phase, Place, Verdict};
 use crate::wasm::{EntryPoint, Host, Module, Script, ScriptSpec};
 
 /// What requests are served from.
 pub struct Snapshot {
     /// In the order of the configuration.
     pub servers: Vec<Server>,
+    /// What runs as named sessions.
+    sessions: Vec<Arc<Script>>,
 }
 
 /// The routes of one server.
@@ -42,9 +45,8 @@ pub type LiveChain = Chain<LiveScript>;
 
 /// A script in its place in a chain.
 pub struct LiveScript {
-    pub script: Script,
+    pub script: Arc<Script>,
     pub on_failure: OnFailure,
-    pub metrics: ScriptMetrics,
     /// A bit for each unsupported verdict that was logged already.
     warned: AtomicU8,
 }
@@ -54,7 +56,14 @@ impl Snapshot {
     pub fn build(config: &Config, host: &Host, metrics: &Metrics, diagnostics: &mut Diagnostics) -> Option<Snapshot> {
         let mut builder = Builder { host, metrics, diagnostics, modules: HashMap::new(), chains: HashMap::new() };
         let servers = config.servers.iter().map(|server| builder.server(server)).collect();
-        (!diagnostics.has_errors()).then_some(Snapshot { servers })
+        let sessions = config.sessions.iter().filter_map(|session| builder.script(session, Place::Session)).collect();
+        (!diagnostics.has_errors()).then_some(Snapshot { servers, sessions })
+    }
+
+    /// The named sessions, to be put in the place of those that run.
+    pub fn sessions(&self) -> Vec<Definition> {
+        let define = |script: &Arc<Script>| Definition { name: script.spec().name.clone(), program: script.clone() };
+        self.sessions.iter().map(define).collect()
     }
 
     /// All scripts, each once.
@@ -134,7 +143,8 @@ impl Builder<'_> {
         for plugin in &config.plugins {
             chain.plugin();
             for script in &plugin.scripts {
-                if let Some(live) = self.script(script, phase) {
+                if let Some(linked) = self.script(script, phase.into()) {
+                    let live = LiveScript { script: linked, on_failure: script.on_failure, warned: AtomicU8::new(0) };
                     chain.script(live, script.on_ext.clone());
                 }
             }
@@ -145,12 +155,11 @@ impl Builder<'_> {
     }
 
     /// The script, ready to run; none when something is wrong with it, which is reported.
-    fn script(&mut self, config: &ScriptConfig, phase: Phase) -> Option<LiveScript> {
+    fn script(&mut self, config: &ScriptConfig, place: Place) -> Option<Arc<Script>> {
         let module = self.module(config)?;
-        let metrics = self.metrics.script(&config.name, phase);
         let spec = ScriptSpec {
             name: config.name.as_str().into(),
-            phase,
+            place,
             configs: config.configs.clone().map(|text| text.map(Arc::from)),
             fresh: config.instance == Instance::Fresh,
             recycle_after: config.recycle_after.unwrap_or(u64::MAX),
@@ -159,7 +168,7 @@ impl Builder<'_> {
             cpu: config.limits.cpu,
             wall: config.limits.wall,
             env: config.env.clone(),
-            instances: metrics.instances.clone(),
+            metrics: self.metrics.script(&config.name, place),
         };
         let script = match Script::prepare(self.host, &module, spec) {
             Ok(script) => script,
@@ -168,8 +177,8 @@ impl Builder<'_> {
                 return None;
             }
         };
-        self.entry_points(config, &script, &module);
-        Some(LiveScript { script, on_failure: config.on_failure, metrics, warned: AtomicU8::new(0) })
+        self.entry_points(config, &script);
+        Some(script)
     }
 
     fn module(&mut self, config: &ScriptConfig) -> Option<Arc<Module>> {
@@ -189,13 +198,10 @@ impl Builder<'_> {
     }
 
     /// Reports configurations of entry points that are not there.
-    fn entry_points(&mut self, config: &ScriptConfig, script: &Script, module: &Module) {
-        let there = |entry: EntryPoint| {
-            script.exports(entry) && module.declared.as_ref().is_none_or(|declared| declared.contains(&entry))
-        };
+    fn entry_points(&mut self, config: &ScriptConfig, script: &Script) {
         let implemented: Vec<_> = EntryPoint::ALL
             .into_iter()
-            .filter(|entry| there(*entry))
+            .filter(|entry| script.exports(*entry))
             .map(|entry| format!("`{}`", entry.export()))
             .collect();
         let implemented = implemented.join(", ");
@@ -207,7 +213,7 @@ impl Builder<'_> {
                 (_, Some(span)) if on => span,
                 _ => continue,
             };
-            if !there(entry) {
+            if !script.exports(entry) {
                 let message = format!("the plugin has no entry point `{}`", entry.export());
                 let help = format!("it implements {implemented}: remove this key, or implement the entry point");
                 self.diagnostics.push(Diagnostic::error(span, message).help(help));

@@ -11,7 +11,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("crate::proxy", &["proxy", "server", "server.rs"]),
     ("crate::server", &["server", "cli"]),
     ("crate::snapshot", &["snapshot.rs", "proxy", "server", "server.rs", "cli"]),
-    ("crate::capability", &["capability", "wasm", "snapshot.rs", "server", "server.rs", "cli"]),
+    ("crate::capability", &["capability", "exchange.rs", "wasm", "snapshot.rs", "server", "server.rs", "cli"]),
     ("crate::wasm", &["wasm", "snapshot.rs", "proxy", "server.rs", "cli", "observe/metrics.rs"]),
     ("crate::cli", &["main.rs"]),
 ];

@@ -11,8 +11,8 @@ pub fn report(host: &Host, module: &Module) {
     // What the first one brings along for all.
     run(&script(host, module, false));
     let before = resident_kib();
-    let scripts: Vec<Script> = (0..INSTANCES).map(|_| script(host, module, false)).collect();
-    scripts.iter().for_each(run);
+    let scripts: Vec<_> = (0..INSTANCES).map(|_| script(host, module, false)).collect();
+    scripts.iter().for_each(|script| run(script));
     let each = (resident_kib() - before) / INSTANCES as f64;
     println!("an idle instance keeps {each:.0} KiB resident (its script included, mean of {INSTANCES})\n");
 }

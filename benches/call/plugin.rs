@@ -1,9 +1,9 @@
 //! The plugin of the benchmarks, and a request for it.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use phasegate::capability::Capabilities;
 use phasegate::config::Config;
 use phasegate::exchange::{Exchange, Shared};
@@ -25,10 +25,10 @@ pub fn load(host: &Host) -> Module {
 }
 
 /// With the limits that a configuration has by default.
-pub fn script(host: &Host, module: &Module, fresh: bool) -> Script {
+pub fn script(host: &Host, module: &Module, fresh: bool) -> Arc<Script> {
     let spec = ScriptSpec {
         name: "rewrite_one".into(),
-        phase: Phase::Access,
+        place: Phase::Access.into(),
         configs: Default::default(),
         fresh,
         recycle_after: 10_000,
@@ -37,7 +37,7 @@ pub fn script(host: &Host, module: &Module, fresh: bool) -> Script {
         cpu: Duration::from_millis(50),
         wall: Some(Duration::from_secs(10)),
         env: Vec::new(),
-        instances: Default::default(),
+        metrics: Metrics::new().script("rewrite_one", Phase::Access),
     };
     Script::prepare(host, module, spec).expect("the guest links")
 }
@@ -54,7 +54,9 @@ pub fn exchange() -> Shared {
     ] {
         request.append_header(name, value).expect("a valid header");
     }
-    Shared::new(Mutex::new(Exchange { request, ..Exchange::new() }))
+    let mut exchange = Exchange::new();
+    exchange.request = request;
+    Shared::new(exchange.into())
 }
 
 pub fn ok(result: Result<Verdict, Failure>) {

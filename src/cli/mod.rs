@@ -71,7 +71,8 @@ fn check(path: &Path) -> Result<(), String> {
 fn load(path: &Path) -> Result<Start, String> {
     let metrics = Arc::new(Metrics::new());
     let config::Loaded { config, mut diagnostics } = config::load(path);
-    let host = Host::new(Arc::new(Capabilities::new(&config, &metrics)))
+    let capabilities = Arc::new(Capabilities::new(&config, &metrics));
+    let host = Host::new(capabilities.clone())
         .map_err(|error| format!("error: WebAssembly cannot be run on this machine: {error:#}"))?;
     let certificates = Certificates::load(&config, &mut diagnostics);
     let snapshot = Snapshot::build(&config, &host, &metrics, &mut diagnostics);
@@ -80,7 +81,7 @@ fn load(path: &Path) -> Result<Start, String> {
         return Err(format!("{rendered}{}", summary(path, diagnostics.error_count())));
     };
     eprint!("{rendered}");
-    Ok(Start { config, host, snapshot, certificates, metrics })
+    Ok(Start { config, capabilities, host, snapshot, certificates, metrics })
 }
 
 fn render(diagnostics: &Diagnostics) -> String {

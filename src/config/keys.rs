@@ -39,7 +39,7 @@ impl Level {
 }
 
 /// All levels, to find out where a misplaced key belongs.
-pub static LEVELS: [&Level; 17] = [
+pub static LEVELS: [&Level; 18] = [
     &MAIN,
     &PHASES,
     &ACCESS_LOG,
@@ -55,6 +55,7 @@ pub static LEVELS: [&Level; 17] = [
     &RESPOND,
     &PLUGIN,
     &SCRIPT,
+    &SESSION,
     &LIMITS,
     &ALLOW,
 ];
@@ -74,6 +75,7 @@ pub static MAIN: Level = Level {
         key("admin", "admin = { listen = \"127.0.0.1:9901\" }"),
         key("store", "store = { size = \"64MiB\" }"),
         key("upstream", "upstream.origin = { servers = [{ addr = \"127.0.0.1:9001\" }] }"),
+        key("wasm_session", "[[wasm_session]]"),
         key("server", "[[server]]"),
     ],
     also: &[&PHASES],
@@ -213,6 +215,17 @@ pub static SCRIPT: Level = Level {
     also: &[],
     unavailable: &[],
 };
+
+pub static SESSION: Level = level(
+    "a `[[wasm_session]]`",
+    &[
+        key("name", "name = \"chat\""),
+        key("wasm_path", "wasm_path = \"plugin.wasm\""),
+        key("wasm_main_config", "wasm_main_config = '''rooms = 100'''"),
+        key("limits", "limits = { memory = \"64MiB\", cpu_ms = 50 }"),
+        key("allow", "allow = { env = [\"NAME\"] }"),
+    ],
+);
 
 pub static LIMITS: Level = level(
     "`limits`",

@@ -33,6 +33,8 @@ pub struct Config {
     pub store: Store,
     /// Also those that a literal address in `proxy_pass` makes; they have the address as name.
     pub upstreams: Vec<Upstream>,
+    /// Named sessions, each name once: scripts that run for no request.
+    pub sessions: Vec<ScriptConfig>,
     pub servers: Vec<Server>,
 }
 
@@ -51,6 +53,7 @@ impl Config {
             admin: None,
             store: Store::default(),
             upstreams: Vec::new(),
+            sessions: Vec::new(),
             servers: Vec::new(),
         }
     }

@@ -26,6 +26,7 @@ pub struct Main {
     pub admin: Option<SocketAddr>,
     pub store: Option<Store>,
     pub upstreams: Vec<(Spanned<String>, Upstream)>,
+    pub sessions: Vec<Session>,
     /// None: there is no `server` at all.
     pub servers: Option<Vec<Server>>,
     pub chains: Chains,
@@ -54,6 +55,7 @@ impl FromTable for Main {
             admin: reader.table("admin").and_then(|admin: Admin| admin.listen),
             store: reader.table("store"),
             upstreams: reader.named_tables("upstream"),
+            sessions: reader.tables("wasm_session").unwrap_or_default(),
             servers: reader.key("server").map(|_| reader.tables("server").unwrap_or_default()),
             chains: read_chains(reader),
         }
@@ -351,18 +353,38 @@ impl FromTable for Script {
         Script {
             name: reader.leaf("name"),
             wasm_path: reader.required("wasm_path"),
-            configs: configs.map(|name| {
-                let text = reader.leaf(name)?.into_inner();
-                Some(EntryConfig { key: reader.key(name)?, text })
-            }),
+            configs: configs.map(|name| read_entry_config(reader, name)),
             is_open: inner(reader.leaf("is_open")).unwrap_or(true),
             on_failure: inner(reader.leaf("on_failure")),
             instance: inner(reader.leaf("instance")),
             recycle_after: inner(reader.leaf("recycle_after")),
             recycle_memory: inner(reader.leaf("recycle_memory")),
             limits: reader.table("limits").unwrap_or_default(),
-            env: reader.table("allow").map(|allow: Allow| allow.env).unwrap_or_default(),
+            env: read_env(reader),
             on_ext: ["on_ext1", "on_ext2", "on_ext3"].map(|name| reader.leaf(name)),
+        }
+    }
+}
+
+/// A named session. Its `name` is none when it is missing, which is reported.
+pub struct Session {
+    pub name: Option<Spanned<Name>>,
+    pub wasm_path: Option<Spanned<String>>,
+    pub main_config: Option<EntryConfig>,
+    pub limits: Limits,
+    pub env: Vec<Spanned<String>>,
+}
+
+impl FromTable for Session {
+    const LEVEL: &'static Level = &keys::SESSION;
+
+    fn read(reader: &mut Reader) -> Self {
+        Session {
+            name: reader.required("name"),
+            wasm_path: reader.required("wasm_path"),
+            main_config: read_entry_config(reader, "wasm_main_config"),
+            limits: reader.table("limits").unwrap_or_default(),
+            env: read_env(reader),
         }
     }
 }
@@ -396,6 +418,15 @@ impl FromTable for Allow {
     fn read(reader: &mut Reader) -> Self {
         Allow { env: reader.leaves("env").unwrap_or_default() }
     }
+}
+
+fn read_entry_config(reader: &mut Reader, name: &'static str) -> Option<EntryConfig> {
+    let text = reader.leaf(name)?.into_inner();
+    Some(EntryConfig { key: reader.key(name)?, text })
+}
+
+fn read_env(reader: &mut Reader) -> Vec<Spanned<String>> {
+    reader.table("allow").map(|allow: Allow| allow.env).unwrap_or_default()
 }
 
 fn read_chains(reader: &mut Reader) -> Chains {

@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::phase::{Phase, Verdict};
+use crate::phase::{Place, Verdict};
 use crate::wasm::FailureKind;
 
 /// The content type of `Metrics::encode`.
@@ -25,7 +25,8 @@ pub struct Metrics {
     plugin_failures: Family<FailureLabels, Counter>,
     plugin_unsupported_verdicts: Family<VerdictLabels, Counter>,
     plugin_instances: Family<Script, Counter>,
-    pub store: StoreMetrics,
+    live: Live,
+    store: StoreMetrics,
 }
 
 /// What is counted of the store of plugins.
@@ -36,6 +37,19 @@ pub struct StoreMetrics {
     pub bytes: Gauge,
     /// Calls that failed.
     pub failures: Counter,
+}
+
+/// What plugins have alive now: counted where it lives, back at 0 when all of it is gone.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    /// Mailboxes that can be sent to.
+    pub mailboxes: Gauge,
+    /// Timers that have not expired yet.
+    pub timers: Gauge,
+    /// Runs that `spawn` started.
+    pub spawned_runs: Gauge,
+    /// Named sessions that run, or are about to run again.
+    pub named_sessions: Gauge,
 }
 
 /// The counters of one script in one phase.
@@ -49,10 +63,10 @@ pub struct ScriptMetrics {
     unsupported_verdicts: Family<VerdictLabels, Counter>,
 }
 
-/// A request being served; one less when it is dropped.
+/// One more of what a gauge counts; one less when it is dropped.
 #[derive(Debug)]
-#[must_use = "the request counts as in flight until this is dropped"]
-pub struct InFlight(Gauge);
+#[must_use = "it counts until this is dropped"]
+pub struct Counted(Gauge);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ScriptPhase {
@@ -104,6 +118,7 @@ impl Metrics {
             plugin_unsupported_verdicts: Family::default(),
             plugin_instances: Family::default(),
             store: StoreMetrics::default(),
+            live: Live::default(),
         };
         metrics.registry.register("requests", "Requests by class of their status", requests);
         metrics.register();
@@ -117,9 +132,8 @@ impl Metrics {
     }
 
     /// Counts a request in flight until the answer is dropped.
-    pub fn request_in_flight(&self) -> InFlight {
-        self.requests_in_flight.inc();
-        InFlight(self.requests_in_flight.clone())
+    pub fn request_in_flight(&self) -> Counted {
+        Counted::new(&self.requests_in_flight)
     }
 
     /// How many requests are in flight.
@@ -132,9 +146,19 @@ impl Metrics {
         self.access_log_dropped.clone()
     }
 
-    /// The counters of a script in a phase: the same ones for the same names.
-    pub fn script(&self, name: &str, phase: Phase) -> ScriptMetrics {
-        let labels = ScriptPhase { script: name.to_owned(), phase: phase.directive() };
+    /// What is counted of the store.
+    pub fn store(&self) -> &StoreMetrics {
+        &self.store
+    }
+
+    /// Counts what plugins have alive.
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// The counters of a script where it runs: the same ones for the same names.
+    pub fn script(&self, name: &str, place: impl Into<Place>) -> ScriptMetrics {
+        let labels = ScriptPhase { script: name.to_owned(), phase: place.into().name() };
         let failure = |kind: FailureKind| {
             let ScriptPhase { script, phase } = labels.clone();
             self.plugin_failures.get_or_create_owned(&FailureLabels { script, phase, kind: kind.name() })
@@ -175,6 +199,11 @@ impl Metrics {
         registry.register("store_entries", "Keys of the store in memory", self.store.entries.clone());
         registry.register("store_bytes", "Bytes of the store in memory", self.store.bytes.clone());
         registry.register("store_failures", "Calls of the store that failed", self.store.failures.clone());
+        let Live { mailboxes, timers, spawned_runs, named_sessions } = self.live.clone();
+        registry.register("mailboxes", "Mailboxes of sessions that can be sent to", mailboxes);
+        registry.register("timers", "Timers of plugins that have not expired yet", timers);
+        registry.register("spawned_runs", "Runs that plugins have in the background of requests", spawned_runs);
+        registry.register("named_sessions", "Named sessions that run, or wait to run again", named_sessions);
     }
 }
 
@@ -190,7 +219,14 @@ impl ScriptMetrics {
     }
 }
 
-impl Drop for InFlight {
+impl Counted {
+    pub fn new(gauge: &Gauge) -> Counted {
+        gauge.inc();
+        Counted(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -199,7 +235,7 @@ impl Drop for InFlight {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::phase::Ext;
+    use crate::phase::{Ext, Phase};
 
     #[test]
     fn a_new_process_shows_zeros() {

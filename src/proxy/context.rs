@@ -12,7 +12,7 @@ use super::body::RequestBody;
 use super::upstream::Selected;
 use crate::exchange;
 use crate::facts::{Facts, ServerName};
-use crate::observe::metrics::InFlight;
+use crate::observe::metrics::Counted;
 use crate::phase::Phase;
 use crate::snapshot::{LiveChain, Local};
 
@@ -22,7 +22,9 @@ pub struct Context {
     pub facts: Box<Facts>,
     pub local: Option<Arc<Local>>,
     /// What plugins see. Made when the first chain runs, so that a request without plugins pays nothing.
-    pub exchange: Option<exchange::Shared>,
+    pub exchange: Option<exchange::Owned>,
+    /// The exchange of the chain that a response passed while a script still ran: what it spawned lives on.
+    pub answering: Option<exchange::Owned>,
     pub body: RequestBody,
     /// The upstream that a plugin chose, by name.
     pub upstream: Option<String>,
@@ -32,15 +34,16 @@ pub struct Context {
     pub failed_connects: usize,
     /// Whether `wasm_http_filter_headers` has run: it runs once, also when it fails and the proxy answers by itself.
     pub filtered: bool,
-    _in_flight: InFlight,
+    _in_flight: Counted,
 }
 
 impl Context {
-    pub fn new(in_flight: InFlight) -> Context {
+    pub fn new(in_flight: Counted) -> Context {
         Context {
             facts: Box::default(),
             local: None,
             exchange: None,
+            answering: None,
             body: RequestBody::default(),
             upstream: None,
             selected: None,

@@ -14,7 +14,7 @@ use pingora::prelude::Session;
 use super::Gateway;
 use super::context::Context;
 use crate::config::OnFailure;
-use crate::exchange::{Ask, Exchange, Refused, Reply, Shared};
+use crate::exchange::{self, Ask, Exchange, Refused, Reply, Shared};
 use crate::phase::{End, Phase, Verdict, Walk};
 use crate::snapshot::{LiveChain, LiveScript};
 use crate::wasm::{Failure, FailureKind};
@@ -49,7 +49,7 @@ impl Gateway {
     ) -> Outcome {
         let Some(chain) = ctx.chain(phase).cloned() else { return Outcome::Continue };
         let started = quanta::Instant::now();
-        let exchange = ctx.exchange.get_or_insert_with(|| Shared::new(Exchange::new().into())).clone();
+        let exchange = Shared::clone(ctx.exchange.get_or_insert_default());
         if phase.can_edit_request() {
             ctx.body.freeze(session);
         }
@@ -81,7 +81,7 @@ impl Gateway {
     ) -> Option<End> {
         let mut walk = chain.walk(phase);
         while let Some(live) = walk.script() {
-            live.metrics.runs.inc();
+            live.script.spec().metrics.runs.inc();
             let result = if live.script.is_synchronous() {
                 live.script.run_now(exchange)
             } else {
@@ -105,20 +105,12 @@ impl Gateway {
             self.run(phase, session, ctx, Subject::Ended).await;
             return;
         }
-        let exchange = Exchange {
-            phase,
-            request: session.req_header().clone(),
-            response: session.response_written().cloned(),
-            facts: ctx.facts.clone(),
-            body: ctx.exchange.take().and_then(|exchange| exchange.lock().body.take()),
-            ..Exchange::new()
-        };
-        let exchange = Shared::new(exchange.into());
+        let exchange = end_of(session, ctx);
         let in_flight = self.shared.metrics.request_in_flight();
         tokio::spawn(async move {
             let mut walk = chain.walk(phase);
             while let Some(live) = walk.script() {
-                live.metrics.runs.inc();
+                live.script.spec().metrics.runs.inc();
                 let result = live.script.run(&exchange).await;
                 if judge(&mut walk, live, phase, &exchange, result, &mut None).is_some() {
                     break;
@@ -145,10 +137,15 @@ impl Gateway {
 
         let mut run = pin!(live.script.run(exchange));
         let mut readers: Vec<oneshot::Sender<_>> = Vec::new();
+        poll_fn(|cx| {
+            exchange.lock().drive(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
         loop {
             let next = poll_fn(|cx| match run.as_mut().poll(cx) {
                 Poll::Ready(result) => Poll::Ready(Event::Done(result)),
-                Poll::Pending => exchange.lock().asks.pop().map_or(Poll::Pending, |ask| Poll::Ready(Event::Asked(ask))),
+                Poll::Pending => exchange.lock().asked().map_or(Poll::Pending, |ask| Poll::Ready(Event::Asked(ask))),
             });
             let event = if readers.is_empty() {
                 next.await
@@ -161,7 +158,7 @@ impl Gateway {
             };
             match event {
                 Event::Done(result) => {
-                    exchange.lock().asks.clear();
+                    exchange.lock().stop_driving();
                     return result;
                 }
                 Event::Asked(Ask::Body(reader)) => readers.push(reader),
@@ -196,7 +193,7 @@ impl Gateway {
         // The response has a chain of its own to pass, which gets an exchange of its own.
         let running = ctx.exchange.take();
         let sent = self.respond(session, ctx, reply).await;
-        ctx.exchange = running;
+        ctx.answering = std::mem::replace(&mut ctx.exchange, running);
         let phase = exchange.lock().phase;
         lend(exchange, phase, session, ctx, subject);
         sent.map_err(|error| Refused::Send(error.to_string()))
@@ -227,7 +224,7 @@ fn judge(
             step.end
         }
         Err(failure) => {
-            failed(live, phase, exchange, &failure);
+            failed(live, exchange, &failure);
             if live.on_failure == OnFailure::Open {
                 walk.skip();
                 return None;
@@ -238,10 +235,25 @@ fn judge(
     }
 }
 
+/// An exchange of its own for `wasm_access_log`. What its chain spawns ends with it.
+fn end_of(session: &mut Session, ctx: &Context) -> exchange::Owned {
+    let owned = exchange::Owned::default();
+    let mut exchange = owned.lock();
+    exchange.phase = Phase::AccessLog;
+    exchange.lent = true;
+    exchange.request = session.req_header().clone();
+    exchange.response = session.response_written().cloned();
+    exchange.facts = ctx.facts.clone();
+    exchange.body = ctx.exchange.as_ref().and_then(|exchange| exchange.lock().body.clone());
+    drop(exchange);
+    owned
+}
+
 /// Moves what the phase lends into the exchange. Nothing is copied.
 fn lend(exchange: &Shared, phase: Phase, session: &mut Session, ctx: &mut Context, subject: &mut Subject<'_>) {
     let mut exchange = exchange.lock();
     exchange.phase = phase;
+    exchange.lent = true;
     exchange_with(&mut exchange, session, ctx, subject);
 }
 
@@ -254,6 +266,7 @@ fn take_back<'e>(
 ) -> MutexGuard<'e, Exchange> {
     let mut exchange = exchange.lock();
     exchange_with(&mut exchange, session, ctx, subject);
+    exchange.lent = false;
     exchange.response = None;
     exchange
 }
@@ -285,7 +298,7 @@ fn outcome(phase: Phase, end: Option<End>, reply: Option<Reply>) -> Outcome {
 }
 
 fn unsupported(live: &LiveScript, phase: Phase, verdict: Verdict) {
-    live.metrics.unsupported_verdict(verdict);
+    live.script.spec().metrics.unsupported_verdict(verdict);
     if live.first_unsupported(verdict) {
         let (script, verdict) = (&live.script.spec().name, verdict.name());
         log::warn!("script={script} phase={phase} the verdict `{verdict}` is not supported here: taken as `ok`");
@@ -293,13 +306,8 @@ fn unsupported(live: &LiveScript, phase: Phase, verdict: Verdict) {
 }
 
 /// Counts a failure and logs it, once, with all that there is to know.
-fn failed(live: &LiveScript, phase: Phase, exchange: &Shared, failure: &Failure) {
-    live.metrics.failures(failure.kind).inc();
+fn failed(live: &LiveScript, exchange: &Shared, failure: &Failure) {
     let mut exchange = exchange.lock();
     exchange.facts.timed_out |= failure.kind == FailureKind::Wall;
-    let (script, request) = (&live.script.spec().name, exchange.facts.request_id());
-    let Failure { kind, detail } = failure;
-    // Lines that follow are indented: what a plugin says must not look like a line of the proxy.
-    let detail = detail.replace('\n', "\n    ");
-    log::error!("script={script} phase={phase} request={request} failed: {}: {detail}", kind.name());
+    live.script.report(failure, exchange.facts.request_id());
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::exchange::Shared;
-use crate::phase::Phase;
+use crate::phase::Place;
 
 /// Lines of plugins, and about them.
 const TARGET: &str = "phasegate::plugin";
@@ -16,7 +16,9 @@ const LONGEST_LINE: usize = 8 << 10;
 /// The log of one instance.
 pub struct RunLog {
     script: Arc<str>,
-    phase: Phase,
+    place: Place,
+    /// The id of the request, where the run does not have it at hand all the time.
+    beside: Option<Arc<str>>,
     output: Arc<Output>,
     /// Whether anything was put out in this run: asking the output itself would cost every run a lock.
     touched: bool,
@@ -37,8 +39,22 @@ impl Output {
 }
 
 impl RunLog {
-    pub fn new(script: Arc<str>, phase: Phase) -> RunLog {
-        RunLog { script, phase, output: Arc::default(), touched: false }
+    pub fn new(script: Arc<str>, place: Place) -> RunLog {
+        RunLog { script, place, beside: None, output: Arc::default(), touched: false }
+    }
+
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Begins a run beside the request with this id: its lines name that.
+    pub fn begin_beside(&mut self, id: Arc<str>) {
+        self.beside = Some(id);
+    }
+
+    /// The id of the request; none when there is none.
+    pub fn request_id(&self, request: Option<&Shared>) -> Option<Arc<str>> {
+        self.beside.clone().or_else(|| Some(request?.lock().facts.request_id().into()))
     }
 
     /// Where the guest writes to.
@@ -52,12 +68,11 @@ impl RunLog {
 
     pub fn write(&self, level: log::Level, text: &str, request: Option<&Shared>) {
         if self.enabled(level) {
-            let exchange = request.map(|request| request.lock());
-            let id = exchange.as_ref().map_or("-", |exchange| exchange.facts.request_id());
-            let (script, phase) = (&self.script, self.phase);
+            let id = self.request_id(request);
+            let (script, place, id) = (&self.script, self.place, id.as_deref().unwrap_or("-"));
             // Each line by itself: none can look like a line of the proxy.
             for line in text.lines() {
-                log::log!(target: TARGET, level, "script={script} phase={phase} request={id} {line}");
+                log::log!(target: TARGET, level, "script={script} phase={place} request={id} {line}");
             }
         }
     }
@@ -87,6 +102,7 @@ impl RunLog {
                 self.lines(level, &bytes, request);
             }
         }
+        self.beside = None;
     }
 
     fn lines(&self, level: log::Level, bytes: &[u8], request: Option<&Shared>) {

@@ -9,6 +9,7 @@ mod log;
 mod module;
 mod pool;
 mod script;
+mod session;
 mod state;
 
 pub use entry::EntryPoint;

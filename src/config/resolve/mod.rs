@@ -2,6 +2,7 @@
 
 mod chain;
 mod server;
+mod session;
 mod store;
 mod upstream;
 
@@ -30,6 +31,7 @@ pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -
         let help = "add a `[[server]]` with `listen = [{ addr = \"0.0.0.0:8080\" }]` and a `[[server.local]]`";
         cx.diagnostics.push_absent(Diagnostic::error(0..0, "there is no server").help(help));
     }
+    let sessions = cx.sessions(main.sessions);
     let servers = cx.servers(main.servers.unwrap_or_default(), &level);
     Config {
         threads: main.threads.map_or(defaults.threads, usize::from),
@@ -42,6 +44,7 @@ pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -
         admin: main.admin,
         store: main.store.map_or(defaults.store, |store| cx.store(store)),
         upstreams: cx.upstreams.into_list(),
+        sessions,
         servers,
         ..defaults
     }

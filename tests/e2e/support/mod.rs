@@ -27,7 +27,7 @@ pub use certificates::{Authority, CertFiles};
 pub use client::{Answer, http1, http2, https, send};
 pub use config::{LISTEN, proxy_to, script, server};
 pub use origin::{DownOrigin, Origin, RawOrigin, Received, Reply, reply};
-pub use probe::{in_access, probe, results, step};
+pub use probe::{answers, calls_and_rest, in_access, probe, results, step};
 pub use proxy::{Output, Proxy, Signal, check, phasegate, refused};
 pub use raw::{Raw, RawMessage};
 pub use redis::RedisServer;

@@ -1,6 +1,6 @@
 //! Calls host functions at random, with nasty arguments, and does not mind what they answer.
 //!
-//! The configuration is a number of calls; the header `x-seed` of the request is the seed. The same seed makes the same
+//! The configuration is a number of calls (default: 1); the header `x-seed` of the request is the seed. The same seed makes the same
 //! calls. `wasm-main` and `wasm-main-ext1`, so that two can go at once.
 
 mod calls;
@@ -21,7 +21,7 @@ fn ext1(config: Option<String>) -> Result<Verdict, String> {
 }
 
 fn run(config: Option<String>, salt: u64) -> Result<Verdict, String> {
-    let calls: u64 = config.unwrap_or_default().parse().map_err(|_| "the configuration is a number of calls")?;
+    let calls = config.as_deref().unwrap_or("1").parse().map_err(|_| "the configuration is a number of calls")?;
     // A background run has no request any more.
     let seed = host::in_get_header("x-seed").ok().flatten().and_then(|seed| seed.parse().ok()).unwrap_or(calls);
     let mut random = Random(seed ^ (salt << 63));

@@ -101,22 +101,33 @@ impl Reply {
     /// When the status or a header is not valid, or `content-length` is not the length of the body.
     pub fn new(status: u16, headers: Vec<(String, String)>, body: Bytes) -> Result<Reply, Refused> {
         let status = final_status(status)?;
-        let mut checked = Vec::with_capacity(headers.len());
-        for (name, value) in headers {
-            let name = header_name(&name)?;
-            let value = header_value(name.as_str(), value)?;
-            match name {
-                header::CONTENT_LENGTH if value.as_bytes() == body.len().to_string().as_bytes() => {}
-                header::CONTENT_LENGTH => {
-                    let found = String::from_utf8_lossy(value.as_bytes()).into_owned();
-                    return Err(Refused::ContentLength { found, expected: body.len() });
-                }
-                header::TRANSFER_ENCODING => return Err(Refused::Framing(name)),
-                _ => checked.push((name, value)),
-            }
-        }
-        Ok(Reply { status, headers: checked, body })
+        Ok(Reply { status, headers: message_headers(headers, body.len())?, body })
     }
+}
+
+/// The headers of a message with a body of this length, without `content-length`: whoever sends it frames it.
+///
+/// # Errors
+/// When a header is not valid, or `content-length` is another one.
+pub fn message_headers(
+    headers: Vec<(String, String)>,
+    body_length: usize,
+) -> Result<Vec<(HeaderName, HeaderValue)>, Refused> {
+    let mut checked = Vec::with_capacity(headers.len());
+    for (name, value) in headers {
+        let name = header_name(&name)?;
+        let value = header_value(name.as_str(), value)?;
+        match name {
+            header::CONTENT_LENGTH if value.as_bytes() == body_length.to_string().as_bytes() => {}
+            header::CONTENT_LENGTH => {
+                let found = String::from_utf8_lossy(value.as_bytes()).into_owned();
+                return Err(Refused::ContentLength { found, expected: body_length });
+            }
+            header::TRANSFER_ENCODING => return Err(Refused::Framing(name)),
+            _ => checked.push((name, value)),
+        }
+    }
+    Ok(checked)
 }
 
 /// What a plugin asks of whoever holds the connection.

@@ -39,11 +39,12 @@ impl Level {
 }
 
 /// All levels, to find out where a misplaced key belongs.
-pub static LEVELS: [&Level; 18] = [
+pub static LEVELS: [&Level; 19] = [
     &MAIN,
     &PHASES,
     &ACCESS_LOG,
     &ADMIN,
+    &NETWORK,
     &STORE,
     &UPSTREAM,
     &UPSTREAM_SERVER,
@@ -73,6 +74,7 @@ pub static MAIN: Level = Level {
         key("trusted_proxies", "trusted_proxies = [\"10.0.0.0/8\"]"),
         key("daemon", "daemon = false"),
         key("admin", "admin = { listen = \"127.0.0.1:9901\" }"),
+        key("network", "network = { ca = \"ca.pem\" }"),
         key("store", "store = { size = \"64MiB\" }"),
         key("upstream", "upstream.origin = { servers = [{ addr = \"127.0.0.1:9001\" }] }"),
         key("wasm_session", "[[wasm_session]]"),
@@ -104,6 +106,15 @@ pub static ACCESS_LOG: Level = level(
 );
 
 pub static ADMIN: Level = level("`[admin]`", &[key("listen", "listen = \"127.0.0.1:9901\"")]);
+
+pub static NETWORK: Level = level(
+    "`[network]`",
+    &[
+        key("ca", "ca = \"ca.pem\""),
+        key("body_limit", "body_limit = \"1MiB\""),
+        key("max_callouts", "max_callouts = 1000"),
+    ],
+);
 
 pub static STORE: Level = level(
     "`[store]`",
@@ -232,10 +243,13 @@ pub static LIMITS: Level = level(
     &[key("memory", "memory = \"64MiB\""), key("cpu_ms", "cpu_ms = 50"), key("wall_ms", "wall_ms = 10000")],
 );
 
-pub static ALLOW: Level = Level {
-    name: "`allow`",
-    place: "`allow`",
-    keys: &[key("env", "env = [\"NAME\"]")],
-    also: &[],
-    unavailable: &["net"],
-};
+pub static ALLOW: Level = level(
+    "`allow`",
+    &[
+        key("env", "env = [\"NAME\"]"),
+        key(
+            "net",
+            "net = [\"api.example.cn:443\", \"*.example.cn\", \"10.0.0.0/8:8000-8999\", \"[2001:db8::/32]:443\"]",
+        ),
+    ],
+);

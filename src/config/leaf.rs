@@ -148,7 +148,13 @@ impl Leaf for HostPattern {
     const EXPECTED: &'static str = "a host name, or `*.` and a host name, with no port (non-ASCII names as `xn--…`)";
 
     fn from_value(value: &DeValue) -> Option<Self> {
-        let text = value.as_str()?.to_ascii_lowercase();
+        HostPattern::parse(value.as_str()?)
+    }
+}
+
+impl HostPattern {
+    pub fn parse(text: &str) -> Option<HostPattern> {
+        let text = text.to_ascii_lowercase();
         match text.strip_prefix('*') {
             Some(suffix) => {
                 suffix.strip_prefix('.').filter(|host| is_host(host))?;

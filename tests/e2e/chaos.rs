@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::support::*;
@@ -44,6 +44,7 @@ async fn random_calls(main: &str) {
             let script = Script::guest("chaos", &format!("{phase}-{entries}"))
                 .main(CALLS)
                 .key("limits = { cpu_ms = 5000, wall_ms = 20000 }")
+                .key("allow = { net = [\"127.0.0.1\"] }")
                 .key(key);
             site.proxied(&format!("/{phase}/{entries}"), origin.addr()).script(phase, script);
         }
@@ -61,13 +62,18 @@ async fn random_calls(main: &str) {
             let path = format!("/{phase}/{}", if seed % 3 == 0 { "two" } else { "one" });
             // Most are small, some are over the bound of what a plugin may read.
             let body = bytes(if seed % 10 == 0 { (1 << 20) + 1 } else { (seed % 100) as usize });
-            if let Err(what) = request(&proxy, &path, seed, &body) {
+            if let Err(what) = request(&proxy, &path, seed, origin.addr(), &body) {
                 panic!("{what}: {path} with the seed {seed}");
             }
             assert!(!proxy.log().contains("panicked"), "the host panics: {path} with the seed {seed}");
         }
     }
     calm("after").await;
+    for much in ["phasegate_store_failures_total", "phasegate_callouts_total"] {
+        assert!(proxy.metric(much) > 0.0, "{much}: nothing was tried");
+    }
+    // Then it keeps no connections to it either.
+    drop(origin);
 
     proxy.wait_until_idle();
     for line in proxy.admin("GET", "/metrics").1.lines().filter(|line| line.starts_with("phasegate_plugin_failures")) {
@@ -79,12 +85,13 @@ async fn random_calls(main: &str) {
 }
 
 /// The response may be anything, as the plugin is what it is; but it must come, and end.
-fn request(proxy: &Proxy, path: &str, seed: u64, body: &[u8]) -> Result<(), String> {
+fn request(proxy: &Proxy, path: &str, seed: u64, server: SocketAddr, body: &[u8]) -> Result<(), String> {
     let mut stream = TcpStream::connect(proxy.addr()).map_err(|error| format!("no connection: {error}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let length = body.len();
     let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: h\r\nx-seed: {seed}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+        "POST {path} HTTP/1.1\r\nhost: h\r\nx-seed: {seed}\r\nx-server: {server}\r\n\
+         connection: close\r\ncontent-length: {length}\r\n\r\n"
     );
     // The proxy may answer and close before it has all.
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));

@@ -54,8 +54,9 @@ async fn one_runs_however_many_ask() {
     counts.sort_unstable();
     assert_eq!(counts, (1..=16).collect::<Vec<_>>());
     assert_eq!((runs(&proxy, "a"), runs(&proxy, "b"), proxy.metric(RUNNING)), (1.0, 0.0, 1.0));
-    proxy.wait_for_log("script=a phase=session request=- the session starts");
-    assert_eq!(proxy.log().matches("script=a phase=session request=- the session starts").count(), 1);
+    let starts = "script=a phase=session request=- the session starts";
+    proxy.wait_for_log(starts);
+    assert_eq!(proxy.log().matches(starts).count(), 1);
 
     assert_eq!(ask(&proxy, "/config").await, "of a");
     assert_eq!(ask(&proxy, "/request").await, "there is no request in a session");

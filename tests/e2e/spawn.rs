@@ -32,12 +32,14 @@ async fn it_goes_on_beside_the_phases_until_the_request_ends() {
     // With the wall clock limit of a run it would be over before.
     let spawned = spawn(&[
         json!(["in-get-header", "x-own"]),
+        json!(["main-session-id"]),
+        json!(["session-send", "$1", "go on"]),
         json!(["get-timer-timeout", 10_000]),
         json!(["in-get-header", "x-own"]),
         json!(["in-body-read-exact"]),
     ]);
     let forever = spawn(&[json!(["sleep", 60_000])]);
-    let calls = [spawned, forever, json!(["sleep", 30]), json!(["add-timer", 300, 1, "of main"])];
+    let calls = [spawned, forever, json!(["session-recv"]), json!(["add-timer", 300, 1, "of main"])];
     let mut site = Site::new();
     let script = Script::guest("probe", "spawner").main(calls.iter().map(step).collect::<Value>());
     site.proxied("/", origin.addr()).script("wasm_access", script.key("limits = { wall_ms = 200 }"));
@@ -47,10 +49,11 @@ async fn it_goes_on_beside_the_phases_until_the_request_ends() {
     origin.wait_for_requests(1);
     let given = results(&proxy, "spawner");
     assert_eq!(given[0]["ok"], "1", "while `wasm-main` runs, the request is there");
-    assert_eq!(given[1]["ok"], json!(["of main"]), "timers are shared");
+    assert_eq!(given[3]["ok"], json!(["of main"]), "timers are shared");
     let not_now = "no script of the request runs now: a spawned run can work on the request only meanwhile";
-    assert_eq!((&given[2]["err"], &given[3]["err"]), (&json!(not_now), &json!(not_now)));
-    assert_eq!(proxy.metric(SPAWNED), 1.0, "the other still runs");
+    assert_eq!((&given[4]["err"], &given[5]["err"]), (&json!(not_now), &json!(not_now)));
+    // The other still runs.
+    proxy.wait_for_metric(SPAWNED, 1.0);
     gate.notify_one();
     assert_eq!(request.await.unwrap().text(), "hello");
     proxy.wait_until_idle();
@@ -68,7 +71,13 @@ async fn it_has_a_session_and_the_request_while_somebody_waits() {
         json!(["session-send", "$2", "$0"]),
         json!(["main-fd"]),
     ]);
-    let calls = [talks, json!(["session-send", "$0", "ping"]), json!(["session-recv"]), json!(["curr-fd"])];
+    let calls = [
+        talks,
+        json!(["session-send", "$0", "ping"]),
+        json!(["session-recv"]),
+        json!(["curr-fd"]),
+        json!(["sleep", 200]),
+    ];
     let mut site = Site::new();
     site.answered("/").script("wasm_access", Script::guest("probe", "talks").main(answers(&calls)));
     let early = spawn(&[json!(["out-response", { "status": 202, "body": "early" }])]);
@@ -121,7 +130,7 @@ async fn there_are_not_too_many() {
     let mut calls = vec![spawn(&[json!(["sleep", 60_000])]); 65];
     // One that has ended makes room.
     calls.insert(0, spawn(&[]));
-    calls.insert(1, json!(["sleep", 30]));
+    calls.insert(1, json!(["sleep", 500]));
     let mut site = Site::new();
     site.answered("/").script("wasm_access", Script::guest("probe", "many").main(answers(&calls)));
     let proxy = Proxy::start(&site.to_string());

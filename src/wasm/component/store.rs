@@ -2,7 +2,7 @@ use futures::FutureExt;
 
 use super::bindings::phasegate::plugin::wasm_store;
 use super::bindings::waiting::phasegate::plugin::wasm_store as waiting_store;
-use crate::capability::store::{Store, StoreError, ttl};
+use crate::capability::{Store, StoreError, ttl};
 use crate::wasm::state::State;
 
 /// The result of a function, and its body, where the store never waits.

@@ -4,7 +4,11 @@ use phasegate_plugin::http::{Method, Request, Response};
 use phasegate_plugin::socket::SocketType;
 
 /// SplitMix64.
-pub struct Random(pub u64);
+pub struct Random {
+    pub state: u64,
+    /// Host and port of a server that is there.
+    pub server: String,
+}
 
 const TEXTS: [&str; 36] = [
     "",
@@ -47,8 +51,8 @@ const TEXTS: [&str; 36] = [
 
 impl Random {
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
@@ -69,7 +73,7 @@ impl Random {
 
     /// Milliseconds for what waits: so few that it ends.
     pub fn moment(&mut self) -> u64 {
-        self.below(3)
+        self.one_of(&[0, 1, 2, 20])
     }
 
     pub fn text(&mut self) -> String {
@@ -78,7 +82,9 @@ impl Random {
             0 => text.repeat(self.below(20_000) as usize),
             1 => "k".repeat((16 << 10) + self.below(2) as usize),
             2 => "v".repeat((1 << 20) + self.below(2) as usize),
-            3 => char::from_u32(self.below(0x11_0000) as u32).unwrap_or('x').to_string(),
+            3 | 4 => self.server.clone(),
+            5 | 6 => format!("http://{}/", self.server),
+            7 => char::from_u32(self.below(0x11_0000) as u32).unwrap_or('x').to_string(),
             _ => text.to_owned(),
         }
     }

@@ -101,22 +101,33 @@ impl Reply {
     /// When the status or a header is not valid, or `content-length` is not the length of the body.
     pub fn new(status: u16, headers: Vec<(String, String)>, body: Bytes) -> Result<Reply, Refused> {
         let status = final_status(status)?;
-        let mut checked = Vec::with_capacity(headers.len());
-        for (name, value) in headers {
-            let name = header_name(&name)?;
-            let value = header_value(name.as_str(), value)?;
-            match name {
-                header::CONTENT_LENGTH if value.as_bytes() == body.len().to_string().as_bytes() => {}
-                header::CONTENT_LENGTH => {
-                    let found = String::from_utf8_lossy(value.as_bytes()).into_owned();
-                    return Err(Refused::ContentLength { found, expected: body.len() });
-                }
-                header::TRANSFER_ENCODING => return Err(Refused::Framing(name)),
-                _ => checked.push((name, value)),
-            }
-        }
-        Ok(Reply { status, headers: checked, body })
+        Ok(Reply { status, headers: message_headers(headers, body.len())?, body })
     }
+}
+
+/// The headers of a message with a body of this length, without `content-length`: whoever sends it frames it.
+///
+/// # Errors
+/// When a header is not valid, or `content-length` is another one.
+pub fn message_headers(
+    headers: Vec<(String, String)>,
+    body_length: usize,
+) -> Result<Vec<(HeaderName, HeaderValue)>, Refused> {
+    let mut checked = Vec::with_capacity(headers.len());
+    for (name, value) in headers {
+        let name = header_name(&name)?;
+        let value = header_value(name.as_str(), value)?;
+        match name {
+            header::CONTENT_LENGTH if value.as_bytes() == body_length.to_string().as_bytes() => {}
+            header::CONTENT_LENGTH => {
+                let found = String::from_utf8_lossy(value.as_bytes()).into_owned();
+                return Err(Refused::ContentLength { found, expected: body_length });
+            }
+            header::TRANSFER_ENCODING => return Err(Refused::Framing(name)),
+            _ => checked.push((name, value)),
+        }
+    }
+    Ok(checked)
 }
 
 /// What a plugin asks of whoever holds the connection.
@@ -467,21 +478,30 @@ fn text<'v>(name: &str, value: &'v HeaderValue) -> Result<&'v str, Refused> {
 
 /// A field name is a token (RFC 9110, section 5.6.2). Checked without building a `HeaderName`, which takes memory.
 fn token(name: &str) -> Result<&str, Refused> {
-    let tchar = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if !name.is_empty() && name.len() < usize::from(u16::MAX) && name.bytes().all(tchar) {
-        Ok(name)
-    } else {
-        Err(Refused::HeaderName(name.to_owned()))
-    }
+    let valid = (1..usize::from(u16::MAX)).contains(&name.len()) && name.bytes().all(|b| TCHAR[usize::from(b)]);
+    if valid { Ok(name) } else { Err(Refused::HeaderName(name.to_owned())) }
 }
+
+/// Which bytes may stand in a token.
+const TCHAR: [bool; 256] = {
+    let mut table = [false; 256];
+    let tchars = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    let mut i = 0;
+    while i < tchars.len() {
+        table[tchars[i] as usize] = true;
+        i += 1;
+    }
+    table
+};
 
 /// Headers that say where a body ends are not for plugins: one edit and the connection is out of step.
 fn editable(name: &str) -> Result<(), Refused> {
-    let framing = |header: &HeaderName| name.eq_ignore_ascii_case(header.as_str());
-    match [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].into_iter().find(framing) {
-        Some(header) => Err(Refused::Framing(header)),
-        None => token(name).map(drop),
-    }
+    let framing = match name.len() {
+        14 if name.eq_ignore_ascii_case("content-length") => header::CONTENT_LENGTH,
+        17 if name.eq_ignore_ascii_case("transfer-encoding") => header::TRANSFER_ENCODING,
+        _ => return token(name).map(drop),
+    };
+    Err(Refused::Framing(framing))
 }
 
 /// Takes the text as it is, without a copy.
@@ -497,5 +517,25 @@ fn final_status(status: u16) -> Result<StatusCode, Refused> {
     match StatusCode::from_u16(status) {
         Ok(code) if (200..=599).contains(&status) => Ok(code),
         _ => Err(Refused::Status(status)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_tokens_and_framing_belongs_to_the_proxy() {
+        for byte in 0..=255_u8 {
+            let Ok(name) = std::str::from_utf8(std::slice::from_ref(&byte)) else { continue };
+            assert_eq!(token(name).is_ok(), HeaderName::from_bytes(&[byte]).is_ok(), "{byte:#x}");
+        }
+        for (name, ok) in [("", false), ("x", true), ("é", false), ("x-a", true), ("x a", false), ("x:", false)] {
+            assert_eq!(editable(name).is_ok(), ok, "{name:?}");
+        }
+        for name in ["content-length", "Content-Length", "TRANSFER-ENCODING"] {
+            assert!(matches!(editable(name), Err(Refused::Framing(_))), "{name}");
+        }
+        assert!(token(&"x".repeat(usize::from(u16::MAX))).is_err());
     }
 }

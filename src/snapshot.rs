@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use regex::Regex;
 
 use crate::capability::named::Definition;
+use crate::capability::net::Policy;
 use crate::config::{
     ChainConfig, Chains, Config, Diagnostic, Diagnostics, Handler, Instance, Match, OnFailure, ScriptConfig,
 };
@@ -168,6 +169,7 @@ impl Builder<'_> {
             cpu: config.limits.cpu,
             wall: config.limits.wall,
             env: config.env.clone(),
+            net: Arc::new(Policy::new(config.net.clone())),
             metrics: self.metrics.script(&config.name, place),
         };
         let script = match Script::prepare(self.host, &module, spec) {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const RULES: &[(&str, &[&str])] = &[
     ("wasmtime", &["wasm"]),
     ("pingora", &["proxy", "server", "server.rs", "exchange.rs", "facts.rs", "observe/admin.rs"]),
+    ("redis", &["capability/store", "config/leaf.rs"]),
     ("crate::proxy", &["proxy", "server", "server.rs"]),
     ("crate::server", &["server", "cli"]),
     ("crate::snapshot", &["snapshot.rs", "proxy", "server", "server.rs", "cli"]),

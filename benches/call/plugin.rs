@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use phasegate::capability::Capabilities;
-use phasegate::config::Config;
+use phasegate::config::{Config, Diagnostics};
 use phasegate::exchange::{Exchange, Shared};
-use phasegate::observe::metrics::{Live, Metrics};
+use phasegate::observe::metrics::Metrics;
 use phasegate::phase::{Phase, Verdict};
 use phasegate::wasm::{Failure, Host, Module, Script, ScriptSpec};
 use pingora::http::RequestHeader;
 
 /// The engine and the host functions, with the defaults of a configuration.
 pub fn host() -> Host {
-    let capabilities = Capabilities::new(&Config::empty(Path::new("bench.toml")), Live::default());
+    let path = Path::new("bench.toml");
+    let mut diagnostics = Diagnostics::new(path, String::new());
+    let capabilities = Capabilities::load(&Config::empty(path), &Metrics::new(), &mut diagnostics);
     Host::new(capabilities.into()).expect("the machine runs WebAssembly")
 }
 
@@ -37,6 +39,7 @@ pub fn script(host: &Host, module: &Module, fresh: bool) -> Arc<Script> {
         cpu: Duration::from_millis(50),
         wall: Some(Duration::from_secs(10)),
         env: Vec::new(),
+        net: Default::default(),
         metrics: Metrics::new().script("rewrite_one", Phase::Access),
     };
     Script::prepare(host, module, spec).expect("the guest links")

@@ -2,32 +2,50 @@
 //! plugin spells a call; the skins in `wasm` do.
 
 pub mod background;
+pub mod callout;
 pub mod mailbox;
 pub mod named;
+pub mod net;
 mod run;
+mod store;
 pub mod timer;
 
 use std::sync::Arc;
 
 pub use run::Run;
+pub use store::{Store, StoreError, ttl};
 
+use self::callout::Callouts;
 use self::mailbox::Mailboxes;
 use self::named::NamedSessions;
-use crate::config::Config;
-use crate::observe::metrics::Live;
+use self::net::Network;
+use crate::config::{Config, Diagnostics};
+use crate::observe::metrics::{Live, Metrics};
 
 /// What there is once in a process. It outlives reloads.
 pub struct Capabilities {
     pub mailboxes: Arc<Mailboxes>,
     pub named: NamedSessions,
+    pub network: Network,
+    pub callouts: Callouts,
+    pub store: Store,
     /// Counts what lives now.
     pub live: Live,
 }
 
 impl Capabilities {
-    /// Opens no connection and starts no thread: that is left to the first use.
-    pub fn new(_config: &Config, live: Live) -> Capabilities {
+    /// Opens no connection and starts no thread: that is left to the first use. What is wrong in the configuration is
+    /// reported.
+    pub fn load(config: &Config, metrics: &Metrics, diagnostics: &mut Diagnostics) -> Capabilities {
+        let live = metrics.live().clone();
         let mailboxes = Arc::new(Mailboxes::new(live.clone()));
-        Capabilities { named: NamedSessions::new(mailboxes.clone(), live.clone()), mailboxes, live }
+        Capabilities {
+            named: NamedSessions::new(mailboxes.clone(), live.clone()),
+            mailboxes,
+            network: Network::load(&config.network, metrics, diagnostics),
+            callouts: Callouts::new(&config.network, metrics),
+            store: Store::new(&config.store, &metrics.store),
+            live,
+        }
     }
 }

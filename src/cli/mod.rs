@@ -71,7 +71,7 @@ fn check(path: &Path) -> Result<(), String> {
 fn load(path: &Path) -> Result<Start, String> {
     let metrics = Arc::new(Metrics::new());
     let config::Loaded { config, mut diagnostics } = config::load(path);
-    let capabilities = Arc::new(Capabilities::new(&config, metrics.live().clone()));
+    let capabilities = Arc::new(Capabilities::load(&config, &metrics, &mut diagnostics));
     let host = Host::new(capabilities.clone())
         .map_err(|error| format!("error: WebAssembly cannot be run on this machine: {error:#}"))?;
     let certificates = Certificates::load(&config, &mut diagnostics);

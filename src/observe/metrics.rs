@@ -21,11 +21,14 @@ pub struct Metrics {
     requests: [Counter; 6],
     requests_in_flight: Gauge,
     access_log_dropped: Counter,
+    connections: Family<Transport, Gauge>,
+    callouts: CalloutMetrics,
     plugin_runs: Family<ScriptPhase, Counter>,
     plugin_failures: Family<FailureLabels, Counter>,
     plugin_unsupported_verdicts: Family<VerdictLabels, Counter>,
     plugin_instances: Family<Script, Counter>,
     live: Live,
+    pub store: StoreMetrics,
 }
 
 /// What plugins have alive now: counted where it lives, back at 0 when all of it is gone.
@@ -41,6 +44,16 @@ pub struct Live {
     pub named_sessions: Gauge,
 }
 
+/// What is counted of the store of plugins.
+#[derive(Clone, Debug, Default)]
+pub struct StoreMetrics {
+    /// Keys, and bytes that they need, in memory.
+    pub entries: Gauge,
+    pub bytes: Gauge,
+    /// Calls that failed.
+    pub failures: Counter,
+}
+
 /// The counters of one script in one phase.
 #[derive(Clone, Debug)]
 pub struct ScriptMetrics {
@@ -50,6 +63,15 @@ pub struct ScriptMetrics {
     failures: [Counter; FailureKind::ALL.len()],
     labels: ScriptPhase,
     unsupported_verdicts: Family<VerdictLabels, Counter>,
+}
+
+/// The counters of callouts.
+#[derive(Clone, Debug, Default)]
+pub struct CalloutMetrics {
+    begun: Counter,
+    /// Those that ended without a response, but for those that were given up.
+    pub failed: Counter,
+    in_flight: Gauge,
 }
 
 /// One more of what a gauge counts; one less when it is dropped.
@@ -83,6 +105,11 @@ struct Script {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Transport {
+    transport: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StatusClass {
     status: &'static str,
 }
@@ -102,11 +129,14 @@ impl Metrics {
             requests: ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(class),
             requests_in_flight: Gauge::default(),
             access_log_dropped: Counter::default(),
+            connections: Family::default(),
+            callouts: CalloutMetrics::default(),
             plugin_runs: Family::default(),
             plugin_failures: Family::default(),
             plugin_unsupported_verdicts: Family::default(),
             plugin_instances: Family::default(),
             live: Live::default(),
+            store: StoreMetrics::default(),
         };
         metrics.registry.register("requests", "Requests by class of their status", requests);
         metrics.register();
@@ -137,6 +167,16 @@ impl Metrics {
     /// Counts what plugins have alive.
     pub fn live(&self) -> &Live {
         &self.live
+    }
+
+    /// Connections to other machines that are open for plugins.
+    pub fn connections(&self, transport: &'static str) -> Gauge {
+        self.connections.get_or_create_owned(&Transport { transport })
+    }
+
+    /// The counters of callouts.
+    pub fn callouts(&self) -> CalloutMetrics {
+        self.callouts.clone()
     }
 
     /// The counters of a script where it runs: the same ones for the same names.
@@ -171,6 +211,15 @@ impl Metrics {
             "Lines of the access log that were lost",
             self.access_log_dropped.clone(),
         );
+        registry.register(
+            "connections",
+            "Connections to other machines that are open for plugins",
+            self.connections.clone(),
+        );
+        let CalloutMetrics { begun, failed, in_flight } = self.callouts.clone();
+        registry.register("callouts", "HTTP requests of plugins to other machines", begun);
+        registry.register("callout_failures", "Callouts that ended without a response", failed);
+        registry.register("callouts_in_flight", "Callouts that wait for their response", in_flight);
         registry.register("plugin_runs", "Runs of scripts", self.plugin_runs.clone());
         registry.register("plugin_failures", "Runs of scripts that failed", self.plugin_failures.clone());
         registry.register(
@@ -184,6 +233,21 @@ impl Metrics {
         registry.register("timers", "Timers of plugins that have not expired yet", timers);
         registry.register("spawned_runs", "Runs that plugins have in the background of requests", spawned_runs);
         registry.register("named_sessions", "Named sessions that run, or wait to run again", named_sessions);
+        registry.register("store_entries", "Keys of the store in memory", self.store.entries.clone());
+        registry.register("store_bytes", "Bytes of the store in memory", self.store.bytes.clone());
+        registry.register("store_failures", "Calls of the store that failed", self.store.failures.clone());
+    }
+}
+
+impl CalloutMetrics {
+    /// Counts a callout, and as in flight until the answer is dropped; none when this many are in flight already.
+    pub fn begin(&self, most: usize) -> Option<Counted> {
+        let in_flight = Counted::new(&self.in_flight);
+        if usize::try_from(self.in_flight.get()).is_ok_and(|now| now > most) {
+            return None;
+        }
+        self.begun.inc();
+        Some(in_flight)
     }
 }
 

@@ -21,6 +21,7 @@ use super::session::Session;
 use super::state::{Kind, State, Work};
 use crate::capability::mailbox::Inbox;
 use crate::capability::named::{Outcome, Program};
+use crate::capability::net::Policy;
 use crate::capability::{Capabilities, Run};
 use crate::exchange::{self, Shared};
 use crate::observe::metrics::ScriptMetrics;
@@ -38,7 +39,7 @@ impl Host {
     /// When the machine cannot run compiled WebAssembly.
     pub fn new(capabilities: Arc<Capabilities>) -> wasmtime::Result<Host> {
         let clock = EngineClock::start()?;
-        let linker = component::linker(clock.engine())?;
+        let linker = component::linker(clock.engine(), capabilities.store.waits())?;
         Ok(Host { clock, linker, capabilities })
     }
 
@@ -67,6 +68,8 @@ pub struct ScriptSpec {
     /// Time of a whole run.
     pub wall: Option<Duration>,
     pub env: Vec<(String, String)>,
+    /// Where it may connect to.
+    pub net: Arc<Policy>,
     pub metrics: ScriptMetrics,
 }
 
@@ -279,11 +282,12 @@ impl Script {
     }
 
     fn store(&self) -> Store<State> {
-        let ScriptSpec { name, place, memory, cpu, env, .. } = &self.spec;
+        let ScriptSpec { name, place, memory, cpu, env, net, .. } = &self.spec;
         let log = RunLog::new(name.clone(), *place);
         let wasi = wasi::context(env, log.output());
         let (memory, cpu) = (Memory::new(*memory), Cpu::new(*cpu));
-        let state = State::new(self.capabilities.clone(), self.this.clone(), memory, cpu, log, wasi);
+        let (capabilities, this, net) = (self.capabilities.clone(), self.this.clone(), net.clone());
+        let state = State::new(capabilities, this, net, memory, cpu, log, wasi);
         let mut store = Store::new(self.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
         store.epoch_deadline_callback(|mut store| store.data_mut().cpu.tick());

@@ -13,6 +13,7 @@ use super::log::RunLog;
 use super::script::Script;
 use super::session::{Session, SpawnError};
 use crate::capability::background::BackgroundError;
+use crate::capability::net::Policy;
 use crate::capability::{Capabilities, Run};
 use crate::exchange::{Exchange, Refused, Shared};
 use crate::phase::Place;
@@ -24,6 +25,7 @@ pub struct State {
     capabilities: Arc<Capabilities>,
     /// What this is an instance of. Not owned: the script owns its idle instances.
     script: Weak<Script>,
+    net: Arc<Policy>,
     run: Option<Arc<Run>>,
     exchange: Option<Shared>,
     /// Whether the exchange is lent for the whole run; else only now and then.
@@ -59,6 +61,7 @@ impl State {
     pub fn new(
         capabilities: Arc<Capabilities>,
         script: Weak<Script>,
+        net: Arc<Policy>,
         memory: Memory,
         cpu: Cpu,
         log: RunLog,
@@ -69,6 +72,7 @@ impl State {
             cpu,
             capabilities,
             script,
+            net,
             run: None,
             exchange: None,
             in_phase: true,
@@ -103,6 +107,18 @@ impl State {
     pub fn capabilities(&mut self) -> &Arc<Capabilities> {
         self.cpu.host_call();
         &self.capabilities
+    }
+
+    /// The ways to other machines, with the policy to use them by.
+    ///
+    /// # Errors
+    /// Outside of a run, as during initialization: there is nothing yet that could wait.
+    pub fn net(&mut self) -> Result<(&Capabilities, &Policy), Refused> {
+        self.cpu.host_call();
+        match self.exchange {
+            Some(_) => Ok((&self.capabilities, &self.net)),
+            None => Err(Refused::Ended),
+        }
     }
 
     /// What the entry points of this run share.

@@ -57,6 +57,9 @@ fn functions(guest: &str) -> Vec<(Value, &'static [&'static str])> {
         (json!(["add-timer", 0, 1, "x"]), every),
         (json!(["del-timer", 2]), every),
         (json!(["log-enabled", "error"]), every),
+        (json!(["hset-string", "k", "f", "1"]), every),
+        (json!(["hget-string", "k", "f"]), every),
+        (json!(["incr", "counter", 1]), every),
     ];
     if guest == "probe" {
         functions.push((json!(["sleep", 1]), every));
@@ -269,8 +272,7 @@ async fn a_response_that_is_sent_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rest_of_the_interface_is_not_available_yet() {
     let request = json!({ "method": "get", "uri": "http://127.0.0.1:1/" });
-    let mut calls = vec![
-        json!(["handle-http", "tcp", request, 10]),
+    let calls = vec![
         json!(["socket-connect", "tcp", "127.0.0.1:1", null, 10]),
         json!(["socket-read", 0, 1, 10]),
         json!(["socket-read-exact", 0, 1, 10]),
@@ -283,32 +285,7 @@ async fn the_rest_of_the_interface_is_not_available_yet() {
         json!(["websocket/socket-write", 0, { "text": "x" }, 10]),
         json!(["websocket/socket-flush", 0, 10]),
         json!(["websocket/socket-close", 0, 10]),
-        json!(["del", "k"]),
-        json!(["hdel", "k", "f"]),
-        json!(["incr", "k", 1]),
-        json!(["compare-and-set", "k", null, "v"]),
-        json!(["expire", "k", 10]),
     ];
-    for (of, value) in [
-        ("bool", json!(true)),
-        ("s8", json!(1)),
-        ("s16", json!(1)),
-        ("s32", json!(1)),
-        ("s64", json!(1)),
-        ("u8", json!(1)),
-        ("u16", json!(1)),
-        ("u32", json!(1)),
-        ("u64", json!(1)),
-        ("f32", json!(1.5)),
-        ("f64", json!(1.5)),
-        ("char", json!("c")),
-        ("string", json!("s")),
-    ] {
-        calls.push(json!([format!("set-{of}"), "k", value]));
-        calls.push(json!([format!("get-{of}"), "k"]));
-        calls.push(json!([format!("hset-{of}"), "k", "f", value]));
-        calls.push(json!([format!("hget-{of}"), "k", "f"]));
-    }
     let (given, _) = in_access(&calls).await;
     assert_eq!(given.len(), calls.len());
     for (call, result) in calls.iter().zip(&given) {

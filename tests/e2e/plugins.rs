@@ -30,6 +30,10 @@ async fn bad_configurations_are_explained() {
         ("header_rewrite", "wasm_http_in_headers", "[set]\nx-a = '${client_ip'", "line 2: `${client_ip` has no `}`"),
         ("cache_policy", "wasm_http_filter_headers_pre", "[[rule]]", "missing field `cache_control`"),
         ("security_headers", "wasm_http_filter_headers", "hide_server = 1", "invalid type: integer `1`"),
+        ("rate_limit", "wasm_access", "requests = 0\nseconds = 1", "line 1:"),
+        ("rate_limit", "wasm_access", "requests = 1\nseconds = 1\nname = 'a b'", "line 3: `a b` is no name"),
+        ("shadow", "wasm_access_log", "to = 'a.cn'", "line 1: `a.cn` is no service"),
+        ("token_check", "wasm_access", "", "missing field `service`"),
         ("traffic_stats", "wasm_access_log", "every = 0", "line 1:"),
     ] {
         refuses(plugin, phase, config, why).await;

@@ -86,7 +86,7 @@ impl Context<'_> {
         if !script.is_open {
             return None;
         }
-        let env = script.env.iter().filter_map(|name| self.environment(name)).collect();
+        let env = script.allow.env.iter().filter_map(|name| self.environment(name)).collect();
         let written = script.wasm_path?;
         let wasm_path = self.file("the module", &written)?;
         let mut keys = script.configs.each_ref().map(|config| config.as_ref().map(|config| config.key.clone()));
@@ -108,6 +108,7 @@ impl Context<'_> {
             recycle_memory: Some(script.recycle_memory.map_or(limits.memory / 2, |size| size.0))
                 .filter(|size| *size > 0),
             env,
+            net: script.allow.net,
             on_ext,
             spans: ScriptSpans { wasm_path: written.span(), configs: keys },
         })

@@ -21,7 +21,7 @@ impl Context<'_> {
             self.error(Diagnostic::error(name.span(), message).help(help));
         }
         let limits = self.limits(None, &session.limits);
-        let env = session.env.iter().filter_map(|name| self.environment(name)).collect();
+        let env = session.allow.env.iter().filter_map(|name| self.environment(name)).collect();
         let written = session.wasm_path?;
         let wasm_path = self.file("the module", &written)?;
         let (key, text) = session.main_config.map(|config| (config.key, config.text)).unzip();
@@ -36,6 +36,7 @@ impl Context<'_> {
             recycle_after: None,
             recycle_memory: None,
             env,
+            net: session.allow.net,
             on_ext: [Action::Ok, Action::Ok, Action::Ok],
             spans: ScriptSpans { wasm_path: written.span(), configs: [key, None, None, None, None] },
         })

@@ -23,6 +23,11 @@ pub fn answers(calls: &[Value]) -> Value {
     calls.iter().map(step).chain(end).collect()
 }
 
+/// A script for `wasm_serverless` that makes these calls, and answers with the results.
+pub fn serve(name: &str, calls: &[Value]) -> Script {
+    Script::guest("probe", name).main(answers(calls))
+}
+
 /// `["in-get-header", "host"]` is a call with an argument.
 pub fn step(call: &Value) -> Value {
     let call = call.as_array().unwrap();

@@ -9,6 +9,7 @@ mod bad_modules;
 mod bodies;
 mod calling_plugins;
 mod callouts;
+mod chaos;
 mod cli;
 mod client_stream;
 mod entry_points;

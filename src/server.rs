@@ -79,7 +79,7 @@ pub fn run(start: Start) -> Result<(), ServerError> {
         }
     }
     let plugins = json!(report::scripts(&snapshot));
-    capabilities.named.replace(snapshot.sessions());
+    capabilities.named.replace(snapshot.definitions());
     let shared = Arc::new(Shared {
         snapshot,
         upstreams,

@@ -12,7 +12,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("crate::server", &["server", "cli"]),
     ("crate::snapshot", &["snapshot.rs", "proxy", "server", "server.rs", "cli"]),
     ("crate::capability", &["capability", "exchange.rs", "wasm", "snapshot.rs", "server", "server.rs", "cli"]),
-    ("crate::wasm", &["wasm", "snapshot.rs", "proxy", "server.rs", "cli", "observe/metrics.rs"]),
+    ("crate::wasm", &["wasm", "snapshot.rs", "proxy", "server", "server.rs", "cli", "observe/metrics.rs"]),
     ("crate::cli", &["main.rs"]),
 ];
 

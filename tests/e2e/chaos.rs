@@ -58,11 +58,13 @@ async fn random_calls(main: &str) {
 
     let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
     for seed in BROKE.into_iter().chain((0..SEEDS).map(|n| start.wrapping_add(n))) {
-        for phase in PHASES {
-            let path = format!("/{phase}/{}", if seed % 3 == 0 { "two" } else { "one" });
+        for (n, phase) in PHASES.into_iter().enumerate() {
+            // Other calls in each phase.
+            let own = seed.rotate_left(8 * n as u32);
+            let path = format!("/{phase}/{}", if own % 3 == 0 { "two" } else { "one" });
             // Most are small, some are over the bound of what a plugin may read.
-            let body = bytes(if seed % 10 == 0 { (1 << 20) + 1 } else { (seed % 100) as usize });
-            if let Err(what) = request(&proxy, &path, seed, origin.addr(), &body) {
+            let body = bytes(if own % 10 == 0 { (1 << 20) + 1 } else { (own % 100) as usize });
+            if let Err(what) = request(&proxy, &path, own, origin.addr(), &body) {
                 panic!("{what}: {path} with the seed {seed}");
             }
             assert!(!proxy.log().contains("panicked"), "the host panics: {path} with the seed {seed}");

@@ -1,6 +1,7 @@
 //! The configuration, compiled: modules loaded, chains linked, routes resolved. Immutable, and built only here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -12,22 +13,37 @@ use crate::config::{
 };
 use crate::observe::metrics::{Metrics, ScriptMetrics};
 use crate::phase::{Chain, ChainBuilder, Phase, Verdict};
-use crate::wasm::{EntryPoint, Host, Module, Script, ScriptSpec};
+use crate::wasm::{EntryPoint, Host, InstanceMetrics, Module, Script, ScriptSpec};
 
 /// What requests are served from.
 pub struct Snapshot {
     /// In the order of the configuration.
-    pub servers: Vec<Server>,
+    servers: Vec<Server>,
+}
+
+/// Where a route is in its snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    server: usize,
+    local: usize,
+}
+
+/// Names of scripts in which a snapshot differs from the one before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScriptChanges {
+    pub added: Vec<String>,
+    pub changed: Vec<String>,
+    pub removed: Vec<String>,
 }
 
 /// The routes of one server.
-pub struct Server {
-    /// The longest first.
-    prefixes: Vec<(String, Arc<Local>)>,
+struct Server {
+    /// The first is for what nothing matches: the chains of the server, and no handler.
+    locals: Vec<Local>,
+    /// Positions in `locals`; the longest prefix first.
+    prefixes: Vec<(String, usize)>,
     /// Asked when no prefix matches, in the order of the configuration.
-    regexes: Vec<(Regex, Arc<Local>)>,
-    /// For what nothing matches: the chains of the server, and no handler.
-    fallback: Arc<Local>,
+    regexes: Vec<(Regex, usize)>,
 }
 
 /// One route.
@@ -43,6 +59,7 @@ pub type LiveChain = Chain<LiveScript>;
 /// A script in its place in a chain.
 pub struct LiveScript {
     pub script: Script,
+    module: Arc<Module>,
     pub on_failure: OnFailure,
     pub metrics: ScriptMetrics,
     /// A bit for each unsupported verdict that was logged already.
@@ -57,10 +74,45 @@ impl Snapshot {
         (!diagnostics.has_errors()).then_some(Snapshot { servers })
     }
 
+    /// The route of a path on the server at this position of the configuration.
+    pub fn place(&self, server: usize, path: &str) -> Place {
+        Place { server, local: self.servers[server].local(path) }
+    }
+
+    /// The route at a place of this snapshot.
+    pub fn local(&self, place: Place) -> &Local {
+        &self.servers[place.server].locals[place.local]
+    }
+
+    /// In which scripts it differs from the one before.
+    pub fn changes_from(&self, before: &Snapshot) -> ScriptChanges {
+        let (before, now) = (before.by_name(), self.by_name());
+        let mut changes = ScriptChanges::default();
+        for (name, scripts) in &now {
+            match before.get(name) {
+                None => changes.added.push((*name).to_owned()),
+                Some(others) if !are_same(scripts, others) => changes.changed.push((*name).to_owned()),
+                Some(_) => {}
+            }
+        }
+        changes.removed =
+            before.keys().filter(|name| !now.contains_key(*name)).map(|name| (*name).to_owned()).collect();
+        changes
+    }
+
+    /// Scripts of a name, of which there may be several.
+    fn by_name(&self) -> BTreeMap<&str, Vec<&LiveScript>> {
+        let mut scripts = BTreeMap::<_, Vec<_>>::new();
+        for live in self.scripts() {
+            scripts.entry(&*live.script.spec().name).or_default().push(live);
+        }
+        scripts
+    }
+
     /// All scripts, each once.
     pub fn scripts(&self) -> impl Iterator<Item = &LiveScript> {
         let mut seen = std::collections::HashSet::new();
-        let locals = self.servers.iter().flat_map(Server::locals);
+        let locals = self.servers.iter().flat_map(|server| &server.locals);
         let chains = locals.flat_map(|local| local.chains.iter().flatten());
         chains.filter(move |chain| seen.insert(Arc::as_ptr(chain))).flat_map(|chain| chain.scripts())
     }
@@ -68,15 +120,11 @@ impl Snapshot {
 
 impl Server {
     /// The route of a path: the longest prefix, else the first regex that matches, else the server's own chains.
-    pub fn local(&self, path: &str) -> &Arc<Local> {
-        let prefix = self.prefixes.iter().find(|(prefix, _)| path.starts_with(prefix.as_str())).map(|(_, local)| local);
-        let regex = || self.regexes.iter().find(|(regex, _)| regex.is_match(path)).map(|(_, local)| local);
-        prefix.or_else(regex).unwrap_or(&self.fallback)
-    }
-
-    fn locals(&self) -> impl Iterator<Item = &Arc<Local>> {
-        let prefixes = self.prefixes.iter().map(|(_, local)| local);
-        prefixes.chain(self.regexes.iter().map(|(_, local)| local)).chain([&self.fallback])
+    fn local(&self, path: &str) -> usize {
+        let prefix =
+            self.prefixes.iter().find(|(prefix, _)| path.starts_with(prefix.as_str())).map(|(_, local)| *local);
+        let regex = || self.regexes.iter().find(|(regex, _)| regex.is_match(path)).map(|(_, local)| *local);
+        prefix.or_else(regex).unwrap_or(0)
     }
 }
 
@@ -88,10 +136,34 @@ impl Local {
 }
 
 impl LiveScript {
+    /// Whether it does what the other does: the same module, with the same configuration.
+    fn is_same(&self, other: &LiveScript) -> bool {
+        Arc::ptr_eq(&self.module, &other.module)
+            && self.on_failure == other.on_failure
+            && self.script.spec() == other.script.spec()
+    }
+
     /// Whether this is the first time that the script returned this verdict where it is not supported.
     pub fn first_unsupported(&self, verdict: Verdict) -> bool {
         let bit = Verdict::ALL.iter().position(|v| *v == verdict).map_or(0, |position| 1 << position);
         self.warned.fetch_or(bit, Ordering::Relaxed) & bit == 0
+    }
+}
+
+fn are_same(scripts: &[&LiveScript], others: &[&LiveScript]) -> bool {
+    scripts.len() == others.len() && scripts.iter().zip(others).all(|(script, other)| script.is_same(other))
+}
+
+impl fmt::Display for ScriptChanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds = [("changed", &self.changed), ("added", &self.added), ("removed", &self.removed)];
+        let kinds: Vec<_> = kinds
+            .iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(kind, names)| format!("scripts {kind}: {}", names.join(", ")))
+            .collect();
+        f.write_str(if kinds.is_empty() { "scripts as before" } else { "" })?;
+        f.write_str(&kinds.join("; "))
     }
 }
 
@@ -108,21 +180,22 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn server(&mut self, server: &crate::config::Server) -> Server {
         let fallback = self.local(None, &server.chains);
-        let mut built = Server { prefixes: Vec::new(), regexes: Vec::new(), fallback };
+        let mut built = Server { locals: vec![fallback], prefixes: Vec::new(), regexes: Vec::new() };
         for local in &server.locals {
-            let live = self.local(local.handler.clone(), &local.chains);
+            let position = built.locals.len();
+            built.locals.push(self.local(local.handler.clone(), &local.chains));
             match &local.matcher {
-                Match::Prefix(prefix) => built.prefixes.push((prefix.clone(), live)),
-                Match::Regex(regex) => built.regexes.push((regex.clone(), live)),
+                Match::Prefix(prefix) => built.prefixes.push((prefix.clone(), position)),
+                Match::Regex(regex) => built.regexes.push((regex.clone(), position)),
             }
         }
         built.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
         built
     }
 
-    fn local(&mut self, handler: Option<Handler>, chains: &Chains) -> Arc<Local> {
+    fn local(&mut self, handler: Option<Handler>, chains: &Chains) -> Local {
         let chains = Phase::ALL.map(|phase| self.chain(&chains[phase as usize], phase));
-        Arc::new(Local { handler, chains })
+        Local { handler, chains }
     }
 
     fn chain(&mut self, config: &Arc<ChainConfig>, phase: Phase) -> Option<Arc<LiveChain>> {
@@ -159,9 +232,9 @@ impl Builder<'_> {
             cpu: config.limits.cpu,
             wall: config.limits.wall,
             env: config.env.clone(),
-            instances: metrics.instances.clone(),
         };
-        let script = match Script::prepare(self.host, &module, spec) {
+        let instances = InstanceMetrics { made: metrics.instances.clone(), live: metrics.live_instances.clone() };
+        let script = match Script::prepare(self.host, &module, spec, instances) {
             Ok(script) => script,
             Err(error) => {
                 self.wrong_module(config, &error);
@@ -169,7 +242,7 @@ impl Builder<'_> {
             }
         };
         self.entry_points(config, &script, &module);
-        Some(LiveScript { script, on_failure: config.on_failure, metrics, warned: AtomicU8::new(0) })
+        Some(LiveScript { script, module, on_failure: config.on_failure, metrics, warned: AtomicU8::new(0) })
     }
 
     fn module(&mut self, config: &ScriptConfig) -> Option<Arc<Module>> {
@@ -177,8 +250,8 @@ impl Builder<'_> {
         if let Some(module) = self.modules.get(&path) {
             return module.clone();
         }
-        let module = match Module::load(self.host.engine(), &path) {
-            Ok(module) => Some(Arc::new(module)),
+        let module = match self.host.load(&path) {
+            Ok(module) => Some(module),
             Err(error) => {
                 self.wrong_module(config, &error);
                 None

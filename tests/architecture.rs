@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 const RULES: &[(&str, &[&str])] = &[
     ("wasmtime", &["wasm"]),
     ("pingora", &["proxy", "server", "server.rs", "exchange.rs", "facts.rs", "observe/admin.rs"]),
-    ("crate::proxy", &["proxy", "server", "server.rs"]),
-    ("crate::server", &["server", "cli"]),
-    ("crate::snapshot", &["snapshot.rs", "proxy", "server", "server.rs", "cli"]),
+    ("crate::proxy", &["proxy", "server", "server.rs", "reload", "reload.rs"]),
+    ("crate::server", &["server", "cli", "reload.rs"]),
+    ("crate::snapshot", &["snapshot.rs", "proxy", "server", "server.rs", "reload.rs", "cli"]),
     ("crate::capability", &["capability", "wasm", "snapshot.rs", "server", "server.rs", "cli"]),
-    ("crate::wasm", &["wasm", "snapshot.rs", "proxy", "server.rs", "cli", "observe/metrics.rs"]),
+    ("crate::wasm", &["wasm", "snapshot.rs", "proxy", "server.rs", "reload", "reload.rs", "cli", "observe/metrics.rs"]),
+    ("crate::reload", &["reload", "reload.rs", "server", "server.rs", "cli"]),
+    ("notify", &["reload/watch.rs"]),
     ("crate::cli", &["main.rs"]),
 ];
 

@@ -1,6 +1,7 @@
 //! The plugin of the benchmarks, and a request for it.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -18,9 +19,9 @@ pub fn host() -> Host {
 }
 
 /// `rewrite_one`, compiled.
-pub fn load(host: &Host) -> Module {
+pub fn load(host: &Host) -> Arc<Module> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/target/wasm32-wasip1/release/rewrite_one.wasm");
-    Module::load(host.engine(), &file).unwrap_or_else(|error| panic!("{}: {error}; build tests/guests", file.display()))
+    host.load(&file).unwrap_or_else(|error| panic!("{}: {error}; build tests/guests", file.display()))
 }
 
 /// With the limits that a configuration has by default.
@@ -36,9 +37,8 @@ pub fn script(host: &Host, module: &Module, fresh: bool) -> Script {
         cpu: Duration::from_millis(50),
         wall: Some(Duration::from_secs(10)),
         env: Vec::new(),
-        instances: Default::default(),
     };
-    Script::prepare(host, module, spec).expect("the guest links")
+    Script::prepare(host, module, spec, Default::default()).expect("the guest links")
 }
 
 /// A request like that of a browser.

@@ -21,6 +21,8 @@ pub struct Config {
     /// Worker threads per service.
     pub threads: usize,
     pub work_stealing: bool,
+    /// Whether a change of one of the files loads the configuration anew.
+    pub watch: bool,
     pub error_log: LevelFilter,
     pub access_log: Option<AccessLog>,
     /// How long a shutdown waits for the requests in flight.
@@ -33,6 +35,8 @@ pub struct Config {
     /// Also those that a literal address in `proxy_pass` makes; they have the address as name.
     pub upstreams: Vec<Upstream>,
     pub servers: Vec<Server>,
+    /// All that it names to be read, whether it is there or not: modules, certificates, keys.
+    pub files: Vec<PathBuf>,
 }
 
 impl Config {
@@ -42,6 +46,7 @@ impl Config {
             path: path.to_owned(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             work_stealing: false,
+            watch: false,
             error_log: LevelFilter::Info,
             access_log: None,
             grace_period: Duration::from_secs(30),
@@ -50,6 +55,7 @@ impl Config {
             admin: None,
             upstreams: Vec::new(),
             servers: Vec::new(),
+            files: Vec::new(),
         }
     }
 }
@@ -66,7 +72,7 @@ pub enum LogTarget {
     File(PathBuf),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     pub name: String,
     pub servers: Vec<UpstreamServer>,

@@ -1,6 +1,7 @@
 //! What is counted. Whoever counts asks once for its counters; from then on each count is one atomic addition.
 
 use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -21,6 +22,12 @@ pub struct Metrics {
     requests: [Counter; 6],
     requests_in_flight: Gauge,
     access_log_dropped: Counter,
+    snapshots: Gauge,
+    config_generation: Gauge,
+    config_loaded: Gauge,
+    /// In the order of [`ReloadResult`].
+    reloads: [Counter; ReloadResult::ALL.len()],
+    instances: Gauge,
     plugin_runs: Family<ScriptPhase, Counter>,
     plugin_failures: Family<FailureLabels, Counter>,
     plugin_unsupported_verdicts: Family<VerdictLabels, Counter>,
@@ -33,15 +40,28 @@ pub struct ScriptMetrics {
     pub runs: Counter,
     /// Instances made of the script, in whatever phase.
     pub instances: Counter,
+    /// Instances that live, of all scripts.
+    pub live_instances: Gauge,
     failures: [Counter; FailureKind::ALL.len()],
     labels: ScriptPhase,
     unsupported_verdicts: Family<VerdictLabels, Counter>,
 }
 
-/// A request being served; one less when it is dropped.
+/// One in a gauge, until it is dropped.
 #[derive(Debug)]
-#[must_use = "the request counts as in flight until this is dropped"]
-pub struct InFlight(Gauge);
+#[must_use = "it counts until this is dropped"]
+pub struct Counted(Gauge);
+
+/// How an attempt to load the configuration anew ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReloadResult {
+    Ok,
+    /// Something is wrong with the new one.
+    Failed,
+    /// It changes what cannot be changed while the proxy runs.
+    Refused,
+    Unchanged,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ScriptPhase {
@@ -69,6 +89,11 @@ struct Script {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabels {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StatusClass {
     status: &'static str,
 }
@@ -83,17 +108,25 @@ impl Metrics {
     pub fn new() -> Metrics {
         let requests = Family::<StatusClass, Counter>::default();
         let class = |status| requests.get_or_create_owned(&StatusClass { status });
+        let reloads = Family::<ReloadLabels, Counter>::default();
+        let reload = |result: ReloadResult| reloads.get_or_create_owned(&ReloadLabels { result: result.name() });
         let mut metrics = Metrics {
             registry: Registry::with_prefix("phasegate"),
             requests: ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(class),
             requests_in_flight: Gauge::default(),
             access_log_dropped: Counter::default(),
+            snapshots: Gauge::default(),
+            config_generation: Gauge::default(),
+            config_loaded: Gauge::default(),
+            reloads: ReloadResult::ALL.map(reload),
+            instances: Gauge::default(),
             plugin_runs: Family::default(),
             plugin_failures: Family::default(),
             plugin_unsupported_verdicts: Family::default(),
             plugin_instances: Family::default(),
         };
         metrics.registry.register("requests", "Requests by class of their status", requests);
+        metrics.registry.register("reloads", "Attempts to load the configuration anew, by how they ended", reloads);
         metrics.register();
         metrics
     }
@@ -105,9 +138,25 @@ impl Metrics {
     }
 
     /// Counts a request in flight until the answer is dropped.
-    pub fn request_in_flight(&self) -> InFlight {
-        self.requests_in_flight.inc();
-        InFlight(self.requests_in_flight.clone())
+    pub fn request_in_flight(&self) -> Counted {
+        Counted::new(&self.requests_in_flight)
+    }
+
+    /// Counts a version of the configuration that requests are served from, until the answer is dropped.
+    pub fn snapshot(&self) -> Counted {
+        Counted::new(&self.snapshots)
+    }
+
+    /// From now on, requests are served from this version of the configuration.
+    pub fn config_loaded(&self, generation: u64) {
+        self.config_generation.set(generation.cast_signed());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.config_loaded.set(now.as_secs().cast_signed());
+    }
+
+    /// Counts an attempt to load the configuration anew.
+    pub fn reload_ended(&self, result: ReloadResult) {
+        self.reloads[result as usize].inc();
     }
 
     /// How many requests are in flight.
@@ -130,6 +179,7 @@ impl Metrics {
         ScriptMetrics {
             runs: self.plugin_runs.get_or_create_owned(&labels),
             instances: self.plugin_instances.get_or_create_owned(&Script { script: name.to_owned() }),
+            live_instances: self.instances.clone(),
             failures: FailureKind::ALL.map(failure),
             unsupported_verdicts: self.plugin_unsupported_verdicts.clone(),
             labels,
@@ -143,7 +193,7 @@ impl Metrics {
         Ok(text)
     }
 
-    /// All but the requests by status. The encoder ends the names of counters with `_total`.
+    /// All but the requests by status and the reloads. The encoder ends the names of counters with `_total`.
     fn register(&mut self) {
         let registry = &mut self.registry;
         registry.register("requests_in_flight", "Requests being served", self.requests_in_flight.clone());
@@ -152,6 +202,18 @@ impl Metrics {
             "Lines of the access log that were lost",
             self.access_log_dropped.clone(),
         );
+        registry.register("snapshots", "Versions of the configuration that requests use", self.snapshots.clone());
+        registry.register(
+            "config_generation",
+            "The version of the configuration that new requests get, counted from the start of the process",
+            self.config_generation.clone(),
+        );
+        registry.register(
+            "config_last_reload_success_timestamp_seconds",
+            "When that version was loaded",
+            self.config_loaded.clone(),
+        );
+        registry.register("instances", "Instances that live", self.instances.clone());
         registry.register("plugin_runs", "Runs of scripts", self.plugin_runs.clone());
         registry.register("plugin_failures", "Runs of scripts that failed", self.plugin_failures.clone());
         registry.register(
@@ -175,7 +237,28 @@ impl ScriptMetrics {
     }
 }
 
-impl Drop for InFlight {
+impl ReloadResult {
+    const ALL: [ReloadResult; 4] =
+        [ReloadResult::Ok, ReloadResult::Failed, ReloadResult::Refused, ReloadResult::Unchanged];
+
+    fn name(self) -> &'static str {
+        match self {
+            ReloadResult::Ok => "ok",
+            ReloadResult::Failed => "failed",
+            ReloadResult::Refused => "refused",
+            ReloadResult::Unchanged => "unchanged",
+        }
+    }
+}
+
+impl Counted {
+    fn new(gauge: &Gauge) -> Counted {
+        gauge.inc();
+        Counted(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
     }

@@ -9,16 +9,17 @@ use pingora::prelude::Session;
 use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
 
 use super::body::RequestBody;
+use super::generation::Generation;
 use super::upstream::Selected;
 use crate::exchange;
 use crate::facts::{Facts, ServerName};
-use crate::observe::metrics::InFlight;
-use crate::snapshot::Local;
+use crate::observe::metrics::Counted;
+use crate::snapshot::{Local, Place};
 
 /// The context of a request: `ProxyHttp::CTX`.
 pub struct Context {
     pub facts: Facts,
-    pub local: Option<Arc<Local>>,
+    pub route: Option<Route>,
     /// What plugins see. Made when the first chain runs, so that a request without plugins pays nothing.
     pub exchange: Option<exchange::Shared>,
     pub body: RequestBody,
@@ -30,14 +31,20 @@ pub struct Context {
     pub failed_connects: usize,
     /// Whether `wasm_http_filter_headers` has run: it runs once, also when it fails and the proxy answers by itself.
     pub filtered: bool,
-    _in_flight: InFlight,
+    _in_flight: Counted,
+}
+
+/// What a request is served from, from its first phase to its last, whatever is loaded meanwhile.
+pub struct Route {
+    pub generation: Arc<Generation>,
+    pub place: Place,
 }
 
 impl Context {
-    pub fn new(in_flight: InFlight) -> Context {
+    pub fn new(in_flight: Counted) -> Context {
         Context {
             facts: Facts::default(),
-            local: None,
+            route: None,
             exchange: None,
             body: RequestBody::default(),
             upstream: None,
@@ -46,6 +53,16 @@ impl Context {
             filtered: false,
             _in_flight: in_flight,
         }
+    }
+
+    /// None before the request has a route.
+    pub fn local(&self) -> Option<&Local> {
+        self.route.as_ref().map(|route| route.generation.snapshot.local(route.place))
+    }
+
+    /// Bytes of the largest request body that a plugin may read.
+    pub fn body_limit(&self) -> usize {
+        self.route.as_ref().map_or(0, |route| route.generation.config.body_limit)
     }
 
     /// Takes down who asks, and over what.

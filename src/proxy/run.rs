@@ -47,7 +47,7 @@ impl Gateway {
         ctx: &mut Context,
         mut subject: Subject<'_>,
     ) -> Outcome {
-        let Some(chain) = ctx.local.as_ref().and_then(|local| local.chain(phase)).cloned() else {
+        let Some(chain) = ctx.local().and_then(|local| local.chain(phase)).cloned() else {
             return Outcome::Continue;
         };
         let started = Instant::now();
@@ -132,6 +132,7 @@ impl Gateway {
             Read(Result<bytes::Bytes, Refused>),
         }
 
+        let body_limit = ctx.body_limit();
         let mut run = pin!(live.script.run(exchange));
         let mut readers: Vec<oneshot::Sender<_>> = Vec::new();
         loop {
@@ -145,7 +146,7 @@ impl Gateway {
                 tokio::select! {
                     biased;
                     event = next => event,
-                    body = ctx.body.read_whole(session, self.shared.body_limit) => Event::Read(body),
+                    body = ctx.body.read_whole(session, body_limit) => Event::Read(body),
                 }
             };
             match event {

@@ -1,14 +1,14 @@
 //! A script: a module with its configuration and limits, and the runs of its entry points.
 
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::select_all;
-use prometheus_client::metrics::counter::Counter;
+use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, InstancePre, Linker};
-use wasmtime::{Engine, Store};
 
 use super::SERVICE;
 use super::component::{self, wasi};
@@ -17,17 +17,21 @@ use super::entry::EntryPoint;
 use super::failure::Failure;
 use super::limits::{Cpu, Exceeded, Memory};
 use super::log::RunLog;
-use super::module::{Module, ModuleError};
-use super::pool::{Instance, Pool};
+use super::module::{Module, ModuleError, Modules};
+use super::pool::{Instance, InstanceMetrics, Pool};
 use super::state::State;
 use crate::capability::{Capabilities, Run};
 use crate::exchange::Shared;
 use crate::phase::{Phase, Verdict};
 
+/// How long the first instance of a script whose runs have no limit may take.
+const LONGEST_TRIAL: Duration = Duration::from_secs(10);
+
 /// Compiles modules and links scripts: the engine with its clock, and all host functions.
 pub struct Host {
     clock: EngineClock,
     linker: Linker<State>,
+    modules: Modules,
     capabilities: Arc<Capabilities>,
 }
 
@@ -37,16 +41,20 @@ impl Host {
     pub fn new(capabilities: Arc<Capabilities>) -> wasmtime::Result<Host> {
         let clock = EngineClock::start()?;
         let linker = component::linker(clock.engine())?;
-        Ok(Host { clock, linker, capabilities })
+        Ok(Host { clock, linker, modules: Modules::default(), capabilities })
     }
 
-    pub fn engine(&self) -> &Engine {
-        self.clock.engine()
+    /// Reads a file and compiles it, unless a module with the same content is in use.
+    ///
+    /// # Errors
+    /// When the file is not a plugin.
+    pub fn load(&self, path: &Path) -> Result<Arc<Module>, ModuleError> {
+        self.modules.load(self.clock.engine(), path)
     }
 }
 
 /// What the configuration says about a script.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScriptSpec {
     pub name: Arc<str>,
     pub phase: Phase,
@@ -65,13 +73,12 @@ pub struct ScriptSpec {
     /// Time of a whole run.
     pub wall: Option<Duration>,
     pub env: Vec<(String, String)>,
-    /// Counts the instances that are made.
-    pub instances: Counter,
 }
 
 /// A script, linked and ready to run.
 pub struct Script {
     spec: ScriptSpec,
+    instances: InstanceMetrics,
     capabilities: Arc<Capabilities>,
     pre: InstancePre<State>,
     exports: [Option<ComponentExportIndex>; 5],
@@ -88,7 +95,12 @@ impl Script {
     ///
     /// # Errors
     /// When the module imports what there is not, exports no `wasm-service`, or fails while it is instantiated.
-    pub fn prepare(host: &Host, module: &Module, spec: ScriptSpec) -> Result<Script, ModuleError> {
+    pub fn prepare(
+        host: &Host,
+        module: &Module,
+        spec: ScriptSpec,
+        instances: InstanceMetrics,
+    ) -> Result<Script, ModuleError> {
         let pre =
             host.linker.instantiate_pre(&module.component).map_err(|error| ModuleError::Link(format!("{error:#}")))?;
         let service = module.component.get_export_index(None, SERVICE).ok_or(ModuleError::NoService)?;
@@ -99,6 +111,7 @@ impl Script {
         let several = entries.len() > 1;
         let script = Script {
             spec,
+            instances,
             capabilities: host.capabilities.clone(),
             pre,
             exports,
@@ -211,7 +224,9 @@ impl Script {
             Ok(instance) => instance,
             Err(_) => {
                 self.asynchronous.store(true, Ordering::Relaxed);
-                block_on(self.instantiate_async())??
+                let limit = self.spec.wall.unwrap_or(LONGEST_TRIAL);
+                block_on(async { tokio::time::timeout(limit, self.instantiate_async()).await })?
+                    .map_err(|_| Exceeded::Wall(limit))??
             }
         };
         if !self.spec.fresh {
@@ -252,8 +267,7 @@ impl Script {
                 *slot = Some(instance.get_typed_func(&mut store, index)?);
             }
         }
-        self.spec.instances.inc();
-        Ok(Instance { store, entries, runs: 0 })
+        Ok(Instance { store, entries, runs: 0, _alive: self.instances.count() })
     }
 }
 

@@ -18,6 +18,7 @@ mod isolation;
 mod own_plugin;
 mod plugins;
 mod protocol;
+mod reload;
 mod responses;
 mod routing;
 mod shutdown;

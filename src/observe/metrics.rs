@@ -278,6 +278,9 @@ mod tests {
             "phasegate_requests_total{status=\"5xx\"} 0",
             "phasegate_requests_in_flight 0",
             "phasegate_access_log_dropped_total 0",
+            "phasegate_reloads_total{result=\"failed\"} 0",
+            "phasegate_snapshots 0",
+            "phasegate_instances 0",
             "# EOF",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");

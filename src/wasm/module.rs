@@ -238,6 +238,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_in_use_is_compiled_once_and_forgotten_after() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty_component = b"\0asm\x0d\0\x01\0";
+        let paths = ["a", "b"].map(|name| folder.path().join(name));
+        paths.iter().for_each(|path| std::fs::write(path, empty_component).unwrap());
+        let (engine, modules) = (Engine::default(), Modules::default());
+        let [one, two] = paths.each_ref().map(|path| modules.load(&engine, path).unwrap());
+        assert!(Arc::ptr_eq(&one, &two));
+        drop((one, two));
+        std::fs::write(&paths[1], [empty_component, &b"\0\x02\x01x"[..]].concat()).unwrap();
+        let _three = modules.load(&engine, &paths[1]).unwrap();
+        assert_eq!(modules.0.lock().len(), 1);
+    }
+
+    #[test]
     fn reads_the_entry_points_that_a_plugin_names() {
         assert_eq!(parse_entry_points(b"wasm-main,wasm-main-ext2"), [EntryPoint::Main, EntryPoint::Ext2]);
         assert_eq!(parse_entry_points(b"other"), []);

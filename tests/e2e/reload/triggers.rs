@@ -109,12 +109,13 @@ async fn a_link_that_leads_elsewhere_is_seen() {
     symlink("..data/phasegate.toml", root.join("link")).unwrap();
     fs::rename(root.join("link"), root.join("phasegate.toml")).unwrap();
     wait_for(&proxy, "v1 modulev1").await;
-    for (old, new) in [("v1", "v2"), ("v2", "v3")] {
-        version(new);
-        lead_to(new);
-        fs::remove_dir_all(root.join(format!("..{old}"))).unwrap();
-        wait_for(&proxy, &format!("{new} module{new}")).await;
-    }
+    version("v2");
+    lead_to("v2");
+    wait_for(&proxy, "v2 modulev2").await;
+    version("v3");
+    lead_to("v3");
+    fs::remove_dir_all(root.join("..v2")).unwrap();
+    wait_for(&proxy, "v3 modulev3").await;
     assert_eq!(attempts(&proxy, "failed"), 0.0, "{}", proxy.log());
 }
 

@@ -3,14 +3,14 @@
 WASM := --release --target wasm32-wasip1
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test bench plugins guests setup
+.PHONY: run test bench plugins guests setup redis
 
 run: plugins
 	cargo build --release
 	@cat conf/demo.txt
 	./target/release/phasegate run -c conf/demo.toml
 
-test: plugins guests
+test: plugins guests redis
 	cargo fmt --check
 	cd wasm-plugins && cargo fmt --check
 	cd tests/guests && cargo fmt --check
@@ -37,3 +37,9 @@ setup:
 	@rustup target list --installed | grep -qx wasm32-wasip1 || rustup target add wasm32-wasip1
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+
+# For the tests of the store. Without it they say that they are skipped.
+redis:
+	@command -v redis-server >/dev/null \
+	  || ($(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq redis-server) \
+	  || echo "redis-server cannot be installed: the tests with Redis will be skipped"

@@ -2,7 +2,9 @@
 //! never copied, and moved back after it. Everything a plugin may do with them is a method, which says in which phases
 //! it is allowed: the skins of both kinds of plugin stand on these.
 
+use std::ops::Deref;
 use std::sync::Arc;
+use std::task::Waker;
 
 use bytes::Bytes;
 use futures::channel::oneshot;
@@ -11,12 +13,34 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use parking_lot::Mutex;
 use pingora::http::{RequestHeader, ResponseHeader};
 
+use crate::capability::background::Background;
 use crate::facts::{Facts, View};
 use crate::phase::Phase;
 use crate::variables;
 
-/// Shared by the entry points of one script, which run concurrently.
+/// Shared by the entry points of one script, which run concurrently, and by what they spawn.
 pub type Shared = Arc<Mutex<Exchange>>;
+
+/// The exchange in the hands of whoever the request belongs to: dropped, the request has ended, and with it all that runs
+/// in its background.
+#[derive(Default)]
+pub struct Owned(Shared);
+
+impl Deref for Owned {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let mut exchange = self.0.lock();
+        exchange.lent = false;
+        exchange.background.end();
+    }
+}
 
 /// Why a plugin's call was refused: what it gets as `err`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +63,8 @@ pub enum Refused {
     Status(u16),
     #[error("content-length is {found:?} for a body of {expected} bytes")]
     ContentLength { found: String, expected: usize },
+    #[error("there are too many headers")]
+    TooManyHeaders,
     #[error("a response was already sent")]
     AlreadySent,
     #[error("the request body is larger than body_limit, {limit} bytes")]
@@ -49,6 +75,12 @@ pub enum Refused {
     Send(String),
     #[error("the request has ended")]
     Ended,
+    #[error("no script of the request runs now: a spawned run can work on the request only meanwhile")]
+    NotLent,
+    #[error("no script of the request that waits runs now, to do this for a spawned run")]
+    NotDriven,
+    #[error("there is no request in a session")]
+    NoRequest,
 }
 
 /// A response that a plugin made, checked.
@@ -69,22 +101,33 @@ impl Reply {
     /// When the status or a header is not valid, or `content-length` is not the length of the body.
     pub fn new(status: u16, headers: Vec<(String, String)>, body: Bytes) -> Result<Reply, Refused> {
         let status = final_status(status)?;
-        let mut checked = Vec::with_capacity(headers.len());
-        for (name, value) in headers {
-            let name = header_name(&name)?;
-            let value = header_value(&name, &value)?;
-            match name {
-                header::CONTENT_LENGTH if value.as_bytes() == body.len().to_string().as_bytes() => {}
-                header::CONTENT_LENGTH => {
-                    let found = String::from_utf8_lossy(value.as_bytes()).into_owned();
-                    return Err(Refused::ContentLength { found, expected: body.len() });
-                }
-                header::TRANSFER_ENCODING => return Err(Refused::Framing(name)),
-                _ => checked.push((name, value)),
-            }
-        }
-        Ok(Reply { status, headers: checked, body })
+        Ok(Reply { status, headers: message_headers(headers, body.len())?, body })
     }
+}
+
+/// The headers of a message with a body of this length, without `content-length`: whoever sends it frames it.
+///
+/// # Errors
+/// When a header is not valid, or `content-length` is another one.
+pub fn message_headers(
+    headers: Vec<(String, String)>,
+    body_length: usize,
+) -> Result<Vec<(HeaderName, HeaderValue)>, Refused> {
+    let mut checked = Vec::with_capacity(headers.len());
+    for (name, value) in headers {
+        let name = header_name(&name)?;
+        let value = header_value(name.as_str(), value)?;
+        match name {
+            header::CONTENT_LENGTH if value.as_bytes() == body_length.to_string().as_bytes() => {}
+            header::CONTENT_LENGTH => {
+                let found = String::from_utf8_lossy(value.as_bytes()).into_owned();
+                return Err(Refused::ContentLength { found, expected: body_length });
+            }
+            header::TRANSFER_ENCODING => return Err(Refused::Framing(name)),
+            _ => checked.push((name, value)),
+        }
+    }
+    Ok(checked)
 }
 
 /// What a plugin asks of whoever holds the connection.
@@ -101,15 +144,21 @@ pub struct Exchange {
     pub phase: Phase,
     pub request: RequestHeader,
     pub response: Option<ResponseHeader>,
-    pub facts: Facts,
+    pub facts: Box<Facts>,
     /// The request body, once a plugin has read it.
     pub body: Option<Bytes>,
     /// What `return` and `error` send.
     pub reply: Option<Reply>,
     /// Whether a plugin has sent its response by itself.
     pub replied: bool,
+    /// Whether the request is in here, for a chain to work on.
+    pub lent: bool,
+    /// What scripts have spawned.
+    pub background: Background,
     /// Open questions to the driver of this run.
-    pub asks: Vec<Ask>,
+    asks: Vec<Ask>,
+    /// Woken by an ask; none while nobody drives.
+    driver: Option<Waker>,
 }
 
 impl Exchange {
@@ -119,11 +168,14 @@ impl Exchange {
             phase: Phase::Access,
             request: no_request(),
             response: None,
-            facts: Facts::default(),
+            facts: Box::default(),
             body: None,
             reply: None,
             replied: false,
+            lent: false,
+            background: Background::default(),
             asks: Vec::new(),
+            driver: None,
         }
     }
 
@@ -230,9 +282,9 @@ impl Exchange {
         if self.replied {
             return Err(Refused::AlreadySent);
         }
-        self.replied = true;
         let (answer, receiver) = oneshot::channel();
-        self.asks.push(Ask::Respond(reply, answer));
+        self.ask(Ask::Respond(reply, answer))?;
+        self.replied = true;
         Ok(receiver)
     }
 
@@ -248,8 +300,35 @@ impl Exchange {
             return Err(self.refuse("in-body-read-exact", "the request body has already been sent"));
         }
         let (answer, receiver) = oneshot::channel();
-        self.asks.push(Ask::Body(answer));
+        self.ask(Ask::Body(answer))?;
         Ok(BodyOr::Asked(receiver))
+    }
+
+    /// From now on asks are taken, and wake whoever takes them.
+    pub fn drive(&mut self, driver: &Waker) {
+        self.driver = Some(driver.clone());
+    }
+
+    /// The next ask.
+    pub fn asked(&mut self) -> Option<Ask> {
+        self.asks.pop()
+    }
+
+    /// Nobody takes asks any more. Those that are open are refused.
+    pub fn stop_driving(&mut self) {
+        self.driver = None;
+        for ask in self.asks.drain(..) {
+            if let Ask::Respond(..) = ask {
+                self.replied = false;
+            }
+        }
+    }
+
+    fn ask(&mut self, ask: Ask) -> Result<(), Refused> {
+        let driver = self.driver.as_ref().ok_or(Refused::NotDriven)?;
+        driver.wake_by_ref();
+        self.asks.push(ask);
+        Ok(())
     }
 
     fn can_reply(&self, function: &'static str) -> Result<(), Refused> {
@@ -289,46 +368,66 @@ pub enum Edit<'a> {
 }
 
 impl Edit<'_> {
-    /// Appends all pairs, or none.
+    /// Appends a header, and keeps the case of its name.
     ///
     /// # Errors
     /// For a name or value that is not valid HTTP, and for headers that frame the message.
-    pub fn append(mut self, pairs: &[(String, String)]) -> Result<(), Refused> {
-        let pairs = pairs.iter().map(|(name, value)| checked(name, value)).collect::<Result<Vec<_>, _>>()?;
-        for (name, value) in pairs {
-            let appended = match &mut self {
-                Edit::Request(header) => header.append_header(name, value),
-                Edit::Response(header) => header.append_header(name, value),
-            };
-            appended.map_err(|error| Refused::HeaderValue(error.to_string()))?;
+    pub fn append(&mut self, name: String, value: String) -> Result<(), Refused> {
+        editable(&name)?;
+        let value = header_value(&name, value)?;
+        match self {
+            Edit::Request(header) => header.append_header(name, value),
+            Edit::Response(header) => header.append_header(name, value),
         }
-        Ok(())
+        .map_or_else(too_many, |_| Ok(()))
+    }
+
+    /// Appends all pairs, or none.
+    ///
+    /// # Errors
+    /// As [`Edit::append`].
+    pub fn append_all(&mut self, pairs: Vec<(String, String)>) -> Result<(), Refused> {
+        for (name, value) in &pairs {
+            editable(name)?;
+            header_value(name, value.clone())?;
+        }
+        pairs.into_iter().try_for_each(|(name, value)| self.append(name, value))
     }
 
     /// Replaces all values of a header.
     ///
     /// # Errors
     /// As [`Edit::append`].
-    pub fn set(self, name: &str, value: &str) -> Result<(), Refused> {
-        let (name, value) = checked(name, value)?;
+    pub fn set(&mut self, name: String, value: String) -> Result<(), Refused> {
+        editable(&name)?;
+        let value = header_value(&name, value)?;
         match self {
             Edit::Request(header) => header.insert_header(name, value),
             Edit::Response(header) => header.insert_header(name, value),
         }
-        .map_err(|error| Refused::HeaderValue(error.to_string()))
+        .or_else(too_many)
     }
 
-    /// Removes headers; one that is not there is no error.
+    /// Removes a header; one that is not there is no error.
     ///
     /// # Errors
     /// As [`Edit::append`].
-    pub fn remove<N: AsRef<str>>(self, names: &[N]) -> Result<(), Refused> {
-        let names = names.iter().map(|name| editable(name.as_ref())).collect::<Result<Vec<_>, _>>()?;
+    pub fn remove(&mut self, name: &str) -> Result<(), Refused> {
+        editable(name)?;
         match self {
-            Edit::Request(header) => names.iter().for_each(|name| drop(header.remove_header(name))),
-            Edit::Response(header) => names.iter().for_each(|name| drop(header.remove_header(name))),
-        }
+            Edit::Request(header) => header.remove_header(name),
+            Edit::Response(header) => header.remove_header(name),
+        };
         Ok(())
+    }
+
+    /// Removes all these headers, or none.
+    ///
+    /// # Errors
+    /// As [`Edit::append`].
+    pub fn remove_all(&mut self, names: &[String]) -> Result<(), Refused> {
+        names.iter().try_for_each(|name| editable(name))?;
+        names.iter().try_for_each(|name| self.remove(name))
     }
 }
 
@@ -337,8 +436,16 @@ impl Edit<'_> {
 /// # Errors
 /// For an invalid name, and a value that is not UTF-8.
 pub fn first_value(headers: &HeaderMap, name: &str) -> Result<Option<String>, Refused> {
-    let Some(value) = headers.get(header_name(name)?) else { return Ok(None) };
+    let Some(value) = headers.get(token(name)?) else { return Ok(None) };
     text(name, value).map(|value| Some(value.to_owned()))
+}
+
+/// Whether there is such a header.
+///
+/// # Errors
+/// For an invalid name.
+pub fn contains(headers: &HeaderMap, name: &str) -> Result<bool, Refused> {
+    token(name).map(|name| headers.contains_key(name))
 }
 
 /// All headers, a pair for every value.
@@ -349,9 +456,7 @@ pub fn pairs(headers: &HeaderMap) -> Result<Vec<(String, String)>, Refused> {
     headers.iter().map(|(name, value)| Ok((name.as_str().to_owned(), text(name.as_str(), value)?.to_owned()))).collect()
 }
 
-/// # Errors
-/// For an invalid name.
-pub fn header_name(name: &str) -> Result<HeaderName, Refused> {
+fn header_name(name: &str) -> Result<HeaderName, Refused> {
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| Refused::HeaderName(name.to_owned()))
 }
 
@@ -371,28 +476,66 @@ fn text<'v>(name: &str, value: &'v HeaderValue) -> Result<&'v str, Refused> {
     std::str::from_utf8(value.as_bytes()).map_err(|_| Refused::NotUtf8(name.to_owned()))
 }
 
-fn checked(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Refused> {
-    let name = editable(name)?;
-    let value = header_value(&name, value)?;
-    Ok((name, value))
+/// A field name is a token (RFC 9110, section 5.6.2). Checked without building a `HeaderName`, which takes memory.
+fn token(name: &str) -> Result<&str, Refused> {
+    let valid = (1..usize::from(u16::MAX)).contains(&name.len()) && name.bytes().all(|b| TCHAR[usize::from(b)]);
+    if valid { Ok(name) } else { Err(Refused::HeaderName(name.to_owned())) }
 }
 
-fn header_value(name: &HeaderName, value: &str) -> Result<HeaderValue, Refused> {
-    HeaderValue::from_bytes(value.as_bytes()).map_err(|_| Refused::HeaderValue(name.to_string()))
-}
+/// Which bytes may stand in a token.
+const TCHAR: [bool; 256] = {
+    let mut table = [false; 256];
+    let tchars = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    let mut i = 0;
+    while i < tchars.len() {
+        table[tchars[i] as usize] = true;
+        i += 1;
+    }
+    table
+};
 
 /// Headers that say where a body ends are not for plugins: one edit and the connection is out of step.
-fn editable(name: &str) -> Result<HeaderName, Refused> {
-    let name = header_name(name)?;
-    match name {
-        header::CONTENT_LENGTH | header::TRANSFER_ENCODING => Err(Refused::Framing(name)),
-        _ => Ok(name),
-    }
+fn editable(name: &str) -> Result<(), Refused> {
+    let framing = match name.len() {
+        14 if name.eq_ignore_ascii_case("content-length") => header::CONTENT_LENGTH,
+        17 if name.eq_ignore_ascii_case("transfer-encoding") => header::TRANSFER_ENCODING,
+        _ => return token(name).map(drop),
+    };
+    Err(Refused::Framing(framing))
+}
+
+/// Takes the text as it is, without a copy.
+fn header_value(name: &str, value: String) -> Result<HeaderValue, Refused> {
+    HeaderValue::from_maybe_shared(Bytes::from(value)).map_err(|_| Refused::HeaderValue(name.to_owned()))
+}
+
+fn too_many(_: Box<pingora::Error>) -> Result<(), Refused> {
+    Err(Refused::TooManyHeaders)
 }
 
 fn final_status(status: u16) -> Result<StatusCode, Refused> {
     match StatusCode::from_u16(status) {
         Ok(code) if (200..=599).contains(&status) => Ok(code),
         _ => Err(Refused::Status(status)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_tokens_and_framing_belongs_to_the_proxy() {
+        for byte in 0..=255_u8 {
+            let Ok(name) = std::str::from_utf8(std::slice::from_ref(&byte)) else { continue };
+            assert_eq!(token(name).is_ok(), HeaderName::from_bytes(&[byte]).is_ok(), "{byte:#x}");
+        }
+        for (name, ok) in [("", false), ("x", true), ("é", false), ("x-a", true), ("x a", false), ("x:", false)] {
+            assert_eq!(editable(name).is_ok(), ok, "{name:?}");
+        }
+        for name in ["content-length", "Content-Length", "TRANSFER-ENCODING"] {
+            assert!(matches!(editable(name), Err(Refused::Framing(_))), "{name}");
+        }
+        assert!(token(&"x".repeat(usize::from(u16::MAX))).is_err());
     }
 }

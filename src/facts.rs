@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, header};
 use pingora::http::{RequestHeader, ResponseHeader};
+use quanta::Instant;
 
 use crate::VERSION;
 use crate::config::{Part, Template};
@@ -15,7 +16,7 @@ use crate::phase::{Ext, Phase};
 use crate::variables::Variable;
 
 /// Collected by the hooks as the request goes on; lent to plugins with the header maps.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Facts {
     pub started: Instant,
     pub local: Option<SocketAddr>,
@@ -24,7 +25,7 @@ pub struct Facts {
     pub forwarded_for: Option<IpAddr>,
     pub tls: bool,
     pub server_name: Option<String>,
-    pub upstream: Option<Box<UpstreamFacts>>,
+    pub upstream: Option<UpstreamFacts>,
     pub status: Option<u16>,
     pub client_bytes_sent: u64,
     pub client_bytes_received: u64,
@@ -41,7 +42,7 @@ pub struct Facts {
 pub struct ServerName(pub String);
 
 /// The upstream that was chosen.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct UpstreamFacts {
     pub name: Arc<str>,
     pub host: Arc<str>,
@@ -106,7 +107,7 @@ impl<'a> View<'a> {
     /// The value of a variable; none when it is not known (yet).
     pub fn variable(&self, variable: &Variable) -> Option<Cow<'a, str>> {
         let View { request, response, facts } = self;
-        let upstream = facts.upstream.as_deref();
+        let upstream = facts.upstream.as_ref();
         Some(match variable {
             Variable::LocalTime => chrono::Local::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, false).into(),
             Variable::LocalAddr => facts.local?.to_string().into(),

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use self::watch::Watch;
+use crate::capability::Capabilities;
 use crate::config::{self, Config, Diagnostics};
 use crate::observe::metrics::ReloadResult;
 use crate::proxy::{Generation, Shared};
@@ -33,6 +34,7 @@ const QUIET: Duration = Duration::from_millis(75);
 /// What a reload needs of the running server.
 pub struct Running {
     pub shared: Arc<Shared>,
+    pub capabilities: Arc<Capabilities>,
     pub host: Arc<Host>,
     pub certificates: Certificates,
     /// Of the generation that the process has started with.
@@ -83,12 +85,13 @@ pub fn start(running: Running) -> io::Result<Reloads> {
         signal(SignalKind::hangup())?
     };
     let (asks, asked) = mpsc::unbounded_channel();
-    let Running { shared, host, certificates, inputs } = running;
+    let Running { shared, capabilities, host, certificates, inputs } = running;
     let path = shared.current.load().config.path.clone();
     let changed = Arc::default();
     let triggers = Triggers { hangup, asked, changed, due: None };
     let mut reloader = Reloader {
         shared,
+        capabilities,
         host,
         certificates,
         path,
@@ -111,6 +114,7 @@ impl Reloads {
 
 struct Reloader {
     shared: Arc<Shared>,
+    capabilities: Arc<Capabilities>,
     host: Arc<Host>,
     certificates: Certificates,
     path: PathBuf,
@@ -170,7 +174,7 @@ impl Reloader {
         let started = Instant::now();
         let outcome = self.attempt(trigger, started);
         let report = Report { generation: self.shared.current.load().number, outcome };
-        self.shared.metrics.reload_ended(report.outcome.result());
+        self.shared.metrics.reloads.ended(report.outcome.result());
         report.log(trigger);
         report
     }
@@ -205,8 +209,9 @@ impl Reloader {
             }
         }
         let certificates = Certificates::load(&config, &mut diagnostics);
-        let snapshot = Snapshot::build(&config, &self.host, &self.shared.metrics, &mut diagnostics)
-            .ok_or_else(|| Outcome::Failed(diagnostics.to_string()))?;
+        let snapshot =
+            Snapshot::build(&config, &self.host, &self.shared.metrics, Some(&current.snapshot), &mut diagnostics)
+                .ok_or_else(|| Outcome::Failed(diagnostics.to_string()))?;
         let (next, _) = Generation::build(config, snapshot, Some(&current), &self.shared.metrics)
             .map_err(|error| Outcome::Failed(format!("error: {error}\n")))?;
         if diagnostics.iter().next().is_some() {
@@ -215,9 +220,9 @@ impl Reloader {
         let next = Arc::new(next);
         self.certificates.take_over(&certificates);
         self.shared.current.store(next.clone());
-        self.shared.metrics.config_loaded(next.number);
-        hand_over(&current, &next);
-        Ok(next.snapshot.changes_from(&current.snapshot))
+        self.shared.metrics.reloads.loaded(next.number);
+        hand_over(&self.capabilities, &next);
+        Ok(ScriptChanges::between(&current.snapshot, &next.snapshot))
     }
 
     /// Watches what the last attempt and the running generation were made of, if the running one says so. The places to
@@ -241,8 +246,10 @@ impl Reloader {
     }
 }
 
-/// After a swap: what must go over from the old generation to the new one, while requests still use the old.
-fn hand_over(_old: &Generation, _new: &Generation) {}
+/// After a swap: what is there once in the process goes over to the new generation, while requests still use the old one.
+fn hand_over(capabilities: &Capabilities, new: &Generation) {
+    capabilities.named.replace(new.snapshot.sessions());
+}
 
 impl Seen {
     /// Whether these come to nothing new.

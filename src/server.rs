@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use pingora::apps::HttpServerOptions;
@@ -20,6 +21,7 @@ use serde_json::json;
 use self::listen::{Bound, Prebound};
 use self::shutdown::Shutdown;
 use self::tls::Certificates;
+use crate::capability::Capabilities;
 use crate::config::Config;
 use crate::observe::access_log::{AccessLog, AccessLogError};
 use crate::observe::admin::Admin;
@@ -46,6 +48,7 @@ pub enum ServerError {
 /// What a server is started with: everything checked and compiled.
 pub struct Start {
     pub config: Config,
+    pub capabilities: Arc<Capabilities>,
     pub host: Host,
     pub snapshot: Snapshot,
     pub certificates: Certificates,
@@ -58,7 +61,7 @@ pub struct Start {
 /// # Errors
 /// When an upstream's name does not resolve, the access log cannot be opened or an address is taken.
 pub fn run(start: Start) -> Result<(), ServerError> {
-    let Start { config, host, snapshot, certificates, metrics, inputs } = start;
+    let Start { config, capabilities, host, snapshot, certificates, metrics, inputs } = start;
     let (listeners, admin, grace_period) = (listeners(&config), config.admin, config.grace_period);
     let mut server = Server::new_with_opt_and_conf(None, settings(&config));
     server.bootstrap();
@@ -74,7 +77,8 @@ pub fn run(start: Start) -> Result<(), ServerError> {
     for service in health_checks {
         server.add_service(service);
     }
-    metrics.config_loaded(generation.number);
+    metrics.reloads.loaded(generation.number);
+    capabilities.named.replace(generation.snapshot.sessions());
     let shared = Arc::new(Shared { current: ArcSwap::from_pointee(generation), access_log, metrics: metrics.clone() });
 
     for (position, listener) in listeners.iter().enumerate() {
@@ -85,9 +89,14 @@ pub fn run(start: Start) -> Result<(), ServerError> {
         server.add_service(proxy_service(&server.configuration, gateway, &certificates, listener, bound));
     }
     let ready = Arc::new(AtomicBool::new(true));
-    // The engine's clock ticks until the last request has ended.
     let host = Arc::new(host);
-    let running = Running { shared: shared.clone(), host: host.clone(), certificates, inputs };
+    let running = Running {
+        shared: shared.clone(),
+        capabilities: capabilities.clone(),
+        host: host.clone(),
+        certificates,
+        inputs,
+    };
     let reloads = reload::start(running).map_err(ServerError::Thread)?;
     if let Some(addr) = admin {
         let bound = listen::bind(addr)?;
@@ -107,7 +116,11 @@ pub fn run(start: Start) -> Result<(), ServerError> {
     shutdown.wait(&serving);
     ready.store(false, Ordering::Relaxed);
     log::info!("shutting down");
+    let stopped = Instant::now();
     shutdown::drain(&metrics, grace_period);
+    // Requests need them to the end.
+    capabilities.named.shut_down(grace_period.saturating_sub(stopped.elapsed()));
+    // The engine's clock ticks until the last request and session have ended.
     drop((host, reloads));
     Ok(())
 }

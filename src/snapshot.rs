@@ -1,39 +1,38 @@
 //! The configuration, compiled: modules loaded, chains linked, routes resolved. Immutable, and built only here.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt;
+mod changes;
+
+pub use changes::ScriptChanges;
+
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use regex::Regex;
 
+use crate::capability::named::Definition;
+use crate::capability::net::Policy;
 use crate::config::{
     ChainConfig, Chains, Config, Diagnostic, Diagnostics, Handler, Instance, Match, OnFailure, ScriptConfig,
 };
-use crate::observe::metrics::{Metrics, ScriptMetrics};
-use crate::phase::{Chain, ChainBuilder, Phase, Verdict};
-use crate::wasm::{EntryPoint, Host, InstanceMetrics, Module, Script, ScriptSpec};
+use crate::observe::metrics::Metrics;
+use crate::phase::{Chain, ChainBuilder, Phase, Place, Verdict};
+use crate::wasm::{EntryPoint, Host, Module, Script, ScriptSpec};
 
 /// What requests are served from.
 pub struct Snapshot {
     /// In the order of the configuration.
     servers: Vec<Server>,
+    /// What runs as named sessions.
+    sessions: Vec<Arc<Script>>,
 }
 
 /// Where a route is in its snapshot.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct RouteId {
     server: usize,
     local: usize,
-}
-
-/// Names of scripts in which a snapshot differs from the one before.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ScriptChanges {
-    pub added: Vec<String>,
-    pub changed: Vec<String>,
-    pub removed: Vec<String>,
 }
 
 /// The routes of one server.
@@ -58,55 +57,43 @@ pub type LiveChain = Chain<LiveScript>;
 
 /// A script in its place in a chain.
 pub struct LiveScript {
-    pub script: Script,
-    module: Arc<Module>,
+    pub script: Arc<Script>,
     pub on_failure: OnFailure,
-    pub metrics: ScriptMetrics,
     /// A bit for each unsupported verdict that was logged already.
     warned: AtomicU8,
 }
 
 impl Snapshot {
     /// Loads every module and links every chain. All that is wrong is reported; without a report there is a snapshot.
-    pub fn build(config: &Config, host: &Host, metrics: &Metrics, diagnostics: &mut Diagnostics) -> Option<Snapshot> {
-        let mut builder = Builder { host, metrics, diagnostics, modules: HashMap::new(), chains: HashMap::new() };
+    /// Scripts that were the same in the snapshot before are taken over, with their instances.
+    pub fn build(
+        config: &Config,
+        host: &Host,
+        metrics: &Metrics,
+        before: Option<&Snapshot>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Snapshot> {
+        let (modules, chains) = (HashMap::new(), HashMap::new());
+        let mut builder = Builder { host, metrics, before, diagnostics, modules, chains };
         let servers = config.servers.iter().map(|server| builder.server(server)).collect();
-        (!diagnostics.has_errors()).then_some(Snapshot { servers })
+        let sessions = config.sessions.iter().filter_map(|session| builder.script(session, Place::Session)).collect();
+        (!diagnostics.has_errors()).then_some(Snapshot { servers, sessions })
+    }
+
+    /// The named sessions, to be put in the place of those that run.
+    pub fn sessions(&self) -> Vec<Definition> {
+        let define = |script: &Arc<Script>| Definition { name: script.spec().name.clone(), program: script.clone() };
+        self.sessions.iter().map(define).collect()
     }
 
     /// The route of a path on the server at this position of the configuration.
-    pub fn place(&self, server: usize, path: &str) -> Place {
-        Place { server, local: self.servers[server].local(path) }
+    pub fn route(&self, server: usize, path: &str) -> RouteId {
+        RouteId { server, local: self.servers[server].local(path) }
     }
 
-    /// The route at a place of this snapshot.
-    pub fn local(&self, place: Place) -> &Local {
-        &self.servers[place.server].locals[place.local]
-    }
-
-    /// In which scripts it differs from the one before.
-    pub fn changes_from(&self, before: &Snapshot) -> ScriptChanges {
-        let (before, now) = (before.by_name(), self.by_name());
-        let mut changes = ScriptChanges::default();
-        for (name, scripts) in &now {
-            match before.get(name) {
-                None => changes.added.push((*name).to_owned()),
-                Some(others) if !are_same(scripts, others) => changes.changed.push((*name).to_owned()),
-                Some(_) => {}
-            }
-        }
-        changes.removed =
-            before.keys().filter(|name| !now.contains_key(*name)).map(|name| (*name).to_owned()).collect();
-        changes
-    }
-
-    /// Scripts of a name, of which there may be several.
-    fn by_name(&self) -> BTreeMap<&str, Vec<&LiveScript>> {
-        let mut scripts = BTreeMap::<_, Vec<_>>::new();
-        for live in self.scripts() {
-            scripts.entry(&*live.script.spec().name).or_default().push(live);
-        }
-        scripts
+    /// The route itself. The id must be of this snapshot.
+    pub fn local(&self, route: RouteId) -> &Local {
+        &self.servers[route.server].locals[route.local]
     }
 
     /// All scripts, each once.
@@ -115,6 +102,12 @@ impl Snapshot {
         let locals = self.servers.iter().flat_map(|server| &server.locals);
         let chains = locals.flat_map(|local| local.chains.iter().flatten());
         chains.filter(move |chain| seen.insert(Arc::as_ptr(chain))).flat_map(|chain| chain.scripts())
+    }
+
+    /// The script that has been prepared of this module with this configuration.
+    fn same_script(&self, module: &Arc<Module>, spec: &ScriptSpec) -> Option<Arc<Script>> {
+        let scripts = self.scripts().map(|live| &live.script).chain(&self.sessions);
+        scripts.into_iter().find(|script| script.is_of(module, spec)).cloned()
     }
 }
 
@@ -136,13 +129,6 @@ impl Local {
 }
 
 impl LiveScript {
-    /// Whether it does what the other does: the same module, with the same configuration.
-    fn is_same(&self, other: &LiveScript) -> bool {
-        Arc::ptr_eq(&self.module, &other.module)
-            && self.on_failure == other.on_failure
-            && self.script.spec() == other.script.spec()
-    }
-
     /// Whether this is the first time that the script returned this verdict where it is not supported.
     pub fn first_unsupported(&self, verdict: Verdict) -> bool {
         let bit = Verdict::ALL.iter().position(|v| *v == verdict).map_or(0, |position| 1 << position);
@@ -150,26 +136,10 @@ impl LiveScript {
     }
 }
 
-fn are_same(scripts: &[&LiveScript], others: &[&LiveScript]) -> bool {
-    scripts.len() == others.len() && scripts.iter().zip(others).all(|(script, other)| script.is_same(other))
-}
-
-impl fmt::Display for ScriptChanges {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds = [("changed", &self.changed), ("added", &self.added), ("removed", &self.removed)];
-        let kinds: Vec<_> = kinds
-            .iter()
-            .filter(|(_, names)| !names.is_empty())
-            .map(|(kind, names)| format!("scripts {kind}: {}", names.join(", ")))
-            .collect();
-        f.write_str(if kinds.is_empty() { "scripts as before" } else { "" })?;
-        f.write_str(&kinds.join("; "))
-    }
-}
-
 struct Builder<'a> {
     host: &'a Host,
     metrics: &'a Metrics,
+    before: Option<&'a Snapshot>,
     diagnostics: &'a mut Diagnostics,
     /// Each file once; none where it was reported as wrong.
     modules: HashMap<PathBuf, Option<Arc<Module>>>,
@@ -207,7 +177,8 @@ impl Builder<'_> {
         for plugin in &config.plugins {
             chain.plugin();
             for script in &plugin.scripts {
-                if let Some(live) = self.script(script, phase) {
+                if let Some(linked) = self.script(script, phase.into()) {
+                    let live = LiveScript { script: linked, on_failure: script.on_failure, warned: AtomicU8::new(0) };
                     chain.script(live, script.on_ext.clone());
                 }
             }
@@ -218,12 +189,11 @@ impl Builder<'_> {
     }
 
     /// The script, ready to run; none when something is wrong with it, which is reported.
-    fn script(&mut self, config: &ScriptConfig, phase: Phase) -> Option<LiveScript> {
+    fn script(&mut self, config: &ScriptConfig, place: Place) -> Option<Arc<Script>> {
         let module = self.module(config)?;
-        let metrics = self.metrics.script(&config.name, phase);
         let spec = ScriptSpec {
             name: config.name.as_str().into(),
-            phase,
+            place,
             configs: config.configs.clone().map(|text| text.map(Arc::from)),
             fresh: config.instance == Instance::Fresh,
             recycle_after: config.recycle_after.unwrap_or(u64::MAX),
@@ -232,17 +202,19 @@ impl Builder<'_> {
             cpu: config.limits.cpu,
             wall: config.limits.wall,
             env: config.env.clone(),
+            net: Arc::new(Policy::new(config.net.clone())),
+            metrics: self.metrics.script(&config.name, place),
         };
-        let instances = InstanceMetrics { made: metrics.instances.clone(), live: metrics.live_instances.clone() };
-        let script = match Script::prepare(self.host, &module, spec, instances) {
+        let before = self.before.and_then(|before| before.same_script(&module, &spec));
+        let script = match before.map_or_else(|| Script::prepare(self.host, &module, spec), Ok) {
             Ok(script) => script,
             Err(error) => {
                 self.wrong_module(config, &error);
                 return None;
             }
         };
-        self.entry_points(config, &script, &module);
-        Some(LiveScript { script, module, on_failure: config.on_failure, metrics, warned: AtomicU8::new(0) })
+        self.entry_points(config, &script);
+        Some(script)
     }
 
     fn module(&mut self, config: &ScriptConfig) -> Option<Arc<Module>> {
@@ -262,13 +234,10 @@ impl Builder<'_> {
     }
 
     /// Reports configurations of entry points that are not there.
-    fn entry_points(&mut self, config: &ScriptConfig, script: &Script, module: &Module) {
-        let there = |entry: EntryPoint| {
-            script.exports(entry) && module.declared.as_ref().is_none_or(|declared| declared.contains(&entry))
-        };
+    fn entry_points(&mut self, config: &ScriptConfig, script: &Script) {
         let implemented: Vec<_> = EntryPoint::ALL
             .into_iter()
-            .filter(|entry| there(*entry))
+            .filter(|entry| script.exports(*entry))
             .map(|entry| format!("`{}`", entry.export()))
             .collect();
         let implemented = implemented.join(", ");
@@ -280,7 +249,7 @@ impl Builder<'_> {
                 (_, Some(span)) if on => span,
                 _ => continue,
             };
-            if !there(entry) {
+            if !script.exports(entry) {
                 let message = format!("the plugin has no entry point `{}`", entry.export());
                 let help = format!("it implements {implemented}: remove this key, or implement the entry point");
                 self.diagnostics.push(Diagnostic::error(span, message).help(help));

@@ -7,11 +7,18 @@ use std::path::{Path, PathBuf};
 const RULES: &[(&str, &[&str])] = &[
     ("wasmtime", &["wasm"]),
     ("pingora", &["proxy", "server", "server.rs", "exchange.rs", "facts.rs", "observe/admin.rs"]),
+    ("redis", &["capability/store", "config/leaf.rs"]),
     ("crate::proxy", &["proxy", "server", "server.rs", "reload", "reload.rs"]),
     ("crate::server", &["server", "cli", "reload.rs"]),
     ("crate::snapshot", &["snapshot.rs", "proxy", "server", "server.rs", "reload.rs", "cli"]),
-    ("crate::capability", &["capability", "wasm", "snapshot.rs", "server", "server.rs", "cli"]),
-    ("crate::wasm", &["wasm", "snapshot.rs", "proxy", "server.rs", "reload", "reload.rs", "cli", "observe/metrics.rs"]),
+    (
+        "crate::capability",
+        &["capability", "exchange.rs", "wasm", "snapshot.rs", "server", "server.rs", "reload.rs", "cli"],
+    ),
+    (
+        "crate::wasm",
+        &["wasm", "snapshot", "snapshot.rs", "proxy", "server.rs", "reload", "reload.rs", "cli", "observe/metrics.rs"],
+    ),
     ("crate::reload", &["reload", "reload.rs", "server", "server.rs", "cli"]),
     ("notify", &["reload/watch.rs"]),
     ("crate::cli", &["main.rs"]),

@@ -4,17 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use phasegate::capability::Capabilities;
-use phasegate::config::Config;
+use phasegate::config::{Config, Diagnostics};
 use phasegate::exchange::{Exchange, Shared};
+use phasegate::observe::metrics::Metrics;
 use phasegate::phase::{Phase, Verdict};
 use phasegate::wasm::{Failure, Host, Module, Script, ScriptSpec};
 use pingora::http::RequestHeader;
 
 /// The engine and the host functions, with the defaults of a configuration.
 pub fn host() -> Host {
-    let capabilities = Capabilities::new(&Config::empty(Path::new("bench.toml")));
+    let path = Path::new("bench.toml");
+    let mut diagnostics = Diagnostics::new(path, String::new());
+    let capabilities = Capabilities::load(&Config::empty(path), &Metrics::new(), &mut diagnostics);
     Host::new(capabilities.into()).expect("the machine runs WebAssembly")
 }
 
@@ -25,10 +27,10 @@ pub fn load(host: &Host) -> Arc<Module> {
 }
 
 /// With the limits that a configuration has by default.
-pub fn script(host: &Host, module: &Module, fresh: bool) -> Script {
+pub fn script(host: &Host, module: &Arc<Module>, fresh: bool) -> Arc<Script> {
     let spec = ScriptSpec {
         name: "rewrite_one".into(),
-        phase: Phase::Access,
+        place: Phase::Access.into(),
         configs: Default::default(),
         fresh,
         recycle_after: 10_000,
@@ -37,8 +39,10 @@ pub fn script(host: &Host, module: &Module, fresh: bool) -> Script {
         cpu: Duration::from_millis(50),
         wall: Some(Duration::from_secs(10)),
         env: Vec::new(),
+        net: Default::default(),
+        metrics: Metrics::new().script("rewrite_one", Phase::Access),
     };
-    Script::prepare(host, module, spec, Default::default()).expect("the guest links")
+    Script::prepare(host, module, spec).expect("the guest links")
 }
 
 /// A request like that of a browser.
@@ -53,7 +57,9 @@ pub fn exchange() -> Shared {
     ] {
         request.append_header(name, value).expect("a valid header");
     }
-    Shared::new(Mutex::new(Exchange { request, ..Exchange::new() }))
+    let mut exchange = Exchange::new();
+    exchange.request = request;
+    Shared::new(exchange.into())
 }
 
 pub fn ok(result: Result<Verdict, Failure>) {

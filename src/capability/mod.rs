@@ -1,18 +1,51 @@
 //! What plugins stand on beside the request: a file for each thing that they can do. Nothing here knows Wasmtime or how a
 //! plugin spells a call; the skins in `wasm` do.
 
+pub mod background;
+pub mod callout;
+pub mod mailbox;
+pub mod named;
+pub mod net;
 mod run;
+mod store;
+pub mod timer;
+
+use std::sync::Arc;
 
 pub use run::Run;
+pub use store::{Store, StoreError, ttl};
 
-use crate::config::Config;
+use self::callout::Callouts;
+use self::mailbox::Mailboxes;
+use self::named::NamedSessions;
+use self::net::Network;
+use crate::config::{Config, Diagnostics};
+use crate::observe::metrics::{Live, Metrics};
 
 /// What there is once in a process. It outlives reloads.
-pub struct Capabilities {}
+pub struct Capabilities {
+    pub mailboxes: Arc<Mailboxes>,
+    pub named: NamedSessions,
+    pub network: Network,
+    pub callouts: Callouts,
+    pub store: Store,
+    /// Counts what lives now.
+    pub live: Live,
+}
 
 impl Capabilities {
-    /// Opens no connection: that is left to the first use.
-    pub fn new(_config: &Config) -> Capabilities {
-        Capabilities {}
+    /// Opens no connection and starts no thread: that is left to the first use. What is wrong in the configuration is
+    /// reported.
+    pub fn load(config: &Config, metrics: &Metrics, diagnostics: &mut Diagnostics) -> Capabilities {
+        let live = metrics.live().clone();
+        let mailboxes = Arc::new(Mailboxes::new(live.clone()));
+        Capabilities {
+            named: NamedSessions::new(mailboxes.clone(), live.clone()),
+            mailboxes,
+            network: Network::load(&config.network, metrics, diagnostics),
+            callouts: Callouts::new(&config.network, metrics),
+            store: Store::new(&config.store, &metrics.store),
+            live,
+        }
     }
 }

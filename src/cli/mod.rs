@@ -74,16 +74,17 @@ fn load(path: &Path) -> Result<Start, String> {
     let own = Inputs::of(path);
     let config::Loaded { config, mut diagnostics } = config::load(path);
     let inputs = own.with(&config.files);
-    let host = Host::new(Arc::new(Capabilities::new(&config)))
+    let capabilities = Arc::new(Capabilities::load(&config, &metrics, &mut diagnostics));
+    let host = Host::new(capabilities.clone())
         .map_err(|error| format!("error: WebAssembly cannot be run on this machine: {error:#}"))?;
     let certificates = Certificates::load(&config, &mut diagnostics);
-    let snapshot = Snapshot::build(&config, &host, &metrics, &mut diagnostics);
+    let snapshot = Snapshot::build(&config, &host, &metrics, None, &mut diagnostics);
     let rendered = render(&diagnostics);
     let Some(snapshot) = snapshot else {
         return Err(format!("{rendered}{}", summary(path, diagnostics.error_count())));
     };
     eprint!("{rendered}");
-    Ok(Start { config, host, snapshot, certificates, metrics, inputs })
+    Ok(Start { config, capabilities, host, snapshot, certificates, metrics, inputs })
 }
 
 fn render(diagnostics: &Diagnostics) -> String {

@@ -39,11 +39,13 @@ impl Level {
 }
 
 /// All levels, to find out where a misplaced key belongs.
-pub static LEVELS: [&Level; 16] = [
+pub static LEVELS: [&Level; 19] = [
     &MAIN,
     &PHASES,
     &ACCESS_LOG,
     &ADMIN,
+    &NETWORK,
+    &STORE,
     &UPSTREAM,
     &UPSTREAM_SERVER,
     &HEALTH_CHECK,
@@ -54,6 +56,7 @@ pub static LEVELS: [&Level; 16] = [
     &RESPOND,
     &PLUGIN,
     &SCRIPT,
+    &SESSION,
     &LIMITS,
     &ALLOW,
 ];
@@ -72,7 +75,10 @@ pub static MAIN: Level = Level {
         key("trusted_proxies", "trusted_proxies = [\"10.0.0.0/8\"]"),
         key("daemon", "daemon = false"),
         key("admin", "admin = { listen = \"127.0.0.1:9901\" }"),
+        key("network", "network = { ca = \"ca.pem\" }"),
+        key("store", "store = { size = \"64MiB\" }"),
         key("upstream", "upstream.origin = { servers = [{ addr = \"127.0.0.1:9001\" }] }"),
+        key("wasm_session", "[[wasm_session]]"),
         key("server", "[[server]]"),
     ],
     also: &[&PHASES],
@@ -101,6 +107,26 @@ pub static ACCESS_LOG: Level = level(
 );
 
 pub static ADMIN: Level = level("`[admin]`", &[key("listen", "listen = \"127.0.0.1:9901\"")]);
+
+pub static NETWORK: Level = level(
+    "`[network]`",
+    &[
+        key("ca", "ca = \"ca.pem\""),
+        key("body_limit", "body_limit = \"1MiB\""),
+        key("max_callouts", "max_callouts = 1000"),
+    ],
+);
+
+pub static STORE: Level = level(
+    "`[store]`",
+    &[
+        key("kind", "kind = \"redis\""),
+        key("size", "size = \"64MiB\""),
+        key("url", "url = \"redis://127.0.0.1:6379\""),
+        key("prefix", "prefix = \"phasegate:\""),
+        key("timeout_ms", "timeout_ms = 1000"),
+    ],
+);
 
 pub static UPSTREAM: Level = level(
     "an `[upstream.NAME]`",
@@ -202,15 +228,29 @@ pub static SCRIPT: Level = Level {
     unavailable: &[],
 };
 
+pub static SESSION: Level = level(
+    "a `[[wasm_session]]`",
+    &[
+        key("name", "name = \"chat\""),
+        key("wasm_path", "wasm_path = \"plugin.wasm\""),
+        key("wasm_main_config", "wasm_main_config = '''rooms = 100'''"),
+        key("limits", "limits = { memory = \"64MiB\", cpu_ms = 50 }"),
+        key("allow", "allow = { env = [\"NAME\"] }"),
+    ],
+);
+
 pub static LIMITS: Level = level(
     "`limits`",
     &[key("memory", "memory = \"64MiB\""), key("cpu_ms", "cpu_ms = 50"), key("wall_ms", "wall_ms = 10000")],
 );
 
-pub static ALLOW: Level = Level {
-    name: "`allow`",
-    place: "`allow`",
-    keys: &[key("env", "env = [\"NAME\"]")],
-    also: &[],
-    unavailable: &["net"],
-};
+pub static ALLOW: Level = level(
+    "`allow`",
+    &[
+        key("env", "env = [\"NAME\"]"),
+        key(
+            "net",
+            "net = [\"api.example.cn:443\", \"*.example.cn\", \"10.0.0.0/8:8000-8999\", \"[2001:db8::/32]:443\"]",
+        ),
+    ],
+);

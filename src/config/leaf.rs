@@ -6,6 +6,7 @@ use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
 use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
 use log::LevelFilter;
+use redis::IntoConnectionInfo;
 use toml::de::DeValue;
 
 use super::model::{Balance, HostPattern, Instance, OnFailure};
@@ -147,7 +148,13 @@ impl Leaf for HostPattern {
     const EXPECTED: &'static str = "a host name, or `*.` and a host name, with no port (non-ASCII names as `xn--…`)";
 
     fn from_value(value: &DeValue) -> Option<Self> {
-        let text = value.as_str()?.to_ascii_lowercase();
+        HostPattern::parse(value.as_str()?)
+    }
+}
+
+impl HostPattern {
+    pub fn parse(text: &str) -> Option<HostPattern> {
+        let text = text.to_ascii_lowercase();
         match text.strip_prefix('*') {
             Some(suffix) => {
                 suffix.strip_prefix('.').filter(|host| is_host(host))?;
@@ -224,6 +231,39 @@ impl Leaf for Balance {
             "hash" => Some(Balance::Hash),
             _ => None,
         }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StoreKind {
+    #[default]
+    Memory,
+    Redis,
+}
+
+impl Leaf for StoreKind {
+    const EXPECTED: &'static str = "\"memory\" or \"redis\"";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        match value.as_str()? {
+            "memory" => Some(StoreKind::Memory),
+            "redis" => Some(StoreKind::Redis),
+            _ => None,
+        }
+    }
+}
+
+/// Where a Redis is, of a form that its client takes.
+#[derive(Clone, Debug)]
+pub struct RedisUrl(pub String);
+
+impl Leaf for RedisUrl {
+    const EXPECTED: &'static str = "an address such as \"redis://127.0.0.1:6379/0\", \"rediss://user:password@host:6380\" \
+         or \"redis+unix:///run/redis.sock\"";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        let url = value.as_str()?;
+        url.into_connection_info().is_ok().then(|| RedisUrl(url.to_owned()))
     }
 }
 

@@ -5,6 +5,7 @@ mod diagnostic;
 mod keys;
 mod leaf;
 mod model;
+mod net;
 mod reader;
 mod resolve;
 mod schema;
@@ -15,6 +16,9 @@ mod tests;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Span};
 pub use model::*;
+#[cfg(test)]
+pub use net::load_rules;
+pub use net::{NetHost, NetRule};
 pub use template::{Part, Template, TemplateError};
 
 use std::path::Path;

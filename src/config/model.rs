@@ -10,6 +10,7 @@ use log::LevelFilter;
 use regex::Regex;
 
 use super::Span;
+use super::net::NetRule;
 use super::template::Template;
 use crate::phase::{Action, Phase};
 
@@ -32,8 +33,12 @@ pub struct Config {
     /// Who may say by a header which client a request comes from.
     pub trusted_proxies: Vec<IpNet>,
     pub admin: Option<SocketAddr>,
+    pub network: Network,
+    pub store: Store,
     /// Also those that a literal address in `proxy_pass` makes; they have the address as name.
     pub upstreams: Vec<Upstream>,
+    /// Named sessions, each name once: scripts that run for no request.
+    pub sessions: Vec<ScriptConfig>,
     pub servers: Vec<Server>,
     /// All that it names to be read, whether it is there or not: modules, certificates, keys.
     pub files: Vec<PathBuf>,
@@ -53,7 +58,10 @@ impl Config {
             body_limit: 1 << 20,
             trusted_proxies: Vec::new(),
             admin: None,
+            network: Network::default(),
+            store: Store::default(),
             upstreams: Vec::new(),
+            sessions: Vec::new(),
             servers: Vec::new(),
             files: Vec::new(),
         }
@@ -70,6 +78,66 @@ pub struct AccessLog {
 pub enum LogTarget {
     Stdout,
     File(PathBuf),
+}
+
+/// How plugins reach other machines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Whom to trust for TLS and QUIC; none: the roots of the system.
+    pub ca: Option<Ca>,
+    /// Bytes of the largest body of a callout, of its request and of its response.
+    pub body_limit: usize,
+    /// Callouts that may be in flight at once.
+    pub max_callouts: usize,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Network { ca: None, body_limit: 1 << 20, max_callouts: 1000 }
+    }
+}
+
+/// A PEM file, which is there; what is in it is not checked yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ca {
+    pub path: PathBuf,
+    pub span: Span,
+}
+
+/// Where plugins keep what they share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// Most bytes.
+    Memory {
+        size: usize,
+    },
+    Redis(RedisStore),
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Store::Memory { size: 64 << 20 }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisStore {
+    /// Of a form that the client takes.
+    pub url: String,
+    /// What all keys begin with.
+    pub prefix: String,
+    /// Of a whole call.
+    pub timeout: Duration,
+}
+
+/// Without the address: a password may be in it.
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore")
+            .field("prefix", &self.prefix)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -266,6 +334,8 @@ pub struct ScriptConfig {
     pub recycle_memory: Option<usize>,
     /// The environment that the guest sees.
     pub env: Vec<(String, String)>,
+    /// Where the guest may connect to.
+    pub net: Vec<NetRule>,
     pub on_ext: [Action; 3],
     pub spans: ScriptSpans,
 }

@@ -9,8 +9,9 @@ use log::LevelFilter;
 use toml::Spanned;
 
 use super::keys::{self, Level};
-use super::leaf::{HostPort, Name, Size, UriPath};
+use super::leaf::{HostPort, Name, RedisUrl, Size, StoreKind, UriPath};
 use super::model::{Balance, HostPattern, Instance, OnFailure};
+use super::net::NetRule;
 use super::reader::{FromTable, Reader};
 use super::{Diagnostic, Span};
 use crate::phase::{Ext, Phase};
@@ -25,7 +26,10 @@ pub struct Main {
     pub body_limit: Option<Size>,
     pub trusted_proxies: Vec<IpNet>,
     pub admin: Option<SocketAddr>,
+    pub network: Option<Network>,
+    pub store: Option<Store>,
     pub upstreams: Vec<(Spanned<String>, Upstream)>,
+    pub sessions: Vec<Session>,
     /// None: there is no `server` at all.
     pub servers: Option<Vec<Server>>,
     pub chains: Chains,
@@ -53,7 +57,10 @@ impl FromTable for Main {
             body_limit: inner(reader.leaf("body_limit")),
             trusted_proxies: inner_all(reader.leaves("trusted_proxies")),
             admin: reader.table("admin").and_then(|admin: Admin| admin.listen),
+            network: reader.table("network"),
+            store: reader.table("store"),
             upstreams: reader.named_tables("upstream"),
+            sessions: reader.tables("wasm_session").unwrap_or_default(),
             servers: reader.key("server").map(|_| reader.tables("server").unwrap_or_default()),
             chains: read_chains(reader),
         }
@@ -82,6 +89,52 @@ impl FromTable for Admin {
 
     fn read(reader: &mut Reader) -> Self {
         Admin { listen: inner(reader.required("listen")) }
+    }
+}
+
+#[derive(Default)]
+pub struct Network {
+    pub ca: Option<Spanned<String>>,
+    pub body_limit: Option<Size>,
+    pub max_callouts: Option<NonZeroUsize>,
+}
+
+impl FromTable for Network {
+    const LEVEL: &'static Level = &keys::NETWORK;
+
+    fn read(reader: &mut Reader) -> Self {
+        Network {
+            ca: reader.leaf("ca"),
+            body_limit: inner(reader.leaf("body_limit")),
+            max_callouts: inner(reader.leaf("max_callouts")),
+        }
+    }
+}
+
+pub struct Store {
+    pub kind: Option<Spanned<StoreKind>>,
+    pub size: Option<Size>,
+    pub url: Option<RedisUrl>,
+    pub prefix: Option<String>,
+    pub timeout_ms: Option<NonZeroU64>,
+    /// The keys that belong to one kind and are there.
+    pub memory_keys: Vec<Spanned<&'static str>>,
+    pub redis_keys: Vec<Spanned<&'static str>>,
+}
+
+impl FromTable for Store {
+    const LEVEL: &'static Level = &keys::STORE;
+
+    fn read(reader: &mut Reader) -> Self {
+        Store {
+            kind: reader.leaf("kind"),
+            size: inner(reader.leaf("size")),
+            url: inner(reader.leaf("url")),
+            prefix: inner(reader.leaf("prefix")),
+            timeout_ms: inner(reader.leaf("timeout_ms")),
+            memory_keys: keys_of(reader, ["size"]),
+            redis_keys: keys_of(reader, ["url", "prefix", "timeout_ms"]),
+        }
     }
 }
 
@@ -301,7 +354,7 @@ pub struct Script {
     pub recycle_after: Option<u64>,
     pub recycle_memory: Option<Size>,
     pub limits: Limits,
-    pub env: Vec<Spanned<String>>,
+    pub allow: Allow,
     pub on_ext: [Option<Spanned<String>>; Ext::ALL.len()],
 }
 
@@ -324,18 +377,38 @@ impl FromTable for Script {
         Script {
             name: reader.leaf("name"),
             wasm_path: reader.required("wasm_path"),
-            configs: configs.map(|name| {
-                let text = reader.leaf(name)?.into_inner();
-                Some(EntryConfig { key: reader.key(name)?, text })
-            }),
+            configs: configs.map(|name| read_entry_config(reader, name)),
             is_open: inner(reader.leaf("is_open")).unwrap_or(true),
             on_failure: inner(reader.leaf("on_failure")),
             instance: inner(reader.leaf("instance")),
             recycle_after: inner(reader.leaf("recycle_after")),
             recycle_memory: inner(reader.leaf("recycle_memory")),
             limits: reader.table("limits").unwrap_or_default(),
-            env: reader.table("allow").map(|allow: Allow| allow.env).unwrap_or_default(),
+            allow: reader.table("allow").unwrap_or_default(),
             on_ext: ["on_ext1", "on_ext2", "on_ext3"].map(|name| reader.leaf(name)),
+        }
+    }
+}
+
+/// A named session. Its `name` is none when it is missing, which is reported.
+pub struct Session {
+    pub name: Option<Spanned<Name>>,
+    pub wasm_path: Option<Spanned<String>>,
+    pub main_config: Option<EntryConfig>,
+    pub limits: Limits,
+    pub allow: Allow,
+}
+
+impl FromTable for Session {
+    const LEVEL: &'static Level = &keys::SESSION;
+
+    fn read(reader: &mut Reader) -> Self {
+        Session {
+            name: reader.required("name"),
+            wasm_path: reader.required("wasm_path"),
+            main_config: read_entry_config(reader, "wasm_main_config"),
+            limits: reader.table("limits").unwrap_or_default(),
+            allow: reader.table("allow").unwrap_or_default(),
         }
     }
 }
@@ -359,16 +432,23 @@ impl FromTable for Limits {
     }
 }
 
-struct Allow {
-    env: Vec<Spanned<String>>,
+#[derive(Default)]
+pub struct Allow {
+    pub env: Vec<Spanned<String>>,
+    pub net: Vec<NetRule>,
 }
 
 impl FromTable for Allow {
     const LEVEL: &'static Level = &keys::ALLOW;
 
     fn read(reader: &mut Reader) -> Self {
-        Allow { env: reader.leaves("env").unwrap_or_default() }
+        Allow { env: reader.leaves("env").unwrap_or_default(), net: inner_all(reader.leaves("net")) }
     }
+}
+
+fn read_entry_config(reader: &mut Reader, name: &'static str) -> Option<EntryConfig> {
+    let text = reader.leaf(name)?.into_inner();
+    Some(EntryConfig { key: reader.key(name)?, text })
 }
 
 fn read_chains(reader: &mut Reader) -> Chains {

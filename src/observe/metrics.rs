@@ -1,7 +1,10 @@
 //! What is counted. Whoever counts asks once for its counters; from then on each count is one atomic addition.
 
+mod reloads;
+
+pub use reloads::{ReloadMetrics, ReloadResult};
+
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -9,7 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::phase::{Phase, Verdict};
+use crate::phase::{Place, Verdict};
 use crate::wasm::FailureKind;
 
 /// The content type of `Metrics::encode`.
@@ -22,16 +25,40 @@ pub struct Metrics {
     requests: [Counter; 6],
     requests_in_flight: Gauge,
     access_log_dropped: Counter,
-    snapshots: Gauge,
-    config_generation: Gauge,
-    config_loaded: Gauge,
-    /// In the order of [`ReloadResult`].
-    reloads: [Counter; ReloadResult::ALL.len()],
-    instances: Gauge,
+    connections: Family<Transport, Gauge>,
+    callouts: CalloutMetrics,
     plugin_runs: Family<ScriptPhase, Counter>,
     plugin_failures: Family<FailureLabels, Counter>,
     plugin_unsupported_verdicts: Family<VerdictLabels, Counter>,
     plugin_instances: Family<Script, Counter>,
+    live: Live,
+    pub store: StoreMetrics,
+    pub reloads: ReloadMetrics,
+}
+
+/// What plugins have alive now: counted where it lives, back at 0 when all of it is gone.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    /// Mailboxes that can be sent to.
+    pub mailboxes: Gauge,
+    /// Timers that have not expired yet.
+    pub timers: Gauge,
+    /// Runs that `spawn` started.
+    pub spawned_runs: Gauge,
+    /// Named sessions that run, or are about to run again.
+    pub named_sessions: Gauge,
+    /// Instances of plugins.
+    pub instances: Gauge,
+}
+
+/// What is counted of the store of plugins.
+#[derive(Clone, Debug, Default)]
+pub struct StoreMetrics {
+    /// Keys, and bytes that they need, in memory.
+    pub entries: Gauge,
+    pub bytes: Gauge,
+    /// Calls that failed.
+    pub failures: Counter,
 }
 
 /// The counters of one script in one phase.
@@ -39,29 +66,27 @@ pub struct Metrics {
 pub struct ScriptMetrics {
     pub runs: Counter,
     /// Instances made of the script, in whatever phase.
-    pub instances: Counter,
+    instances: Counter,
     /// Instances that live, of all scripts.
-    pub live_instances: Gauge,
+    live_instances: Gauge,
     failures: [Counter; FailureKind::ALL.len()],
     labels: ScriptPhase,
     unsupported_verdicts: Family<VerdictLabels, Counter>,
 }
 
-/// One in a gauge, until it is dropped.
+/// The counters of callouts.
+#[derive(Clone, Debug, Default)]
+pub struct CalloutMetrics {
+    begun: Counter,
+    /// Those that ended without a response, but for those that were given up.
+    pub failed: Counter,
+    in_flight: Gauge,
+}
+
+/// One more of what a gauge counts; one less when it is dropped.
 #[derive(Debug)]
 #[must_use = "it counts until this is dropped"]
 pub struct Counted(Gauge);
-
-/// How an attempt to load the configuration anew ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReloadResult {
-    Ok,
-    /// Something is wrong with the new one.
-    Failed,
-    /// It changes what cannot be changed while the proxy runs.
-    Refused,
-    Unchanged,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ScriptPhase {
@@ -89,8 +114,8 @@ struct Script {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReloadLabels {
-    result: &'static str,
+struct Transport {
+    transport: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -108,25 +133,23 @@ impl Metrics {
     pub fn new() -> Metrics {
         let requests = Family::<StatusClass, Counter>::default();
         let class = |status| requests.get_or_create_owned(&StatusClass { status });
-        let reloads = Family::<ReloadLabels, Counter>::default();
-        let reload = |result: ReloadResult| reloads.get_or_create_owned(&ReloadLabels { result: result.name() });
+        let mut registry = Registry::with_prefix("phasegate");
         let mut metrics = Metrics {
-            registry: Registry::with_prefix("phasegate"),
+            reloads: ReloadMetrics::new(&mut registry),
+            registry,
             requests: ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(class),
             requests_in_flight: Gauge::default(),
             access_log_dropped: Counter::default(),
-            snapshots: Gauge::default(),
-            config_generation: Gauge::default(),
-            config_loaded: Gauge::default(),
-            reloads: ReloadResult::ALL.map(reload),
-            instances: Gauge::default(),
+            connections: Family::default(),
+            callouts: CalloutMetrics::default(),
             plugin_runs: Family::default(),
             plugin_failures: Family::default(),
             plugin_unsupported_verdicts: Family::default(),
             plugin_instances: Family::default(),
+            live: Live::default(),
+            store: StoreMetrics::default(),
         };
         metrics.registry.register("requests", "Requests by class of their status", requests);
-        metrics.registry.register("reloads", "Attempts to load the configuration anew, by how they ended", reloads);
         metrics.register();
         metrics
     }
@@ -142,23 +165,6 @@ impl Metrics {
         Counted::new(&self.requests_in_flight)
     }
 
-    /// Counts a version of the configuration that requests are served from, until the answer is dropped.
-    pub fn snapshot(&self) -> Counted {
-        Counted::new(&self.snapshots)
-    }
-
-    /// From now on, requests are served from this version of the configuration.
-    pub fn config_loaded(&self, generation: u64) {
-        self.config_generation.set(generation.cast_signed());
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.config_loaded.set(now.as_secs().cast_signed());
-    }
-
-    /// Counts an attempt to load the configuration anew.
-    pub fn reload_ended(&self, result: ReloadResult) {
-        self.reloads[result as usize].inc();
-    }
-
     /// How many requests are in flight.
     pub fn requests_in_flight(&self) -> i64 {
         self.requests_in_flight.get()
@@ -169,9 +175,24 @@ impl Metrics {
         self.access_log_dropped.clone()
     }
 
-    /// The counters of a script in a phase: the same ones for the same names.
-    pub fn script(&self, name: &str, phase: Phase) -> ScriptMetrics {
-        let labels = ScriptPhase { script: name.to_owned(), phase: phase.directive() };
+    /// Counts what plugins have alive.
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// Connections to other machines that are open for plugins.
+    pub fn connections(&self, transport: &'static str) -> Gauge {
+        self.connections.get_or_create_owned(&Transport { transport })
+    }
+
+    /// The counters of callouts.
+    pub fn callouts(&self) -> CalloutMetrics {
+        self.callouts.clone()
+    }
+
+    /// The counters of a script where it runs: the same ones for the same names.
+    pub fn script(&self, name: &str, place: impl Into<Place>) -> ScriptMetrics {
+        let labels = ScriptPhase { script: name.to_owned(), phase: place.into().name() };
         let failure = |kind: FailureKind| {
             let ScriptPhase { script, phase } = labels.clone();
             self.plugin_failures.get_or_create_owned(&FailureLabels { script, phase, kind: kind.name() })
@@ -179,7 +200,7 @@ impl Metrics {
         ScriptMetrics {
             runs: self.plugin_runs.get_or_create_owned(&labels),
             instances: self.plugin_instances.get_or_create_owned(&Script { script: name.to_owned() }),
-            live_instances: self.instances.clone(),
+            live_instances: self.live.instances.clone(),
             failures: FailureKind::ALL.map(failure),
             unsupported_verdicts: self.plugin_unsupported_verdicts.clone(),
             labels,
@@ -193,7 +214,7 @@ impl Metrics {
         Ok(text)
     }
 
-    /// All but the requests by status and the reloads. The encoder ends the names of counters with `_total`.
+    /// All but the requests by status. The encoder ends the names of counters with `_total`.
     fn register(&mut self) {
         let registry = &mut self.registry;
         registry.register("requests_in_flight", "Requests being served", self.requests_in_flight.clone());
@@ -202,18 +223,15 @@ impl Metrics {
             "Lines of the access log that were lost",
             self.access_log_dropped.clone(),
         );
-        registry.register("snapshots", "Versions of the configuration that requests use", self.snapshots.clone());
         registry.register(
-            "config_generation",
-            "The version of the configuration that new requests get, counted from the start of the process",
-            self.config_generation.clone(),
+            "connections",
+            "Connections to other machines that are open for plugins",
+            self.connections.clone(),
         );
-        registry.register(
-            "config_last_reload_success_timestamp_seconds",
-            "When that version was loaded",
-            self.config_loaded.clone(),
-        );
-        registry.register("instances", "Instances that live", self.instances.clone());
+        let CalloutMetrics { begun, failed, in_flight } = self.callouts.clone();
+        registry.register("callouts", "HTTP requests of plugins to other machines", begun);
+        registry.register("callout_failures", "Callouts that ended without a response", failed);
+        registry.register("callouts_in_flight", "Callouts that wait for their response", in_flight);
         registry.register("plugin_runs", "Runs of scripts", self.plugin_runs.clone());
         registry.register("plugin_failures", "Runs of scripts that failed", self.plugin_failures.clone());
         registry.register(
@@ -222,10 +240,37 @@ impl Metrics {
             self.plugin_unsupported_verdicts.clone(),
         );
         registry.register("plugin_instances", "Instances made of scripts", self.plugin_instances.clone());
+        let Live { mailboxes, timers, spawned_runs, named_sessions, instances } = self.live.clone();
+        registry.register("mailboxes", "Mailboxes of sessions that can be sent to", mailboxes);
+        registry.register("timers", "Timers of plugins that have not expired yet", timers);
+        registry.register("spawned_runs", "Runs that plugins have in the background of requests", spawned_runs);
+        registry.register("named_sessions", "Named sessions that run, or wait to run again", named_sessions);
+        registry.register("instances", "Instances that live", instances);
+        registry.register("store_entries", "Keys of the store in memory", self.store.entries.clone());
+        registry.register("store_bytes", "Bytes of the store in memory", self.store.bytes.clone());
+        registry.register("store_failures", "Calls of the store that failed", self.store.failures.clone());
+    }
+}
+
+impl CalloutMetrics {
+    /// Counts a callout, and as in flight until the answer is dropped; none when this many are in flight already.
+    pub fn begin(&self, most: usize) -> Option<Counted> {
+        let in_flight = Counted::new(&self.in_flight);
+        if usize::try_from(self.in_flight.get()).is_ok_and(|now| now > most) {
+            return None;
+        }
+        self.begun.inc();
+        Some(in_flight)
     }
 }
 
 impl ScriptMetrics {
+    /// Counts an instance, as live until the answer is dropped.
+    pub fn instance(&self) -> Counted {
+        self.instances.inc();
+        Counted::new(&self.live_instances)
+    }
+
     pub fn failures(&self, kind: FailureKind) -> &Counter {
         &self.failures[kind as usize]
     }
@@ -237,22 +282,8 @@ impl ScriptMetrics {
     }
 }
 
-impl ReloadResult {
-    const ALL: [ReloadResult; 4] =
-        [ReloadResult::Ok, ReloadResult::Failed, ReloadResult::Refused, ReloadResult::Unchanged];
-
-    fn name(self) -> &'static str {
-        match self {
-            ReloadResult::Ok => "ok",
-            ReloadResult::Failed => "failed",
-            ReloadResult::Refused => "refused",
-            ReloadResult::Unchanged => "unchanged",
-        }
-    }
-}
-
 impl Counted {
-    fn new(gauge: &Gauge) -> Counted {
+    pub fn new(gauge: &Gauge) -> Counted {
         gauge.inc();
         Counted(gauge.clone())
     }
@@ -267,7 +298,7 @@ impl Drop for Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::phase::Ext;
+    use crate::phase::{Ext, Phase};
 
     #[test]
     fn a_new_process_shows_zeros() {
@@ -278,9 +309,6 @@ mod tests {
             "phasegate_requests_total{status=\"5xx\"} 0",
             "phasegate_requests_in_flight 0",
             "phasegate_access_log_dropped_total 0",
-            "phasegate_reloads_total{result=\"failed\"} 0",
-            "phasegate_snapshots 0",
-            "phasegate_instances 0",
             "# EOF",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");

@@ -75,6 +75,36 @@ impl fmt::Display for Phase {
     }
 }
 
+/// Where a script runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    Phase(Phase),
+    /// Not for a request: a named session.
+    Session,
+}
+
+impl Place {
+    /// The name in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Place::Phase(phase) => phase.directive(),
+            Place::Session => "session",
+        }
+    }
+}
+
+impl From<Phase> for Place {
+    fn from(phase: Phase) -> Place {
+        Place::Phase(phase)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// What an entry point returns: the enum `error` of `wasm-std`, in its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {

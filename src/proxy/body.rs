@@ -33,7 +33,9 @@ impl RequestBody {
         if std::mem::replace(&mut self.frozen, true) {
             return;
         }
-        session.is_body_done();
+        if session.is_body_done() {
+            return;
+        }
         let headers = &session.req_header().headers;
         self.declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let expect = headers.get(header::EXPECT);

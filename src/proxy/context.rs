@@ -14,14 +14,18 @@ use super::upstream::Selected;
 use crate::exchange;
 use crate::facts::{Facts, ServerName};
 use crate::observe::metrics::Counted;
-use crate::snapshot::{Local, Place};
+use crate::phase::Phase;
+use crate::snapshot::{LiveChain, Local, RouteId};
 
 /// The context of a request: `ProxyHttp::CTX`.
 pub struct Context {
-    pub facts: Facts,
+    /// Boxed: it is lent to every chain.
+    pub facts: Box<Facts>,
     pub route: Option<Route>,
     /// What plugins see. Made when the first chain runs, so that a request without plugins pays nothing.
-    pub exchange: Option<exchange::Shared>,
+    pub exchange: Option<exchange::Owned>,
+    /// The exchange of the chain that a response passed while a script still ran: what it spawned lives on.
+    pub answering: Option<exchange::Owned>,
     pub body: RequestBody,
     /// The upstream that a plugin chose, by name.
     pub upstream: Option<String>,
@@ -37,15 +41,16 @@ pub struct Context {
 /// What a request is served from, from its first phase to its last, whatever is loaded meanwhile.
 pub struct Route {
     pub generation: Arc<Generation>,
-    pub place: Place,
+    pub id: RouteId,
 }
 
 impl Context {
     pub fn new(in_flight: Counted) -> Context {
         Context {
-            facts: Facts::default(),
+            facts: Box::default(),
             route: None,
             exchange: None,
+            answering: None,
             body: RequestBody::default(),
             upstream: None,
             selected: None,
@@ -57,12 +62,17 @@ impl Context {
 
     /// None before the request has a route.
     pub fn local(&self) -> Option<&Local> {
-        self.route.as_ref().map(|route| route.generation.snapshot.local(route.place))
+        self.route.as_ref().map(|route| route.generation.snapshot.local(route.id))
     }
 
     /// Bytes of the largest request body that a plugin may read.
     pub fn body_limit(&self) -> usize {
         self.route.as_ref().map_or(0, |route| route.generation.config.body_limit)
+    }
+
+    /// What there is to run in a phase.
+    pub fn chain(&self, phase: Phase) -> Option<&Arc<LiveChain>> {
+        self.local()?.chain(phase)
     }
 
     /// Takes down who asks, and over what.

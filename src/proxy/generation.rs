@@ -57,7 +57,7 @@ impl Generation {
             config,
             snapshot,
             upstreams,
-            _alive: metrics.snapshot(),
+            _alive: metrics.reloads.snapshot(),
         };
         Ok((generation, services))
     }

@@ -15,12 +15,13 @@ pub use generation::Generation;
 pub use route::{Listener, Router, listeners};
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use http::{Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
 use pingora::prelude::{HttpPeer, Session};
 use pingora::protocols::Digest;
 use pingora_proxy::{FailToProxy, ProxyHttp};
@@ -58,20 +59,18 @@ impl Gateway {
     fn route(&self, session: &Session, generation: Arc<Generation>) -> Route {
         let request = session.req_header();
         let server = generation.router(self.listener).server(|| facts::domain(request));
-        let place = generation.snapshot.place(server, &path::normal(request.uri.path()));
-        Route { generation, place }
+        let id = generation.snapshot.route(server, &path::normal(request.uri.path()));
+        Route { generation, id }
     }
 
-    /// Answers a request that no plugin has answered; false when an upstream has to.
-    async fn handle(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<bool> {
+    /// Answers a request that needs no upstream.
+    async fn answer(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<()> {
         let reply = match ctx.local().and_then(|local| local.handler.as_ref()) {
-            Some(Handler::ProxyPass(_)) => return Ok(false),
             Some(Handler::Respond(respond)) => respond::fixed(respond),
-            Some(Handler::Echo) => Box::pin(self.echo(session, ctx)).await,
-            None => Reply::of_status(http::StatusCode::NOT_FOUND),
+            Some(Handler::Echo) => self.echo(session, ctx).await,
+            Some(Handler::ProxyPass(_)) | None => Reply::of_status(http::StatusCode::NOT_FOUND),
         };
-        self.respond(session, ctx, reply).await?;
-        Ok(true)
+        self.respond(session, ctx, reply).await
     }
 
     /// The upstream that a plugin chose, else that of the route.
@@ -114,6 +113,9 @@ impl ProxyHttp for Gateway {
         Box::new(Context::new(self.shared.metrics.request_in_flight()))
     }
 
+    /// None: Pingora's own module, compression, would be asked at every step of a request and do nothing.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
+
     /// `wasm_access`, `wasm_serverless`, and the handlers that need no upstream.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<bool> {
         let generation = self.shared.current.load_full();
@@ -129,7 +131,8 @@ impl ProxyHttp for Gateway {
                 Outcome::Replied => return Ok(true),
             }
         }
-        if self.handle(session, ctx).await? {
+        if !matches!(ctx.local().and_then(|local| local.handler.as_ref()), Some(Handler::ProxyPass(_))) {
+            Box::pin(self.answer(session, ctx)).await?;
             return Ok(true);
         }
         ctx.body.give_back(session);
@@ -148,16 +151,19 @@ impl ProxyHttp for Gateway {
         let timeouts = upstream.timeouts();
         peer.options.connection_timeout = Some(timeouts.connect);
         peer.options.read_timeout = Some(timeouts.silence);
-        peer.options.write_timeout = Some(timeouts.silence);
-        ctx.facts.upstream = Some(Box::new(UpstreamFacts {
+        if !session.is_body_empty() {
+            // A header by itself does not wait for a server that takes nothing: the socket's buffer takes it.
+            peer.options.write_timeout = Some(timeouts.silence);
+        }
+        ctx.facts.upstream = Some(UpstreamFacts {
             name: upstream.name().clone(),
             host: selected.host.clone(),
             addr: selected.addr,
             balancer: upstream.balancer(),
-            asked: Instant::now(),
+            asked: quanta::Instant::now(),
             connect_time: None,
             version: None,
-        }));
+        });
         ctx.selected = Some(selected);
         Ok(peer)
     }
@@ -262,7 +268,7 @@ impl ProxyHttp for Gateway {
     async fn logging(&self, session: &mut Session, _failure: Option<&pingora::Error>, ctx: &mut Self::CTX) {
         body::take_back(session, ctx);
         ctx.depart(session);
-        self.run(Phase::AccessLog, session, ctx, Subject::Ended).await;
+        self.run_at_the_end(session, ctx).await;
         self.account(session, ctx);
     }
 

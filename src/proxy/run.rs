@@ -4,18 +4,18 @@ use std::future::poll_fn;
 use std::mem::swap;
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Instant;
 
 use futures::channel::oneshot;
 use http::StatusCode;
+use parking_lot::MutexGuard;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::Session;
 
 use super::Gateway;
 use super::context::Context;
 use crate::config::OnFailure;
-use crate::exchange::{Ask, Exchange, Refused, Reply, Shared};
-use crate::phase::{End, Phase, Verdict};
+use crate::exchange::{self, Ask, Exchange, Refused, Reply, Shared};
+use crate::phase::{End, Phase, Verdict, Walk};
 use crate::snapshot::{LiveChain, LiveScript};
 use crate::wasm::{Failure, FailureKind};
 
@@ -47,20 +47,22 @@ impl Gateway {
         ctx: &mut Context,
         mut subject: Subject<'_>,
     ) -> Outcome {
-        let Some(chain) = ctx.local().and_then(|local| local.chain(phase)).cloned() else {
-            return Outcome::Continue;
-        };
-        let started = Instant::now();
-        let exchange = ctx.exchange.get_or_insert_with(|| Shared::new(Exchange::new().into())).clone();
+        let Some(chain) = ctx.chain(phase).cloned() else { return Outcome::Continue };
+        let started = quanta::Instant::now();
+        let exchange = Shared::clone(ctx.exchange.get_or_insert_default());
         if phase.can_edit_request() {
             ctx.body.freeze(session);
         }
         lend(&exchange, phase, session, ctx, &mut subject);
+        if let Subject::Ended = subject
+            && chain.scripts().any(|live| live.script.sees_response())
+        {
+            // Copied: Pingora keeps the one that it has sent.
+            exchange.lock().response = session.response_written().cloned();
+        }
         let end = self.walk(&chain, phase, &exchange, session, ctx, &mut subject).await;
-        take_back(&exchange, session, ctx, &mut subject);
+        let mut exchange = take_back(&exchange, session, ctx, &mut subject);
         ctx.facts.work_times[phase as usize] += started.elapsed();
-
-        let mut exchange = exchange.lock();
         if phase.can_end_request() && exchange.replied {
             return Outcome::Replied;
         }
@@ -79,42 +81,43 @@ impl Gateway {
     ) -> Option<End> {
         let mut walk = chain.walk(phase);
         while let Some(live) = walk.script() {
-            live.metrics.runs.inc();
+            live.script.spec().metrics.runs.inc();
             let result = if live.script.is_synchronous() {
                 live.script.run_now(exchange)
             } else {
                 // Boxed: it is large, and would be part of the future of every hook.
                 Box::pin(self.drive(live, exchange, session, ctx, subject)).await
             };
-            match result {
-                Ok(verdict) => {
-                    if let Verdict::Ext(ext) = verdict {
-                        exchange.lock().facts.ext = Some(ext);
-                    }
-                    let step = walk.apply(verdict);
-                    if step.unsupported {
-                        unsupported(live, phase, verdict);
-                    }
-                    if let Some(upstream) = step.upstream {
-                        ctx.upstream = Some(upstream.to_owned());
-                    }
-                    if step.end.is_some() {
-                        return step.end;
-                    }
-                }
-                Err(failure) => {
-                    failed(live, phase, exchange, &failure);
-                    match live.on_failure {
-                        OnFailure::Open => walk.skip(),
-                        OnFailure::Close => {
-                            let instantiate = failure.kind == FailureKind::Instantiate;
-                            return Some(End::Status(if instantiate { 503 } else { 500 }));
-                        }
-                    }
-                }
+            let end = judge(&mut walk, live, phase, exchange, result, &mut ctx.upstream);
+            if end.is_some() {
+                return end;
             }
         }
         None
+    }
+
+    /// Runs `wasm_access_log`. Nobody waits for its end: a chain that can wait goes on by itself with a copy, and the
+    /// connection is free for the client's next request.
+    pub(super) async fn run_at_the_end(&self, session: &mut Session, ctx: &mut Context) {
+        let phase = Phase::AccessLog;
+        let Some(chain) = ctx.chain(phase).cloned() else { return };
+        if chain.scripts().all(|live| live.script.is_synchronous()) {
+            self.run(phase, session, ctx, Subject::Ended).await;
+            return;
+        }
+        let exchange = end_of(session, ctx);
+        let in_flight = self.shared.metrics.request_in_flight();
+        tokio::spawn(async move {
+            let mut walk = chain.walk(phase);
+            while let Some(live) = walk.script() {
+                live.script.spec().metrics.runs.inc();
+                let result = live.script.run(&exchange).await;
+                if judge(&mut walk, live, phase, &exchange, result, &mut None).is_some() {
+                    break;
+                }
+            }
+            drop(in_flight);
+        });
     }
 
     /// Runs a script that can wait, and meanwhile does what it asks of the connection: the guest asks, the driver does.
@@ -135,10 +138,15 @@ impl Gateway {
         let body_limit = ctx.body_limit();
         let mut run = pin!(live.script.run(exchange));
         let mut readers: Vec<oneshot::Sender<_>> = Vec::new();
+        poll_fn(|cx| {
+            exchange.lock().drive(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
         loop {
             let next = poll_fn(|cx| match run.as_mut().poll(cx) {
                 Poll::Ready(result) => Poll::Ready(Event::Done(result)),
-                Poll::Pending => exchange.lock().asks.pop().map_or(Poll::Pending, |ask| Poll::Ready(Event::Asked(ask))),
+                Poll::Pending => exchange.lock().asked().map_or(Poll::Pending, |ask| Poll::Ready(Event::Asked(ask))),
             });
             let event = if readers.is_empty() {
                 next.await
@@ -151,7 +159,7 @@ impl Gateway {
             };
             match event {
                 Event::Done(result) => {
-                    exchange.lock().asks.clear();
+                    exchange.lock().stop_driving();
                     return result;
                 }
                 Event::Asked(Ask::Body(reader)) => readers.push(reader),
@@ -182,33 +190,86 @@ impl Gateway {
         ctx: &mut Context,
         subject: &mut Subject<'_>,
     ) -> Result<(), Refused> {
-        take_back(exchange, session, ctx, subject);
+        drop(take_back(exchange, session, ctx, subject));
         // The response has a chain of its own to pass, which gets an exchange of its own.
         let running = ctx.exchange.take();
         let sent = self.respond(session, ctx, reply).await;
-        ctx.exchange = running;
+        ctx.answering = std::mem::replace(&mut ctx.exchange, running);
         let phase = exchange.lock().phase;
         lend(exchange, phase, session, ctx, subject);
         sent.map_err(|error| Refused::Send(error.to_string()))
     }
 }
 
-/// Moves what the phase lends into the exchange. Nothing is copied, but for the response in `wasm_access_log`: Pingora
-/// keeps that one.
-fn lend(exchange: &Shared, phase: Phase, session: &mut Session, ctx: &mut Context, subject: &mut Subject<'_>) {
-    let mut exchange = exchange.lock();
-    exchange.phase = phase;
-    exchange_with(&mut exchange, session, ctx, subject);
-    if let Subject::Ended = subject {
-        exchange.response = session.response_written().cloned();
+/// What the result of a script does to its chain: how it ends the request, if it does.
+fn judge(
+    walk: &mut Walk<'_, LiveScript>,
+    live: &LiveScript,
+    phase: Phase,
+    exchange: &Shared,
+    result: Result<Verdict, Failure>,
+    upstream: &mut Option<String>,
+) -> Option<End> {
+    match result {
+        Ok(verdict) => {
+            if let Verdict::Ext(ext) = verdict {
+                exchange.lock().facts.ext = Some(ext);
+            }
+            let step = walk.apply(verdict);
+            if step.unsupported {
+                unsupported(live, phase, verdict);
+            }
+            if let Some(name) = step.upstream {
+                *upstream = Some(name.to_owned());
+            }
+            step.end
+        }
+        Err(failure) => {
+            failed(live, exchange, &failure);
+            if live.on_failure == OnFailure::Open {
+                walk.skip();
+                return None;
+            }
+            let instantiate = failure.kind == FailureKind::Instantiate;
+            Some(End::Status(if instantiate { 503 } else { 500 }))
+        }
     }
 }
 
+/// An exchange of its own for `wasm_access_log`. What its chain spawns ends with it.
+fn end_of(session: &mut Session, ctx: &Context) -> exchange::Owned {
+    let owned = exchange::Owned::default();
+    let mut exchange = owned.lock();
+    exchange.phase = Phase::AccessLog;
+    exchange.lent = true;
+    exchange.request = session.req_header().clone();
+    exchange.response = session.response_written().cloned();
+    exchange.facts = ctx.facts.clone();
+    exchange.body = ctx.exchange.as_ref().and_then(|exchange| exchange.lock().body.clone());
+    drop(exchange);
+    owned
+}
+
+/// Moves what the phase lends into the exchange. Nothing is copied.
+fn lend(exchange: &Shared, phase: Phase, session: &mut Session, ctx: &mut Context, subject: &mut Subject<'_>) {
+    let mut exchange = exchange.lock();
+    exchange.phase = phase;
+    exchange.lent = true;
+    exchange_with(&mut exchange, session, ctx, subject);
+}
+
 /// The same moves the other way.
-fn take_back(exchange: &Shared, session: &mut Session, ctx: &mut Context, subject: &mut Subject<'_>) {
+fn take_back<'e>(
+    exchange: &'e Shared,
+    session: &mut Session,
+    ctx: &mut Context,
+    subject: &mut Subject<'_>,
+) -> MutexGuard<'e, Exchange> {
     let mut exchange = exchange.lock();
     exchange_with(&mut exchange, session, ctx, subject);
+    exchange.lent = false;
     exchange.response = None;
+    exchange
 }
 
 fn exchange_with(exchange: &mut Exchange, session: &mut Session, ctx: &mut Context, subject: &mut Subject<'_>) {
@@ -238,7 +299,7 @@ fn outcome(phase: Phase, end: Option<End>, reply: Option<Reply>) -> Outcome {
 }
 
 fn unsupported(live: &LiveScript, phase: Phase, verdict: Verdict) {
-    live.metrics.unsupported_verdict(verdict);
+    live.script.spec().metrics.unsupported_verdict(verdict);
     if live.first_unsupported(verdict) {
         let (script, verdict) = (&live.script.spec().name, verdict.name());
         log::warn!("script={script} phase={phase} the verdict `{verdict}` is not supported here: taken as `ok`");
@@ -246,13 +307,8 @@ fn unsupported(live: &LiveScript, phase: Phase, verdict: Verdict) {
 }
 
 /// Counts a failure and logs it, once, with all that there is to know.
-fn failed(live: &LiveScript, phase: Phase, exchange: &Shared, failure: &Failure) {
-    live.metrics.failures(failure.kind).inc();
+fn failed(live: &LiveScript, exchange: &Shared, failure: &Failure) {
     let mut exchange = exchange.lock();
     exchange.facts.timed_out |= failure.kind == FailureKind::Wall;
-    let (script, request) = (&live.script.spec().name, exchange.facts.request_id());
-    let Failure { kind, detail } = failure;
-    // Lines that follow are indented: what a plugin says must not look like a line of the proxy.
-    let detail = detail.replace('\n', "\n    ");
-    log::error!("script={script} phase={phase} request={request} failed: {}: {detail}", kind.name());
+    live.script.report(failure, exchange.facts.request_id());
 }

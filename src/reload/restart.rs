@@ -1,4 +1,4 @@
-use crate::config::{AccessLog, Config, LogTarget, Upstream};
+use crate::config::{AccessLog, Ca, Config, LogTarget, Network, Upstream};
 use crate::proxy::{Listener, listeners};
 
 /// The keys in which a configuration differs from the running one, and which stand as long as the process does.
@@ -11,7 +11,10 @@ pub fn needed_for(running: &Config, new: &Config) -> Vec<String> {
         access_log,
         grace_period,
         admin,
+        network,
+        store,
         upstreams,
+        sessions: _,
         servers: _, // but for where they listen
         path: _,
         watch: _,
@@ -26,6 +29,8 @@ pub fn needed_for(running: &Config, new: &Config) -> Vec<String> {
         ("access_log.path", target(access_log) == target(&running.access_log)),
         ("grace_period_ms", *grace_period == running.grace_period),
         ("admin.listen", *admin == running.admin),
+        ("network", same_network(network, &running.network)),
+        ("store", *store == running.store),
     ];
     let mut keys: Vec<_> = scalars.iter().filter(|(_, same)| !same).map(|(key, _)| (*key).to_owned()).collect();
     keys.extend(checked_upstreams(&running.upstreams, upstreams));
@@ -35,6 +40,13 @@ pub fn needed_for(running: &Config, new: &Config) -> Vec<String> {
 
 fn target(log: &Option<AccessLog>) -> Option<&LogTarget> {
     log.as_ref().map(|log| &log.target)
+}
+
+/// Wherever it is written.
+fn same_network(network: &Network, other: &Network) -> bool {
+    let Network { ca, body_limit, max_callouts } = network;
+    let path = |ca: &Option<Ca>| ca.as_ref().map(|ca| ca.path.clone());
+    (path(ca), *body_limit, *max_callouts) == (path(&other.ca), other.body_limit, other.max_callouts)
 }
 
 /// Upstreams that came, went or changed, and whose health is or would be looked after: by services that are started once.

@@ -90,7 +90,7 @@ fn script(live: &LiveScript) -> Script<'_> {
     let spec = live.script.spec();
     Script {
         name: &spec.name,
-        phase: spec.phase.directive(),
+        phase: spec.place.name(),
         instance: if spec.fresh { "fresh" } else { "reuse" },
         on_failure: match live.on_failure {
             config::OnFailure::Close => "close",

@@ -85,10 +85,10 @@ struct Sample {
 }
 
 impl Cpu {
-    pub fn new(limit: Duration, wall: Option<Duration>) -> Cpu {
+    pub fn new(limit: Duration) -> Cpu {
         Cpu {
             limit,
-            wall,
+            wall: None,
             can_yield: false,
             host_calls: 0,
             started: None,
@@ -98,9 +98,10 @@ impl Cpu {
         }
     }
 
-    /// Begins a run.
-    pub fn reset(&mut self, can_yield: bool) {
+    /// Begins a run, which may last for so long.
+    pub fn reset(&mut self, can_yield: bool, wall: Option<Duration>) {
         self.can_yield = can_yield;
+        self.wall = wall;
         self.started = None;
         self.last = None;
         self.stretch = Duration::ZERO;
@@ -177,8 +178,8 @@ mod tests {
 
     #[test]
     fn a_stretch_without_host_calls_ends_at_the_limit() {
-        let mut cpu = Cpu::new(Duration::from_millis(20), None);
-        cpu.reset(true);
+        let mut cpu = Cpu::new(Duration::from_millis(20));
+        cpu.reset(true, None);
         let error = (0..100)
             .find_map(|_| {
                 burn(TICK);
@@ -190,9 +191,9 @@ mod tests {
 
     #[test]
     fn a_run_yields_from_its_second_tick_on() {
-        let mut cpu = Cpu::new(Duration::from_millis(50), None);
+        let mut cpu = Cpu::new(Duration::from_millis(50));
         for can_yield in [true, false] {
-            cpu.reset(can_yield);
+            cpu.reset(can_yield, None);
             let mut yields = || {
                 burn(TICK);
                 matches!(cpu.tick(), Ok(UpdateDeadline::Yield(_)))
@@ -203,9 +204,9 @@ mod tests {
 
     #[test]
     fn host_calls_begin_a_new_stretch_but_not_without_end_on_the_synchronous_path() {
-        let mut cpu = Cpu::new(Duration::from_millis(20), None);
+        let mut cpu = Cpu::new(Duration::from_millis(20));
         for (can_yield, ends) in [(true, false), (false, true)] {
-            cpu.reset(can_yield);
+            cpu.reset(can_yield, None);
             let ended = (0..60).any(|_| {
                 burn(TICK);
                 cpu.host_call();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::exchange::Shared;
-use crate::phase::Phase;
+use crate::phase::Place;
 
 /// Lines of plugins, and about them.
 const TARGET: &str = "phasegate::plugin";
@@ -16,66 +16,104 @@ const LONGEST_LINE: usize = 8 << 10;
 /// The log of one instance.
 pub struct RunLog {
     script: Arc<str>,
-    phase: Phase,
-    /// The request that it works for now.
-    request: Mutex<Option<Shared>>,
-    /// Output of the guest without a line end yet.
-    open: Mutex<Vec<u8>>,
+    place: Place,
+    /// The id of the request, where the run does not have it at hand all the time.
+    beside: Option<Arc<str>>,
+    output: Arc<Output>,
+    /// Whether anything was put out in this run: asking the output itself would cost every run a lock.
+    touched: bool,
+}
+
+/// Standard output and error of a guest, until [`RunLog`] turns them into lines.
+#[derive(Default)]
+pub struct Output(Mutex<Vec<(log::Level, Vec<u8>)>>);
+
+impl Output {
+    pub fn write(&self, level: log::Level, bytes: &[u8]) {
+        let mut open = self.0.lock();
+        match open.last_mut() {
+            Some((last, line)) if *last == level => line.extend_from_slice(bytes),
+            _ => open.push((level, bytes.to_vec())),
+        }
+    }
 }
 
 impl RunLog {
-    pub fn new(script: Arc<str>, phase: Phase) -> RunLog {
-        RunLog { script, phase, request: Mutex::default(), open: Mutex::default() }
+    pub fn new(script: Arc<str>, place: Place) -> RunLog {
+        RunLog { script, place, beside: None, output: Arc::default(), touched: false }
     }
 
-    pub fn begin(&self, request: &Shared) {
-        *self.request.lock() = Some(request.clone());
+    pub fn place(&self) -> Place {
+        self.place
     }
 
-    /// Ends the run, and the line that it left open.
-    pub fn end(&self) {
-        let rest = std::mem::take(&mut *self.open.lock());
-        if !rest.is_empty() {
-            self.line(log::Level::Info, &rest);
-        }
-        *self.request.lock() = None;
+    /// Begins a run beside the request with this id: its lines name that.
+    pub fn begin_beside(&mut self, id: Arc<str>) {
+        self.beside = Some(id);
+    }
+
+    /// The id of the request; none when there is none.
+    pub fn request_id(&self, request: Option<&Shared>) -> Option<Arc<str>> {
+        self.beside.clone().or_else(|| Some(request?.lock().facts.request_id().into()))
+    }
+
+    /// Where the guest writes to.
+    pub fn output(&self) -> &Arc<Output> {
+        &self.output
     }
 
     pub fn enabled(&self, level: log::Level) -> bool {
         log::log_enabled!(target: TARGET, level)
     }
 
-    pub fn write(&self, level: log::Level, text: &str) {
+    pub fn write(&self, level: log::Level, text: &str, request: Option<&Shared>) {
         if self.enabled(level) {
-            let request = self.request.lock().clone();
-            let exchange = request.as_ref().map(|request| request.lock());
-            let id = exchange.as_ref().map_or("-", |exchange| exchange.facts.request_id());
-            let (script, phase) = (&self.script, self.phase);
+            let id = self.request_id(request);
+            let (script, place, id) = (&self.script, self.place, id.as_deref().unwrap_or("-"));
             // Each line by itself: none can look like a line of the proxy.
             for line in text.lines() {
-                log::log!(target: TARGET, level, "script={script} phase={phase} request={id} {line}");
+                log::log!(target: TARGET, level, "script={script} phase={place} request={id} {line}");
             }
         }
     }
 
-    /// Standard output and error of the guest, line by line.
-    pub fn output(&self, level: log::Level, bytes: &[u8]) {
-        let mut open = std::mem::take(&mut *self.open.lock());
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            open.extend_from_slice(piece);
-            if piece.ends_with(b"\n") || open.len() > LONGEST_LINE {
-                self.line(level, &open);
-                open.clear();
+    /// Writes the lines that the guest has completed.
+    pub fn flush(&mut self, request: Option<&Shared>) {
+        self.touched = true;
+        let mut open = std::mem::take(&mut *self.output.0.lock());
+        let last = open.pop();
+        for (level, bytes) in open {
+            self.lines(level, &bytes, request);
+        }
+        if let Some((level, mut bytes)) = last {
+            let complete = if bytes.len() > LONGEST_LINE { Some(bytes.len()) } else { end_of_line(&bytes) };
+            let rest = bytes.split_off(complete.unwrap_or_default());
+            self.lines(level, &bytes, request);
+            if !rest.is_empty() {
+                self.output.0.lock().push((level, rest));
             }
         }
-        *self.open.lock() = open;
     }
 
-    fn line(&self, level: log::Level, bytes: &[u8]) {
-        let line = String::from_utf8_lossy(bytes);
-        let line = line.trim_end();
-        if !line.is_empty() {
-            self.write(level, line);
+    /// Ends the run, and the line that it left open.
+    pub fn end(&mut self, request: Option<&Shared>) {
+        if std::mem::take(&mut self.touched) {
+            for (level, bytes) in std::mem::take(&mut *self.output.0.lock()) {
+                self.lines(level, &bytes, request);
+            }
+        }
+        self.beside = None;
+    }
+
+    fn lines(&self, level: log::Level, bytes: &[u8], request: Option<&Shared>) {
+        let text = String::from_utf8_lossy(bytes);
+        for line in text.lines().map(str::trim_end).filter(|line| !line.is_empty()) {
+            self.write(level, line, request);
         }
     }
+}
+
+/// The length of all complete lines.
+fn end_of_line(bytes: &[u8]) -> Option<usize> {
+    bytes.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1)
 }

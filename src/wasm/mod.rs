@@ -9,12 +9,12 @@ mod log;
 mod module;
 mod pool;
 mod script;
+mod session;
 mod state;
 
 pub use entry::EntryPoint;
 pub use failure::{Failure, FailureKind};
 pub use module::{Digest, Module, ModuleError};
-pub use pool::InstanceMetrics;
 pub use script::{Host, Script, ScriptSpec};
 
 /// The interface that every plugin exports.

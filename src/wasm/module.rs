@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use wasmparser::{Encoding, Parser, Payload};
 use wasmtime::Engine;
 use wasmtime::component::Component;
+use wasmtime::component::types::ComponentItem;
 
 use super::entry::EntryPoint;
 
@@ -140,6 +141,15 @@ impl Module {
         let component =
             Component::new(engine, &component).map_err(|error| ModuleError::Compile(format!("{error:#}")))?;
         Ok(Module { component, declared })
+    }
+
+    /// Whether a function like this is imported from any interface.
+    pub fn imports(&self, function: impl Fn(&str) -> bool) -> bool {
+        let engine = self.component.engine();
+        self.component.component_type().imports(engine).any(|(_, import)| match import.ty {
+            ComponentItem::ComponentInstance(interface) => interface.exports(engine).any(|(name, _)| function(name)),
+            _ => false,
+        })
     }
 }
 

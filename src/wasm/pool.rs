@@ -1,8 +1,6 @@
 //! Live instances, kept for the next request: a new one costs more than all of its calls.
 
 use parking_lot::Mutex;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
 use wasmtime::Store;
 use wasmtime::component::TypedFunc;
 
@@ -10,6 +8,7 @@ use std::sync::Arc;
 
 use super::component::WitVerdict;
 use super::state::State;
+use crate::observe::metrics::Counted;
 
 /// Idle instances that a script keeps at the most. More are made when more requests wait at once.
 const MOST_IDLE: usize = 256;
@@ -23,34 +22,7 @@ pub struct Instance {
     /// Indexed by entry point.
     pub entries: [Option<EntryFn>; 5],
     pub runs: u64,
-    pub _alive: Alive,
-}
-
-/// Where the instances of a script are counted.
-#[derive(Clone, Debug, Default)]
-pub struct InstanceMetrics {
-    /// Of this script.
-    pub made: Counter,
-    /// Of all scripts.
-    pub live: Gauge,
-}
-
-/// A live instance in the gauge.
-pub struct Alive(Gauge);
-
-impl InstanceMetrics {
-    /// Counts one, as live until the answer is dropped.
-    pub fn count(&self) -> Alive {
-        self.made.inc();
-        self.live.inc();
-        Alive(self.live.clone())
-    }
-}
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
+    pub _alive: Counted,
 }
 
 /// Idle instances of one script.

@@ -1,12 +1,11 @@
 //! A script: a module with its configuration and limits, and the runs of its entry points.
 
 use std::path::Path;
-use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures::future::select_all;
+use futures::future::{BoxFuture, select_all};
 use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, InstancePre, Linker};
 
@@ -18,11 +17,16 @@ use super::failure::Failure;
 use super::limits::{Cpu, Exceeded, Memory};
 use super::log::RunLog;
 use super::module::{Module, ModuleError, Modules};
-use super::pool::{Instance, InstanceMetrics, Pool};
-use super::state::State;
+use super::pool::{Instance, Pool};
+use super::session::Session;
+use super::state::{Kind, State, Work};
+use crate::capability::mailbox::Inbox;
+use crate::capability::named::{Outcome, Program};
+use crate::capability::net::Policy;
 use crate::capability::{Capabilities, Run};
-use crate::exchange::Shared;
-use crate::phase::{Phase, Verdict};
+use crate::exchange::{self, Shared};
+use crate::observe::metrics::ScriptMetrics;
+use crate::phase::{Place, Verdict};
 
 /// How long the first instance of a script whose runs have no limit may take.
 const LONGEST_TRIAL: Duration = Duration::from_secs(10);
@@ -40,7 +44,7 @@ impl Host {
     /// When the machine cannot run compiled WebAssembly.
     pub fn new(capabilities: Arc<Capabilities>) -> wasmtime::Result<Host> {
         let clock = EngineClock::start()?;
-        let linker = component::linker(clock.engine())?;
+        let linker = component::linker(clock.engine(), capabilities.store.waits())?;
         Ok(Host { clock, linker, modules: Modules::default(), capabilities })
     }
 
@@ -54,10 +58,10 @@ impl Host {
 }
 
 /// What the configuration says about a script.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ScriptSpec {
     pub name: Arc<str>,
-    pub phase: Phase,
+    pub place: Place,
     /// Indexed by entry point; none switches it off, but for `wasm-main`.
     pub configs: [Option<Arc<str>>; 5],
     /// A new instance for every run.
@@ -73,15 +77,45 @@ pub struct ScriptSpec {
     /// Time of a whole run.
     pub wall: Option<Duration>,
     pub env: Vec<(String, String)>,
+    /// Where it may connect to.
+    pub net: Arc<Policy>,
+    pub metrics: ScriptMetrics,
+}
+
+impl ScriptSpec {
+    fn is_same(&self, other: &ScriptSpec) -> bool {
+        // Taken apart whole: no field is forgotten.
+        let ScriptSpec {
+            name,
+            place,
+            configs,
+            fresh,
+            recycle_after,
+            recycle_memory,
+            memory,
+            cpu,
+            wall,
+            env,
+            net,
+            metrics: _, // by name and place
+        } = self;
+        (name, place, configs, fresh) == (&other.name, &other.place, &other.configs, &other.fresh)
+            && (recycle_after, recycle_memory) == (&other.recycle_after, &other.recycle_memory)
+            && (memory, cpu, wall) == (&other.memory, &other.cpu, &other.wall)
+            && (env, net) == (&other.env, &other.net)
+    }
 }
 
 /// A script, linked and ready to run.
 pub struct Script {
     spec: ScriptSpec,
-    instances: InstanceMetrics,
+    module: Arc<Module>,
+    /// For its instances, which can spawn more runs of it.
+    this: Weak<Script>,
     capabilities: Arc<Capabilities>,
     pre: InstancePre<State>,
     exports: [Option<ComponentExportIndex>; 5],
+    sees_response: bool,
     /// The entry points that are on; `wasm-main` first.
     entries: Vec<EntryPoint>,
     /// Whether runs take the asynchronous path: the module can wait, several entry points run at once, or a run was so
@@ -95,30 +129,30 @@ impl Script {
     ///
     /// # Errors
     /// When the module imports what there is not, exports no `wasm-service`, or fails while it is instantiated.
-    pub fn prepare(
-        host: &Host,
-        module: &Module,
-        spec: ScriptSpec,
-        instances: InstanceMetrics,
-    ) -> Result<Script, ModuleError> {
+    pub fn prepare(host: &Host, module: &Arc<Module>, spec: ScriptSpec) -> Result<Arc<Script>, ModuleError> {
         let pre =
             host.linker.instantiate_pre(&module.component).map_err(|error| ModuleError::Link(format!("{error:#}")))?;
         let service = module.component.get_export_index(None, SERVICE).ok_or(ModuleError::NoService)?;
-        let exports = EntryPoint::ALL.map(|entry| module.component.get_export_index(Some(&service), entry.export()));
+        let declared = |entry| module.declared.as_ref().is_none_or(|declared| declared.contains(&entry));
+        let exports = EntryPoint::ALL
+            .map(|entry| module.component.get_export_index(Some(&service), entry.export()).filter(|_| declared(entry)));
         let on = |entry: &EntryPoint| *entry == EntryPoint::Main || spec.configs[*entry as usize].is_some();
         let entries: Vec<EntryPoint> = EntryPoint::ALL.into_iter().filter(on).collect();
 
         let several = entries.len() > 1;
-        let script = Script {
+        let script = Arc::new_cyclic(|this| Script {
             spec,
-            instances,
+            module: module.clone(),
+            this: this.clone(),
             capabilities: host.capabilities.clone(),
             pre,
             exports,
+            sees_response: module
+                .imports(|name| name == "variable" || name.starts_with("out-get-") || name.starts_with("out-is-")),
             entries,
             asynchronous: several.into(),
             pool: Pool::default(),
-        };
+        });
         script.trial().map_err(|error| ModuleError::Instantiate(format!("{error:#}")))?;
         Ok(script)
     }
@@ -127,9 +161,24 @@ impl Script {
         &self.spec
     }
 
-    /// Whether the component exports this entry point.
+    /// Whether a script of this module with this configuration would be the same.
+    pub fn is_of(&self, module: &Arc<Module>, spec: &ScriptSpec) -> bool {
+        Arc::ptr_eq(&self.module, module) && self.spec.is_same(spec)
+    }
+
+    /// Whether it does what the other does.
+    pub fn is_same(&self, other: &Script) -> bool {
+        self.is_of(&other.module, &other.spec)
+    }
+
+    /// Whether the plugin has this entry point.
     pub fn exports(&self, entry: EntryPoint) -> bool {
         self.exports[entry as usize].is_some()
+    }
+
+    /// Whether the module can look at the response.
+    pub fn sees_response(&self) -> bool {
+        self.sees_response
     }
 
     /// Whether a run can finish without waiting: then [`Script::run_now`] is the way, else [`Script::run`].
@@ -144,9 +193,9 @@ impl Script {
             None => self.instantiate().map_err(|error| Failure::from_instantiation(&error))?,
         };
         let entry = instance.entries[EntryPoint::Main as usize].ok_or_else(no_export)?;
-        let session = State::new_session_id();
-        instance.begin(exchange, None, session, session, false);
-        let result = entry.call(&mut instance.store, self.argument(EntryPoint::Main));
+        let (exchange, session) = (exchange.clone(), Session::of_main());
+        instance.begin(Work { exchange, run: None, session, kind: Kind::Now, wall: self.spec.wall });
+        let result = entry.call(&mut instance.store, (self.config(EntryPoint::Main),));
         if instance.store.data().cpu.was_slow() {
             self.asynchronous.store(true, Ordering::Relaxed);
         }
@@ -155,45 +204,76 @@ impl Script {
 
     /// Runs the entry points that are on, concurrently. The first to finish gives the verdict; the others are cancelled.
     pub async fn run(&self, exchange: &Shared) -> Result<Verdict, Failure> {
-        let Some(wall) = self.spec.wall else { return self.race(exchange).await };
-        match tokio::time::timeout(wall, self.race(exchange)).await {
+        self.within_wall(self.race(exchange)).await
+    }
+
+    async fn within_wall(&self, run: impl Future<Output = Result<Verdict, Failure>>) -> Result<Verdict, Failure> {
+        let Some(wall) = self.spec.wall else { return run.await };
+        match tokio::time::timeout(wall, run).await {
             Ok(result) => result,
             Err(_) => Err(Exceeded::Wall(wall).into()),
         }
     }
 
     async fn race(&self, exchange: &Shared) -> Result<Verdict, Failure> {
-        let main_session = State::new_session_id();
+        let work =
+            |run, session| Work { exchange: exchange.clone(), run, session, kind: Kind::Waits, wall: self.spec.wall };
+        let mut main = Session::of_main();
         if self.entries.len() == 1 {
-            return self.run_entry(EntryPoint::Main, exchange, None, main_session).await;
+            return self.run_entry(EntryPoint::Main, self.config(EntryPoint::Main), work(None, main)).await;
         }
-        let shared = Arc::new(Run::default());
+        // The others know its id from the beginning.
+        main.open(&self.capabilities.mailboxes);
+        let (main_id, mut main) = (main.id(), Some(main));
+        let run = Arc::new(Run::new(&self.capabilities));
         // In the order of the entry points: that is how a tie is decided.
-        let runs = self.entries.iter().map(|entry| -> Pin<Box<dyn Future<Output = _> + Send>> {
-            Box::pin(self.run_entry(*entry, exchange, Some(shared.clone()), main_session))
+        let runs = self.entries.iter().map(|entry| -> BoxFuture<'_, _> {
+            let session = main.take().unwrap_or_else(|| Session::of_other(main_id));
+            Box::pin(self.run_entry(*entry, self.config(*entry), work(Some(run.clone()), session)))
         });
         let (result, _, others) = select_all(runs).await;
         drop(others);
         result
     }
 
-    async fn run_entry(
-        &self,
-        entry: EntryPoint,
-        exchange: &Shared,
-        run: Option<Arc<Run>>,
-        main_session: u64,
-    ) -> Result<Verdict, Failure> {
+    async fn run_entry(&self, entry: EntryPoint, config: Option<Arc<str>>, work: Work) -> Result<Verdict, Failure> {
         let mut instance = match self.pool.take() {
             Some(instance) => instance,
             None => self.instantiate_async().await.map_err(|error| Failure::from_instantiation(&error))?,
         };
         let function = instance.entries[entry as usize].ok_or_else(no_export)?;
-        let session = if entry == EntryPoint::Main { main_session } else { State::new_session_id() };
-        instance.begin(exchange, run, session, main_session, true);
+        instance.begin(work);
         // Dropped in the middle, the instance goes with it: it cannot be used again.
-        let result = function.call_async(&mut instance.store, self.argument(entry)).await;
+        let result = function.call_async(&mut instance.store, (config,)).await;
         self.finish(instance, result)
+    }
+
+    /// Runs an entry point beside the phases of a request. Nobody waits for its verdict, so a failure is reported here.
+    pub fn run_beside(
+        self: Arc<Script>,
+        entry: EntryPoint,
+        config: Option<Arc<str>>,
+        work: Work,
+    ) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.spec.metrics.runs.inc();
+            let request = match &work.kind {
+                Kind::Beside(request) => request.clone(),
+                Kind::Now | Kind::Waits => "-".into(),
+            };
+            if let Err(failure) = self.run_entry(entry, config, work).await {
+                self.report(&failure, &request);
+            }
+        })
+    }
+
+    /// Counts a failure and logs it, once, with all that there is to know.
+    pub fn report(&self, Failure { kind, detail }: &Failure, request: &str) {
+        self.spec.metrics.failures(*kind).inc();
+        let ScriptSpec { name, place, .. } = &self.spec;
+        // Lines that follow are indented: what a plugin says must not look like a line of the proxy.
+        let detail = detail.replace('\n', "\n    ");
+        log::error!("script={name} phase={place} request={request} failed: {}: {detail}", kind.name());
     }
 
     /// Takes the result, and the instance back if it may live on.
@@ -214,8 +294,8 @@ impl Script {
         Ok(verdict.into())
     }
 
-    fn argument(&self, entry: EntryPoint) -> (Option<Arc<str>>,) {
-        (self.spec.configs[entry as usize].clone(),)
+    fn config(&self, entry: EntryPoint) -> Option<Arc<str>> {
+        self.spec.configs[entry as usize].clone()
     }
 
     /// The first instance. Wasmtime refuses the synchronous path to a module that imports a function that can wait.
@@ -243,16 +323,18 @@ impl Script {
 
     async fn instantiate_async(&self) -> wasmtime::Result<Instance> {
         let mut store = self.store();
-        store.data_mut().cpu.reset(true);
+        store.data_mut().cpu.reset(true, self.spec.wall);
         let instance = self.pre.instantiate_async(&mut store).await?;
         self.instance(store, instance)
     }
 
     fn store(&self) -> Store<State> {
-        let ScriptSpec { name, phase, memory, cpu, wall, env, .. } = &self.spec;
-        let log = Arc::new(RunLog::new(name.clone(), *phase));
-        let wasi = wasi::context(env, &log);
-        let state = State::new(self.capabilities.clone(), Memory::new(*memory), Cpu::new(*cpu, *wall), log, wasi);
+        let ScriptSpec { name, place, memory, cpu, env, net, .. } = &self.spec;
+        let log = RunLog::new(name.clone(), *place);
+        let wasi = wasi::context(env, log.output());
+        let (memory, cpu) = (Memory::new(*memory), Cpu::new(*cpu));
+        let (capabilities, this, net) = (self.capabilities.clone(), self.this.clone(), net.clone());
+        let state = State::new(capabilities, this, net, memory, cpu, log, wasi);
         let mut store = Store::new(self.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
         store.epoch_deadline_callback(|mut store| store.data_mut().cpu.tick());
@@ -267,13 +349,40 @@ impl Script {
                 *slot = Some(instance.get_typed_func(&mut store, index)?);
             }
         }
-        Ok(Instance { store, entries, runs: 0, _alive: self.instances.count() })
+        Ok(Instance { store, entries, runs: 0, _alive: self.spec.metrics.instance() })
+    }
+}
+
+/// A named session is a run of `wasm-main`.
+impl Program for Script {
+    fn run(self: Arc<Script>, inbox: Arc<Inbox>) -> BoxFuture<'static, Outcome> {
+        Box::pin(async move {
+            self.spec.metrics.runs.inc();
+            // Nothing is ever lent to it; what the session spawns ends with it.
+            let exchange = exchange::Owned::default();
+            let work = Work {
+                exchange: exchange.clone(),
+                run: None,
+                session: Session::named(inbox.clone()),
+                kind: Kind::Beside("-".into()),
+                wall: None,
+            };
+            let run = self.run_entry(EntryPoint::Main, self.config(EntryPoint::Main), work);
+            match self.within_wall(run).await {
+                Ok(_) => Outcome::Returned,
+                Err(_) if inbox.has_quit() => Outcome::Returned,
+                Err(failure) => {
+                    self.report(&failure, "-");
+                    Outcome::Failed
+                }
+            }
+        })
     }
 }
 
 impl Instance {
-    fn begin(&mut self, exchange: &Shared, run: Option<Arc<Run>>, session: u64, main_session: u64, can_yield: bool) {
-        self.store.data_mut().begin(exchange, run, session, main_session, can_yield);
+    fn begin(&mut self, work: Work) {
+        self.store.data_mut().begin(work);
         self.store.set_epoch_deadline(1);
     }
 }

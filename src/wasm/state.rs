@@ -1,69 +1,107 @@
 //! What the host keeps for one instance. It is reset, not rebuilt, between requests.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::MutexGuard;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use super::entry::EntryPoint;
 use super::limits::{Cpu, Memory};
 use super::log::RunLog;
+use super::script::Script;
+use super::session::{Session, SpawnError};
+use crate::capability::background::BackgroundError;
+use crate::capability::net::Policy;
 use crate::capability::{Capabilities, Run};
 use crate::exchange::{Exchange, Refused, Shared};
+use crate::phase::Place;
 
 /// The data of a Wasmtime store: host functions are methods on it.
 pub struct State {
     pub memory: Memory,
     pub cpu: Cpu,
     capabilities: Arc<Capabilities>,
+    /// What this is an instance of. Not owned: the script owns its idle instances.
+    script: Weak<Script>,
+    net: Arc<Policy>,
     run: Option<Arc<Run>>,
     exchange: Option<Shared>,
-    session: u64,
-    main_session: u64,
-    log: Arc<RunLog>,
+    /// Whether the exchange is lent for the whole run; else only now and then.
+    in_phase: bool,
+    session: Session,
+    log: RunLog,
     wasi: WasiCtx,
     table: ResourceTable,
 }
 
+/// What an instance begins to work on.
+pub struct Work {
+    pub exchange: Shared,
+    /// What it shares with other entry points, if there are any.
+    pub run: Option<Arc<Run>>,
+    pub session: Session,
+    pub kind: Kind,
+    /// The longest that it may take.
+    pub wall: Option<Duration>,
+}
+
+/// How an instance is run.
+#[derive(Clone)]
+pub enum Kind {
+    /// On the synchronous path.
+    Now,
+    /// On the asynchronous path.
+    Waits,
+    /// On the asynchronous path, while the request goes on (or there is none): with its id, for the log.
+    Beside(Arc<str>),
+}
+
 impl State {
-    pub fn new(capabilities: Arc<Capabilities>, memory: Memory, cpu: Cpu, log: Arc<RunLog>, wasi: WasiCtx) -> State {
+    pub fn new(
+        capabilities: Arc<Capabilities>,
+        script: Weak<Script>,
+        net: Arc<Policy>,
+        memory: Memory,
+        cpu: Cpu,
+        log: RunLog,
+        wasi: WasiCtx,
+    ) -> State {
         State {
             memory,
             cpu,
             capabilities,
+            script,
+            net,
             run: None,
             exchange: None,
-            session: 0,
-            main_session: 0,
+            in_phase: true,
+            session: Session::default(),
             log,
             wasi,
             table: ResourceTable::new(),
         }
     }
 
-    /// Lends a request to this instance. `run` is what it shares with the other entry points, if there are any.
-    pub fn begin(
-        &mut self,
-        exchange: &Shared,
-        run: Option<Arc<Run>>,
-        session: u64,
-        main_session: u64,
-        can_yield: bool,
-    ) {
-        self.exchange = Some(exchange.clone());
+    pub fn begin(&mut self, work: Work) {
+        let Work { exchange, run, session, kind, wall } = work;
+        self.cpu.reset(!matches!(kind, Kind::Now), wall);
+        self.in_phase = !matches!(kind, Kind::Beside(_));
+        if let Kind::Beside(id) = kind {
+            self.log.begin_beside(id);
+        }
+        self.exchange = Some(exchange);
         self.run = run;
         self.session = session;
-        self.main_session = main_session;
-        self.cpu.reset(can_yield);
-        self.log.begin(exchange);
     }
 
     /// Lets go of the request.
     pub fn end(&mut self) {
-        self.log.end();
+        self.log.end(self.exchange.as_ref());
         self.exchange = None;
         self.run = None;
+        self.session = Session::default();
     }
 
     /// What there is once in the process.
@@ -72,31 +110,70 @@ impl State {
         &self.capabilities
     }
 
+    /// The ways to other machines, with the policy to use them by.
+    ///
+    /// # Errors
+    /// Outside of a run, as during initialization: there is nothing yet that could wait.
+    pub fn net(&mut self) -> Result<(&Capabilities, &Policy), Refused> {
+        self.cpu.host_call();
+        match self.exchange {
+            Some(_) => Ok((&self.capabilities, &self.net)),
+            None => Err(Refused::Ended),
+        }
+    }
+
     /// What the entry points of this run share.
     pub fn run(&mut self) -> &Arc<Run> {
         self.cpu.host_call();
-        self.run.get_or_insert_default()
+        self.run.get_or_insert_with(|| Arc::new(Run::new(&self.capabilities)))
     }
 
     /// The request and response. Every host function that works on them comes through here.
     ///
     /// # Errors
-    /// When the instance works for no request, as during initialization.
+    /// When the instance works for no request, as during initialization, or for one that is elsewhere now.
     pub fn exchange(&mut self) -> Result<MutexGuard<'_, Exchange>, Refused> {
         self.cpu.host_call();
-        self.exchange.as_ref().map(|exchange| exchange.lock()).ok_or(Refused::Ended)
+        let exchange = self.exchange.as_ref().ok_or(Refused::Ended)?.lock();
+        match self.log.place() {
+            _ if self.in_phase || exchange.lent => Ok(exchange),
+            Place::Session => Err(Refused::NoRequest),
+            Place::Phase(_) => Err(Refused::NotLent),
+        }
     }
 
-    /// The mailbox of this run, and that of its `wasm-main`.
-    pub fn mailboxes(&mut self) -> (u64, u64) {
+    /// The session of this run.
+    pub fn session(&mut self) -> &mut Session {
         self.cpu.host_call();
-        (self.session, self.main_session)
+        &mut self.session
     }
 
-    /// An id that nothing else in this process has.
-    pub fn new_session_id() -> u64 {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        NEXT.fetch_add(1, Ordering::Relaxed)
+    /// The same with its mailbox open.
+    pub fn open_session(&mut self) -> &mut Session {
+        self.cpu.host_call();
+        self.session.open(&self.capabilities.mailboxes);
+        &mut self.session
+    }
+
+    /// Runs an entry point of the same script in the background of the request; its session id.
+    ///
+    /// # Errors
+    /// When the plugin does not have it, too many run, or the request has ended.
+    pub fn spawn(&mut self, entry: EntryPoint, config: Option<String>) -> Result<u64, SpawnError> {
+        let Some(exchange) = self.exchange.clone() else { return Err(BackgroundError::Ended.into()) };
+        let Some(script) = self.script.upgrade().filter(|script| script.exports(entry)) else {
+            return Err(SpawnError::NoEntryPoint(entry.export()));
+        };
+        let run = self.run().clone();
+        let request = self.log.request_id(Some(&exchange)).unwrap_or_else(|| "-".into());
+        let mailboxes = self.capabilities.mailboxes.clone();
+        let session = self.open_session().spawned(&mailboxes);
+        let id = session.id();
+        let work =
+            Work { exchange: exchange.clone(), run: Some(run), session, kind: Kind::Beside(request), wall: None };
+        let task = script.run_beside(entry, config.map(Arc::from), work);
+        exchange.lock().background.spawn(task, &self.capabilities.live)?;
+        Ok(id)
     }
 
     pub fn logs(&mut self, level: log::Level) -> bool {
@@ -106,7 +183,12 @@ impl State {
 
     pub fn log(&mut self, level: log::Level, text: &str) {
         self.cpu.host_call();
-        self.log.write(level, text);
+        self.log.write(level, text, self.exchange.as_ref());
+    }
+
+    /// The guest has written to its standard output or error.
+    pub fn flush_output(&mut self) {
+        self.log.flush(self.exchange.as_ref());
     }
 
     pub fn warn(&mut self, text: &str) {

@@ -30,6 +30,10 @@ async fn bad_configurations_are_explained() {
         ("header_rewrite", "wasm_http_in_headers", "[set]\nx-a = '${client_ip'", "line 2: `${client_ip` has no `}`"),
         ("cache_policy", "wasm_http_filter_headers_pre", "[[rule]]", "missing field `cache_control`"),
         ("security_headers", "wasm_http_filter_headers", "hide_server = 1", "invalid type: integer `1`"),
+        ("rate_limit", "wasm_access", "requests = 0\nseconds = 1", "line 1:"),
+        ("rate_limit", "wasm_access", "requests = 1\nseconds = 1\nname = 'a b'", "line 3: `a b` is no name"),
+        ("shadow", "wasm_access_log", "to = 'a.cn'", "line 1: `a.cn` is no service"),
+        ("token_check", "wasm_access", "", "missing field `service`"),
         ("traffic_stats", "wasm_access_log", "every = 0", "line 1:"),
     ] {
         refuses(plugin, phase, config, why).await;
@@ -328,4 +332,71 @@ async fn traffic_stats() {
     // A request that failed is counted, too.
     assert_eq!(send(client.get(proxy.url("/down"))).await.status, 502);
     assert_eq!(line("down")["status"], 502);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wait_for_message() {
+    let origin = Origin::saying("hello").await;
+    let ext1 = "delay_header = 'x-delay-ms'\ndelay_ms = 20";
+    let script = |timeout_ms: u32| {
+        Script::plugin("wait_for_message")
+            .main("header = 'x-message'")
+            .key(format!("wasm_main_ext1_config = '''{ext1}'''"))
+            .key(format!("wasm_main_timeout_config = 'ms = {timeout_ms}'"))
+    };
+    let mut site = Site::new();
+    site.proxied("/", origin.addr()).script("wasm_access", script(15_000));
+    site.proxied("/short", origin.addr()).script("wasm_access", script(50));
+    let proxy = Proxy::start(&site.to_string());
+    let client = http1();
+
+    for (delay, message) in [(None, "after 20 ms"), (Some("0"), "after 0 ms"), (Some("5"), "after 5 ms")] {
+        let request = delay.iter().fold(client.get(proxy.url("/")), |request, ms| request.header("x-delay-ms", *ms));
+        assert_eq!(send(request).await.status, 200);
+        assert_eq!(origin.last().header("x-message"), Some(message));
+    }
+
+    let late = send(client.get(proxy.url("/short")).header("x-delay-ms", "60000")).await;
+    assert_eq!((late.status, late.text().as_str()), (503, "Nobody sent a message in time.\n"));
+    assert_eq!(late.header("retry-after"), Some("1"));
+
+    let quit = send(client.get(proxy.url("/")).header("x-delay-ms", "quit")).await;
+    assert_eq!(quit.status, 500);
+    proxy.wait_for_log("failed: err: this session has quit: no more messages come");
+
+    assert_eq!(origin.received().len(), 3);
+    proxy.wait_until_idle();
+    proxy.wait_for_metric("phasegate_mailboxes", 0.0);
+    proxy.wait_for_metric("phasegate_timers", 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn visits() {
+    let module = plugins::path("visits");
+    let session = |name: &str, config: &str| {
+        let module = module.display();
+        format!("[[wasm_session]]\nname = '{name}'\nwasm_path = '{module}'\nwasm_main_config = '''{config}'''\n")
+    };
+    let mut site = Site::with(&format!(
+        "{}{}",
+        session("visits", "role = 'keep'\nmost_paths = 2"),
+        session("private", "role = 'keep'")
+    ));
+    let script = |config: &str| Script::plugin("visits").main(config);
+    site.answered("/").script("wasm_access_log", script("role = 'count'"));
+    site.answered("/private/").script("wasm_access_log", script("role = 'count'\nsession = 'private'"));
+    site.answered("/lost").script("wasm_access_log", script("role = 'count'\nsession = 'none'").key("name = 'lost'"));
+    site.route("/visits", "").script("wasm_serverless", script("role = 'show'"));
+    site.route("/visits/private", "").script("wasm_serverless", script("role = 'show'\nsession = 'private'"));
+    let proxy = Proxy::start(&site.to_string());
+    let client = http1();
+    for path in ["/a", "/b", "/a?x", "/c", "/a", "/private/", "/lost"] {
+        assert_eq!(send(client.get(proxy.url(path))).await.status, 200);
+        proxy.wait_until_idle();
+    }
+    let show = |path: &'static str| send(client.get(proxy.url(path)));
+    assert_eq!(show("/visits").await.json(), json!({ "/a": 3, "/b": 1, "others": 1 }));
+    assert_eq!(show("/visits/private").await.json(), json!({ "/private/": 1 }));
+    proxy.wait_for_log("script=lost phase=wasm_access_log request=");
+    proxy.wait_for_log("there is no session named `none`: add `[[wasm_session]]` with `name = \"none\"`");
 }

@@ -90,3 +90,20 @@ async fn a_plugin_that_waits_is_in_flight_too() {
     assert_eq!(proxy.terminate().code(), Some(0));
     assert_eq!(answer.await.unwrap().status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_in_the_access_log_phase_holds_no_connection_but_is_in_flight() {
+    let mut site = Site::with("grace_period_ms = 300");
+    let waits = Script::guest("hostile", "waits").main("sleep-forever").key("limits = { wall_ms = 86400000 }");
+    site.answered("/").script("wasm_access_log", waits);
+    let proxy = Proxy::start(&site.to_string());
+
+    let mut connection = Raw::connect(proxy.addr()).await;
+    for _ in 0..3 {
+        connection.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert_eq!(connection.read_response().await.status(), 200);
+    }
+    proxy.wait_for_metric("phasegate_requests_in_flight", 3.0);
+    assert_eq!(proxy.terminate().code(), Some(0));
+    assert!(proxy.log().contains("the grace period is over: 3 requests are cut off"), "{}", proxy.log());
+}

@@ -25,6 +25,7 @@
 mod config;
 mod entry;
 mod response;
+pub mod session;
 
 pub use config::config;
 pub use entry::EntryPoints;

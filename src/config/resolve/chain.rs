@@ -82,11 +82,11 @@ impl Context<'_> {
     /// None for a script that is switched off, or has no module.
     fn script(&mut self, place: &Place, script: schema::Script) -> Option<ScriptConfig> {
         let on_ext = script.on_ext.map(|action| action.map(|action| self.action(place, &action)).unwrap_or_default());
-        let limits = self.limits(place.phase, &script.limits);
+        let limits = self.limits(Some(place.phase), &script.limits);
         if !script.is_open {
             return None;
         }
-        let env = script.env.iter().filter_map(|name| self.environment(name)).collect();
+        let env = script.allow.env.iter().filter_map(|name| self.environment(name)).collect();
         let written = script.wasm_path?;
         let wasm_path = self.file("the module", &written)?;
         let mut keys = script.configs.each_ref().map(|config| config.as_ref().map(|config| config.key.clone()));
@@ -108,12 +108,14 @@ impl Context<'_> {
             recycle_memory: Some(script.recycle_memory.map_or(limits.memory / 2, |size| size.0))
                 .filter(|size| *size > 0),
             env,
+            net: script.allow.net,
             on_ext,
             spans: ScriptSpans { wasm_path: written.span(), configs: keys },
         })
     }
 
-    fn limits(&mut self, phase: Phase, limits: &schema::Limits) -> Limits {
+    /// Those of a script in this phase; none: of a named session.
+    pub fn limits(&mut self, phase: Option<Phase>, limits: &schema::Limits) -> Limits {
         let millis = |ms: std::num::NonZeroU64| Duration::from_millis(ms.get());
         if let Some(memory) = limits.memory.as_ref().filter(|memory| memory.get_ref().0 < LEAST_MEMORY) {
             let message = "`memory` is less than one page of WebAssembly memory";
@@ -124,11 +126,11 @@ impl Context<'_> {
         Limits {
             memory: limits.memory.as_ref().map_or(MEMORY, |memory| memory.get_ref().0),
             cpu: limits.cpu_ms.map_or(CPU, millis),
-            wall: limits.wall_ms.map(millis).or((phase != Phase::Serverless).then_some(WALL)),
+            wall: limits.wall_ms.map(millis).or(phase.filter(|phase| *phase != Phase::Serverless).map(|_| WALL)),
         }
     }
 
-    fn environment(&mut self, name: &Spanned<String>) -> Option<(String, String)> {
+    pub fn environment(&mut self, name: &Spanned<String>) -> Option<(String, String)> {
         let problem = match std::env::var(name.get_ref()) {
             Ok(value) => return Some((name.get_ref().clone(), value)),
             Err(std::env::VarError::NotPresent) => "is not set",

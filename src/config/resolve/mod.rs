@@ -2,6 +2,8 @@
 
 mod chain;
 mod server;
+mod session;
+mod store;
 mod upstream;
 
 use std::path::{Path, PathBuf};
@@ -9,7 +11,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::model::{AccessLog, Config, LogTarget};
+use super::model::{AccessLog, Ca, Config, LogTarget, Network};
 use super::{Diagnostic, Diagnostics, Template, schema};
 use chain::Level;
 use upstream::Upstreams;
@@ -29,6 +31,7 @@ pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -
         let help = "add a `[[server]]` with `listen = [{ addr = \"0.0.0.0:8080\" }]` and a `[[server.local]]`";
         cx.diagnostics.push_absent(Diagnostic::error(0..0, "there is no server").help(help));
     }
+    let sessions = cx.sessions(main.sessions);
     let servers = cx.servers(main.servers.unwrap_or_default(), &level);
     Config {
         threads: main.threads.map_or(defaults.threads, usize::from),
@@ -40,7 +43,10 @@ pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -
         body_limit: main.body_limit.map_or(defaults.body_limit, |size| size.0),
         trusted_proxies: main.trusted_proxies,
         admin: main.admin,
+        network: cx.network(main.network.unwrap_or_default()),
+        store: main.store.map_or(defaults.store, |store| cx.store(store)),
         upstreams: cx.upstreams.into_list(),
+        sessions,
         servers,
         files: cx.files,
         ..defaults
@@ -70,6 +76,16 @@ impl Context<'_> {
             path => LogTarget::File(self.directory.join(path)),
         };
         Some(AccessLog { target, format })
+    }
+
+    fn network(&mut self, network: schema::Network) -> Network {
+        let defaults = Network::default();
+        let ca = network.ca.and_then(|ca| Some(Ca { path: self.file("the certificates", &ca)?, span: ca.span() }));
+        Network {
+            ca,
+            body_limit: network.body_limit.map_or(defaults.body_limit, |size| size.0),
+            max_callouts: network.max_callouts.map_or(defaults.max_callouts, usize::from),
+        }
     }
 
     fn template(&mut self, text: &Spanned<String>) -> Option<Template> {

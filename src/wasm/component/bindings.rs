@@ -1,5 +1,5 @@
 //! Bindings of the world `phasegate:plugin/wasm-server`. A host function that can wait is `async`: a module that imports
-//! none of them runs on the synchronous path.
+//! none of them runs on the synchronous path. The store waits only when it is not in memory: so it is bound twice.
 
 wasmtime::component::bindgen!({
     path: "wit",
@@ -17,3 +17,13 @@ wasmtime::component::bindgen!({
         "phasegate:plugin/wasm-websocket": async,
     },
 });
+
+/// `wasm-store` for a store that can wait.
+pub mod waiting {
+    wasmtime::component::bindgen!({
+        path: "wit",
+        inline: "package phasegate:waiting; world store { import phasegate:plugin/wasm-store@0.1.0; }",
+        world: "phasegate:waiting/store",
+        imports: { default: async },
+    });
+}

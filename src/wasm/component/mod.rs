@@ -14,17 +14,23 @@ pub use bindings::phasegate::plugin::wasm_std::Error as WitVerdict;
 use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker};
 
-use self::bindings::WasmServer;
+use self::bindings::{WasmServer, waiting};
 use super::state::State;
 use crate::phase::{Ext, Verdict};
 
-/// A linker with all that a plugin may import. Built once: modules are linked against it when they are loaded.
+/// A linker with all that a plugin may import. Built once: modules are linked against it when they are loaded. Where the
+/// store does not wait, a plugin that uses it stays on the synchronous path.
 ///
 /// # Errors
 /// When two interfaces collide, which only a change of this program can bring about.
-pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+pub fn linker(engine: &Engine, store_waits: bool) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     WasmServer::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+    if store_waits {
+        linker.allow_shadowing(true);
+        waiting::Store::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+        linker.allow_shadowing(false);
+    }
     wasi::add_to_linker(&mut linker)?;
     Ok(linker)
 }

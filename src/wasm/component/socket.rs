@@ -1,5 +1,6 @@
 use super::bindings::phasegate::plugin::wasm_socket::{Host, SocketType};
 use super::not_available;
+use crate::capability::net::Transport;
 use crate::wasm::state::State;
 
 impl Host for State {
@@ -29,5 +30,15 @@ impl Host for State {
 
     async fn socket_close(&mut self, _: u64, _: u64) -> Result<(), String> {
         not_available("socket-close")
+    }
+}
+
+impl From<SocketType> for Transport {
+    fn from(typ: SocketType) -> Transport {
+        match typ {
+            SocketType::Tcp => Transport::Tcp,
+            SocketType::Ssl => Transport::Ssl,
+            SocketType::Quic => Transport::Quic,
+        }
     }
 }

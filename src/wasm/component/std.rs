@@ -4,10 +4,11 @@ use ::http::{HeaderMap, Method as HttpMethod};
 
 use super::bindings::phasegate::plugin::wasm_http::{Method, Request, Response};
 use super::bindings::phasegate::plugin::wasm_std::{EntryPoint, Host};
-use super::not_available;
 use crate::VERSION;
-use crate::exchange::{BodyOr, Edit, Refused, Reply, first_value, header_name, pairs};
+use crate::capability::mailbox::{self, Message};
+use crate::exchange::{BodyOr, Edit, Refused, Reply, contains, first_value, pairs};
 use crate::facts::path_and_query;
+use crate::wasm;
 use crate::wasm::state::State;
 
 type Pairs = Vec<(String, String)>;
@@ -26,7 +27,7 @@ impl Host for State {
     }
 
     fn curr_session_id(&mut self) -> u64 {
-        self.mailboxes().0
+        self.open_session().id()
     }
 
     fn curr_fd(&mut self) -> u64 {
@@ -34,7 +35,8 @@ impl Host for State {
     }
 
     fn main_session_id(&mut self) -> u64 {
-        self.mailboxes().1
+        let session = self.session();
+        if session.id() == session.main() { self.open_session().id() } else { session.main() }
     }
 
     fn main_fd(&mut self) -> u64 {
@@ -43,54 +45,63 @@ impl Host for State {
 
     fn new_session_id(&mut self) -> u64 {
         self.cpu.host_call();
-        State::new_session_id()
+        mailbox::new_id()
     }
 
-    fn session_send(&mut self, _: u64, _: String) -> Result<(), String> {
-        not_available("session-send")
+    fn session_send(&mut self, session_id: u64, value: String) -> Result<(), String> {
+        let message = Message::new(value).map_err(text)?;
+        self.capabilities().mailboxes.send(session_id, message).map_err(text)
     }
 
     async fn session_recv(&mut self) -> Result<String, String> {
-        not_available("session-recv")
+        self.open_session().recv().await.map_err(text)
     }
 
     fn session_try_recv(&mut self) -> Result<Option<String>, String> {
-        not_available("session-try-recv")
+        self.open_session().try_recv().map_err(text)
     }
 
-    async fn session_request(&mut self, _: u64, _: String, _: u64) -> Result<String, String> {
-        not_available("session-request")
+    async fn session_request(&mut self, session_id: u64, value: String, timeout_ms: u64) -> Result<String, String> {
+        let (message, asked) = Message::request(value).map_err(text)?;
+        self.capabilities().mailboxes.send(session_id, message).map_err(text)?;
+        asked.answer(Duration::from_millis(timeout_ms)).await.map_err(text)
     }
 
-    fn session_response(&mut self, _: String) -> Result<(), String> {
-        not_available("session-response")
+    fn session_response(&mut self, value: String) -> Result<(), String> {
+        self.session().respond(value).map_err(text)
     }
 
-    fn session_quit(&mut self, _: u64) -> Result<(), String> {
-        not_available("session-quit")
+    fn session_quit(&mut self, session_id: u64) -> Result<(), String> {
+        self.capabilities().mailboxes.quit(session_id).map_err(text)
     }
 
-    fn spawn(&mut self, _: EntryPoint, _: Option<String>) -> Result<u64, String> {
-        not_available("spawn")
+    fn spawn(&mut self, entry: EntryPoint, config: Option<String>) -> Result<u64, String> {
+        State::spawn(self, entry.into(), config).map_err(text)
     }
 
-    fn uniq_session_send(&mut self, _: String, _: String) -> Result<(), String> {
-        not_available("uniq-session-send")
+    fn uniq_session_send(&mut self, name: String, value: String) -> Result<(), String> {
+        let message = Message::new(value).map_err(text)?;
+        self.capabilities().named.send(&name, message).map_err(text)
     }
 
-    async fn uniq_session_request(&mut self, _: String, _: String, _: u64) -> Result<String, String> {
-        not_available("uniq-session-request")
+    async fn uniq_session_request(&mut self, name: String, value: String, timeout_ms: u64) -> Result<String, String> {
+        let (message, asked) = Message::request(value).map_err(text)?;
+        self.capabilities().named.send(&name, message).map_err(text)?;
+        asked.answer(Duration::from_millis(timeout_ms)).await.map_err(text)
     }
 
-    fn add_timer(&mut self, _: u64, _: u64, _: String) {
-        self.warn("add-timer: not available in this build; the timer will not expire");
+    fn add_timer(&mut self, time_ms: u64, key: u64, value: String) {
+        if let Err(error) = self.run().timers.add(Duration::from_millis(time_ms), key, value) {
+            self.warn(&format!("add-timer: {error}"));
+        }
     }
 
-    fn del_timer(&mut self, _: u64) {}
+    fn del_timer(&mut self, key: u64) {
+        self.run().timers.remove(key);
+    }
 
     async fn get_timer_timeout(&mut self, time_ms: u64) -> Vec<String> {
-        tokio::time::sleep(Duration::from_millis(time_ms)).await;
-        Vec::new()
+        self.run().timers.expired(Duration::from_millis(time_ms)).await
     }
 
     fn in_get_request(&mut self) -> Result<Request, String> {
@@ -114,27 +125,27 @@ impl Host for State {
     }
 
     fn in_is_header(&mut self, key: String) -> Result<bool, String> {
-        self.in_headers(|headers| Ok(headers.contains_key(header_name(&key)?)))
+        self.in_headers(|headers| contains(headers, &key))
     }
 
     fn in_add_header(&mut self, key: String, value: String) -> Result<(), String> {
-        self.edit_in("in-add-header", |request| request.append(&[(key, value)]))
+        self.edit_in("in-add-header", |mut request| request.append(key, value))
     }
 
     fn in_add_headers(&mut self, headers: Pairs) -> Result<(), String> {
-        self.edit_in("in-add-headers", |request| request.append(&headers))
+        self.edit_in("in-add-headers", |mut request| request.append_all(headers))
     }
 
     fn in_set_header(&mut self, key: String, value: String) -> Result<(), String> {
-        self.edit_in("in-set-header", |request| request.set(&key, &value))
+        self.edit_in("in-set-header", |mut request| request.set(key, value))
     }
 
     fn in_del_header(&mut self, key: String) -> Result<(), String> {
-        self.edit_in("in-del-header", |request| request.remove(&[key]))
+        self.edit_in("in-del-header", |mut request| request.remove(&key))
     }
 
     fn in_del_headers(&mut self, keys: Vec<String>) -> Result<(), String> {
-        self.edit_in("in-del-headers", |request| request.remove(&keys))
+        self.edit_in("in-del-headers", |mut request| request.remove_all(&keys))
     }
 
     fn in_set_method(&mut self, method: String) -> Result<(), String> {
@@ -171,27 +182,27 @@ impl Host for State {
     }
 
     fn out_is_header(&mut self, key: String) -> Result<bool, String> {
-        self.out_headers("out-is-header", |headers| Ok(headers.contains_key(header_name(&key)?)))
+        self.out_headers("out-is-header", |headers| contains(headers, &key))
     }
 
     fn out_add_header(&mut self, key: String, value: String) -> Result<(), String> {
-        self.edit_out("out-add-header", |response| response.append(&[(key, value)]))
+        self.edit_out("out-add-header", |mut response| response.append(key, value))
     }
 
     fn out_add_headers(&mut self, headers: Pairs) -> Result<(), String> {
-        self.edit_out("out-add-headers", |response| response.append(&headers))
+        self.edit_out("out-add-headers", |mut response| response.append_all(headers))
     }
 
     fn out_set_header(&mut self, key: String, value: String) -> Result<(), String> {
-        self.edit_out("out-set-header", |response| response.set(&key, &value))
+        self.edit_out("out-set-header", |mut response| response.set(key, value))
     }
 
     fn out_del_header(&mut self, key: String) -> Result<(), String> {
-        self.edit_out("out-del-header", |response| response.remove(&[key]))
+        self.edit_out("out-del-header", |mut response| response.remove(&key))
     }
 
     fn out_del_headers(&mut self, keys: Vec<String>) -> Result<(), String> {
-        self.edit_out("out-del-headers", |response| response.remove(&keys))
+        self.edit_out("out-del-headers", |mut response| response.remove_all(&keys))
     }
 
     fn out_set_response(&mut self, res: Response) -> Result<(), String> {
@@ -239,8 +250,20 @@ impl State {
     }
 }
 
-fn text(refused: Refused) -> String {
-    refused.to_string()
+fn text(error: impl ::std::error::Error) -> String {
+    error.to_string()
+}
+
+impl From<EntryPoint> for wasm::EntryPoint {
+    fn from(entry: EntryPoint) -> wasm::EntryPoint {
+        match entry {
+            EntryPoint::WasmMain => wasm::EntryPoint::Main,
+            EntryPoint::WasmMainTimeout => wasm::EntryPoint::Timeout,
+            EntryPoint::WasmMainExt1 => wasm::EntryPoint::Ext1,
+            EntryPoint::WasmMainExt2 => wasm::EntryPoint::Ext2,
+            EntryPoint::WasmMainExt3 => wasm::EntryPoint::Ext3,
+        }
+    }
 }
 
 fn reply(response: Response) -> Result<Reply, Refused> {

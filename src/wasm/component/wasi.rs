@@ -16,7 +16,7 @@ use wasmtime_wasi::p2::bindings::sync::io::streams::{self, InputStream, OutputSt
 use wasmtime_wasi::p2::{DynPollable, Pollable, StreamError, StreamResult};
 use wasmtime_wasi::{WasiCtx, WasiView};
 
-use crate::wasm::log::RunLog;
+use crate::wasm::log;
 use crate::wasm::state::State;
 
 /// Adds WASI to the linker. Whatever could wait is asynchronous, but for what every Rust plugin imports for its panic
@@ -24,7 +24,7 @@ use crate::wasm::state::State;
 pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     linker.allow_shadowing(true);
-    streams::add_to_linker::<State, NeverWaits>(linker, |state| ReadyStreams(state.ctx().table))?;
+    streams::add_to_linker::<State, NeverWaits>(linker, |state| ReadyStreams(state))?;
     // Without a directory to start from, no guest ever holds a file: none of these functions can be reached.
     types::add_to_linker::<State, WasiFilesystem>(linker, State::filesystem)?;
     linker.allow_shadowing(false);
@@ -32,19 +32,19 @@ pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 }
 
 /// The sandbox of one instance.
-pub fn context(env: &[(String, String)], log: &Arc<RunLog>) -> WasiCtx {
+pub fn context(env: &[(String, String)], output: &Arc<log::Output>) -> WasiCtx {
     WasiCtx::builder()
         .envs(env)
-        .stdout(Output { log: log.clone(), level: log::Level::Info })
-        .stderr(Output { log: log.clone(), level: log::Level::Error })
+        .stdout(Output { to: output.clone(), level: ::log::Level::Info })
+        .stderr(Output { to: output.clone(), level: ::log::Level::Error })
         .build()
 }
 
 /// Standard output or error of a guest.
 #[derive(Clone)]
 struct Output {
-    log: Arc<RunLog>,
-    level: log::Level,
+    to: Arc<log::Output>,
+    level: ::log::Level,
 }
 
 impl IsTerminal for Output {
@@ -65,7 +65,7 @@ impl StdoutStream for Output {
 
 impl AsyncWrite for Output {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        self.log.output(self.level, bytes);
+        self.to.write(self.level, bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 
@@ -80,7 +80,7 @@ impl AsyncWrite for Output {
 
 impl wasmtime_wasi::p2::OutputStream for Output {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.log.output(self.level, &bytes);
+        self.to.write(self.level, &bytes);
         Ok(())
     }
 
@@ -100,7 +100,19 @@ impl Pollable for Output {
 
 /// Streams that answer at once: the synchronous bindings of `wasmtime-wasi` block on the runtime, which panics inside a
 /// worker. Nothing that a plugin can open here waits: standard input is empty, standard output a log.
-struct ReadyStreams<'a>(&'a mut ResourceTable);
+struct ReadyStreams<'a>(&'a mut State);
+
+impl ReadyStreams<'_> {
+    fn table(&mut self) -> &mut ResourceTable {
+        self.0.ctx().table
+    }
+
+    /// What was written becomes lines of the log at once.
+    fn logged<T>(&mut self, result: T) -> T {
+        self.0.flush_output();
+        result
+    }
+}
 
 struct NeverWaits;
 
@@ -121,45 +133,49 @@ mod waiting {
 
 impl streams::Host for ReadyStreams<'_> {
     fn convert_stream_error(&mut self, error: StreamError) -> wasmtime::Result<streams::StreamError> {
-        Ok(waiting::Host::convert_stream_error(self.0, error)?.into())
+        Ok(waiting::Host::convert_stream_error(self.table(), error)?.into())
     }
 }
 
 impl streams::HostOutputStream for ReadyStreams<'_> {
     fn check_write(&mut self, stream: Resource<OutputStream>) -> StreamResult<u64> {
-        waiting::HostOutputStream::check_write(self.0, stream)
+        waiting::HostOutputStream::check_write(self.table(), stream)
     }
 
     fn write(&mut self, stream: Resource<OutputStream>, bytes: Vec<u8>) -> StreamResult<()> {
-        waiting::HostOutputStream::write(self.0, stream, bytes)
+        let written = waiting::HostOutputStream::write(self.table(), stream, bytes);
+        self.logged(written)
     }
 
     fn blocking_write_and_flush(&mut self, stream: Resource<OutputStream>, bytes: Vec<u8>) -> StreamResult<()> {
-        now(waiting::HostOutputStream::blocking_write_and_flush(self.0, stream, bytes))
+        let written = now(waiting::HostOutputStream::blocking_write_and_flush(self.table(), stream, bytes));
+        self.logged(written)
     }
 
     fn flush(&mut self, stream: Resource<OutputStream>) -> StreamResult<()> {
-        waiting::HostOutputStream::flush(self.0, stream)
+        waiting::HostOutputStream::flush(self.table(), stream)
     }
 
     fn blocking_flush(&mut self, stream: Resource<OutputStream>) -> StreamResult<()> {
-        now(waiting::HostOutputStream::blocking_flush(self.0, stream))
+        now(waiting::HostOutputStream::blocking_flush(self.table(), stream))
     }
 
     fn subscribe(&mut self, stream: Resource<OutputStream>) -> wasmtime::Result<Resource<DynPollable>> {
-        waiting::HostOutputStream::subscribe(self.0, stream)
+        waiting::HostOutputStream::subscribe(self.table(), stream)
     }
 
     fn write_zeroes(&mut self, stream: Resource<OutputStream>, len: u64) -> StreamResult<()> {
-        waiting::HostOutputStream::write_zeroes(self.0, stream, len)
+        let written = waiting::HostOutputStream::write_zeroes(self.table(), stream, len);
+        self.logged(written)
     }
 
     fn blocking_write_zeroes_and_flush(&mut self, stream: Resource<OutputStream>, len: u64) -> StreamResult<()> {
-        now(waiting::HostOutputStream::blocking_write_zeroes_and_flush(self.0, stream, len))
+        let written = now(waiting::HostOutputStream::blocking_write_zeroes_and_flush(self.table(), stream, len));
+        self.logged(written)
     }
 
     fn splice(&mut self, to: Resource<OutputStream>, from: Resource<InputStream>, len: u64) -> StreamResult<u64> {
-        waiting::HostOutputStream::splice(self.0, to, from, len)
+        waiting::HostOutputStream::splice(self.table(), to, from, len)
     }
 
     fn blocking_splice(
@@ -168,38 +184,38 @@ impl streams::HostOutputStream for ReadyStreams<'_> {
         from: Resource<InputStream>,
         len: u64,
     ) -> StreamResult<u64> {
-        now(waiting::HostOutputStream::blocking_splice(self.0, to, from, len))
+        now(waiting::HostOutputStream::blocking_splice(self.table(), to, from, len))
     }
 
     fn drop(&mut self, stream: Resource<OutputStream>) -> wasmtime::Result<()> {
-        self.0.delete(stream)?;
+        self.table().delete(stream)?;
         Ok(())
     }
 }
 
 impl streams::HostInputStream for ReadyStreams<'_> {
     fn read(&mut self, stream: Resource<InputStream>, len: u64) -> StreamResult<Vec<u8>> {
-        waiting::HostInputStream::read(self.0, stream, len)
+        waiting::HostInputStream::read(self.table(), stream, len)
     }
 
     fn blocking_read(&mut self, stream: Resource<InputStream>, len: u64) -> StreamResult<Vec<u8>> {
-        now(waiting::HostInputStream::blocking_read(self.0, stream, len))
+        now(waiting::HostInputStream::blocking_read(self.table(), stream, len))
     }
 
     fn skip(&mut self, stream: Resource<InputStream>, len: u64) -> StreamResult<u64> {
-        waiting::HostInputStream::skip(self.0, stream, len)
+        waiting::HostInputStream::skip(self.table(), stream, len)
     }
 
     fn blocking_skip(&mut self, stream: Resource<InputStream>, len: u64) -> StreamResult<u64> {
-        now(waiting::HostInputStream::blocking_skip(self.0, stream, len))
+        now(waiting::HostInputStream::blocking_skip(self.table(), stream, len))
     }
 
     fn subscribe(&mut self, stream: Resource<InputStream>) -> wasmtime::Result<Resource<DynPollable>> {
-        waiting::HostInputStream::subscribe(self.0, stream)
+        waiting::HostInputStream::subscribe(self.table(), stream)
     }
 
     fn drop(&mut self, stream: Resource<InputStream>) -> wasmtime::Result<()> {
-        self.0.delete(stream)?;
+        self.table().delete(stream)?;
         Ok(())
     }
 }

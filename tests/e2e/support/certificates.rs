@@ -31,6 +31,13 @@ impl Authority {
         self.issuer.pem()
     }
 
+    /// A `[network]` that trusts it, and nobody else.
+    pub fn network(&self) -> String {
+        let path = self.folder.path().join("ca.pem");
+        std::fs::write(&path, self.pem()).unwrap();
+        format!("[network]\nca = '{}'\n", path.display())
+    }
+
     /// A certificate for a name.
     pub fn issue(&self, name: &str) -> CertFiles {
         let key = KeyPair::generate().unwrap();

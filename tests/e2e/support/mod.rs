@@ -17,6 +17,8 @@ mod origin;
 mod probe;
 mod proxy;
 mod raw;
+mod redis;
+mod secure;
 mod site;
 mod wasm;
 
@@ -25,10 +27,12 @@ use std::time::{Duration, Instant};
 pub use certificates::{Authority, CertFiles};
 pub use client::{Answer, http1, http2, https, send};
 pub use config::{LISTEN, proxy_to, script, server};
-pub use origin::{DownOrigin, Origin, RawOrigin, Received, Reply, reply};
-pub use probe::{in_access, probe, results, step};
+pub use origin::{DownOrigin, FullOrigin, Origin, RawOrigin, Received, Reply, reply};
+pub use probe::{answers, calls_and_rest, in_access, probe, results, serve, step};
 pub use proxy::{Output, Proxy, Signal, check, phasegate, refused};
 pub use raw::{Raw, RawMessage};
+pub use redis::RedisServer;
+pub use secure::SecureOrigin;
 pub use site::{Script, Site};
 pub use wasm::{cargo, guests, plugins};
 

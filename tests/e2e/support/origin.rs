@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, Version};
@@ -10,7 +11,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::{Raw, eventually, fnv};
@@ -30,6 +31,8 @@ pub struct Received {
     /// Path and query.
     pub uri: String,
     pub version: Version,
+    /// Of HTTP/2 and HTTP/3, which have no `host`.
+    pub authority: Option<String>,
     pub headers: HeaderMap,
     pub body: Bytes,
     /// False: the connection ended, or failed, before the body did.
@@ -136,7 +139,7 @@ impl Drop for Origin {
     }
 }
 
-async fn receive(request: hyper::Request<Incoming>, connection: usize) -> Received {
+pub(super) async fn receive(request: hyper::Request<Incoming>, connection: usize) -> Received {
     let (head, mut body) = request.into_parts();
     let (mut bytes, mut whole) = (Vec::new(), true);
     while let Some(frame) = body.frame().await {
@@ -148,9 +151,10 @@ async fn receive(request: hyper::Request<Incoming>, connection: usize) -> Receiv
             }
         }
     }
+    let authority = head.uri.authority().map(ToString::to_string);
     let uri = head.uri.path_and_query().map_or("", |uri| uri.as_str()).to_owned();
     let (method, version, headers) = (head.method, head.version, head.headers);
-    Received { method, uri, version, headers, body: bytes.into(), whole, connection }
+    Received { method, uri, version, authority, headers, body: bytes.into(), whole, connection }
 }
 
 /// A server that does by hand what the test says, for responses that no server should give.
@@ -210,6 +214,32 @@ impl DownOrigin {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
         DownOrigin { addr: socket.local_addr().unwrap(), _bound: socket }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+/// A server with no room for a connection: to connect to it takes for ever.
+pub struct FullOrigin {
+    addr: SocketAddr,
+    _listener: TcpListener,
+    _waiting: Vec<TcpStream>,
+}
+
+impl FullOrigin {
+    pub async fn start() -> FullOrigin {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        // Nobody accepts them. Where there is room, a connection stands at once.
+        while let Ok(stream) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(addr)).await {
+            waiting.push(stream.unwrap());
+        }
+        FullOrigin { addr, _listener: listener, _waiting: waiting }
     }
 
     pub fn addr(&self) -> SocketAddr {

@@ -11,6 +11,23 @@ pub fn probe(guest: &str, name: &str, calls: &[Value]) -> Script {
     Script::guest(guest, name).main(Value::from(steps))
 }
 
+/// The steps of an entry point that makes these calls, and then waits to be cancelled.
+pub fn calls_and_rest(calls: &[Value]) -> Value {
+    let rest = json!(["sleep", 60_000]);
+    calls.iter().chain([&rest]).map(step).collect()
+}
+
+/// The steps of a `wasm-main` that makes these calls, and answers with the results.
+pub fn answers(calls: &[Value]) -> Value {
+    let end = [json!({ "deliver": "response" }), json!({ "verdict": "return" })];
+    calls.iter().map(step).chain(end).collect()
+}
+
+/// A script for `wasm_serverless` that makes these calls, and answers with the results.
+pub fn serve(name: &str, calls: &[Value]) -> Script {
+    Script::guest("probe", name).main(answers(calls))
+}
+
 /// `["in-get-header", "host"]` is a call with an argument.
 pub fn step(call: &Value) -> Value {
     let call = call.as_array().unwrap();

@@ -4,7 +4,7 @@
 //!
 //! - `{"call": "in-get-header", "args": ["host"]}`: a function of the WIT files, with its arguments (none when absent).
 //!   Those of `wasm-websocket` are written `websocket/socket-read`. Bodies and bytes are text. The name of an enum's
-//!   case stands for it.
+//!   case stands for it. An argument `"$0"` is what the first call gave, as `"$1"` is for the second.
 //! - `{"deliver": "response"}`: puts the results so far into the response, for `return`; or `"log"`: a line at level
 //!   info that begins with `probe: `; or `"in-header:NAME"`, `"out-header:NAME"`: sets a header of the request, the
 //!   response.
@@ -55,7 +55,7 @@ fn probe(config: Option<String>) -> Result<Verdict, String> {
     let mut results = Vec::new();
     for step in steps {
         match step {
-            Step::Call { call, args } => results.push(make(&call, &args)?),
+            Step::Call { call, args } => results.push(make(&call, &filled_in(args, &results))?),
             Step::Deliver { deliver } => hand_over(&results, &deliver)?,
             Step::Verdict { verdict } => {
                 return names::verdict(&verdict).ok_or_else(|| format!("`{verdict}` is no verdict"));
@@ -63,6 +63,15 @@ fn probe(config: Option<String>) -> Result<Verdict, String> {
         }
     }
     Ok(Verdict::Ok)
+}
+
+/// The arguments with what earlier calls gave.
+fn filled_in(args: Value, results: &[Value]) -> Value {
+    let given = |arg: &str| Some(results.get(arg.strip_prefix('$')?.parse::<usize>().ok()?)?["ok"].clone());
+    match args {
+        Value::Array(args) => args.into_iter().map(|arg| arg.as_str().and_then(given).unwrap_or(arg)).collect(),
+        args => args,
+    }
 }
 
 fn make(call: &str, args: &Value) -> Result<Value, String> {

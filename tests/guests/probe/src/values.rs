@@ -81,11 +81,14 @@ mod waits {
         #[serde(default)]
         params: Pairs,
         body: Option<String>,
+        /// A body of so many bytes, instead.
+        body_length: Option<usize>,
     }
 
     impl From<RequestArg> for Request {
-        fn from(RequestArg { method, uri, headers, params, body }: RequestArg) -> Self {
-            Self { method: method.into(), uri, headers, params, body: body.map(String::into_bytes) }
+        fn from(RequestArg { method, uri, headers, params, body, body_length }: RequestArg) -> Self {
+            let body = body.map(String::into_bytes).or_else(|| body_length.map(|length| vec![b'x'; length]));
+            Self { method: method.into(), uri, headers, params, body }
         }
     }
 

@@ -1,0 +1,142 @@
+//! Connections that are kept for the next callout to the same target, of whatever script: its policy is asked for the
+//! address each time.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::connection::Connection;
+use crate::capability::net::{Policy, Target, Transport};
+
+/// How long a connection that nobody uses is kept. Servers close theirs after 60 s or more.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Connections to one target that are kept at most.
+const MOST: usize = 100;
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    pub transport: Transport,
+    pub target: Target,
+}
+
+#[derive(Default)]
+pub struct Pool {
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    connections: HashMap<Key, Vec<Entry>>,
+    /// Whether a task closes those that nobody uses.
+    watched: bool,
+}
+
+struct Entry {
+    connection: Connection,
+    addr: SocketAddr,
+    id: u64,
+    used: Instant,
+}
+
+/// A connection, in use. Dropped, it is not trusted with another call: who gave up waiting for one answer would wait for
+/// the next as well.
+pub struct Lease {
+    connection: Option<Connection>,
+    addr: SocketAddr,
+    id: u64,
+    key: Key,
+    pool: Arc<Pool>,
+}
+
+impl Pool {
+    /// The connection that was used last, of those that this policy permits.
+    pub fn take(self: &Arc<Pool>, key: &Key, policy: &Policy) -> Option<Lease> {
+        let mut kept = self.kept.lock();
+        let entries = kept.connections.get_mut(key)?;
+        entries.retain(|entry| !entry.connection.is_closed());
+        let position = entries.iter().rposition(|entry| policy.check(&key.target, entry.addr.ip()).is_ok())?;
+        let Entry { addr, id, .. } = entries[position];
+        let connection = match entries[position].connection.share() {
+            Some(connection) => connection,
+            None => entries.remove(position).connection,
+        };
+        Some(Lease { connection: Some(connection), addr, id, key: key.clone(), pool: self.clone() })
+    }
+
+    /// Takes in a new connection, to which it goes at once if others can use it too.
+    pub fn lease(self: &Arc<Pool>, key: Key, connection: Connection, addr: SocketAddr) -> Lease {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        if let Some(connection) = connection.share() {
+            self.put(key.clone(), Entry { connection, addr, id, used: Instant::now() });
+        }
+        Lease { connection: Some(connection), addr, id, key, pool: self.clone() }
+    }
+
+    fn put(self: &Arc<Pool>, key: Key, entry: Entry) {
+        let mut kept = self.kept.lock();
+        let entries = kept.connections.entry(key).or_default();
+        entries.retain(|other| other.id != entry.id);
+        if entries.len() >= MOST {
+            entries.remove(0);
+        }
+        entries.push(entry);
+        if !std::mem::replace(&mut kept.watched, true) {
+            tokio::spawn(watch(Arc::downgrade(self)));
+        }
+    }
+
+    fn forget(&self, key: &Key, id: u64) {
+        let mut kept = self.kept.lock();
+        if let Some(entries) = kept.connections.get_mut(key) {
+            entries.retain(|entry| entry.id != id);
+        }
+    }
+
+    /// Closes what nobody has used for long; whether anything is left.
+    fn sweep(&self) -> bool {
+        let mut kept = self.kept.lock();
+        for entries in kept.connections.values_mut() {
+            entries.retain(|entry| entry.used.elapsed() < IDLE && !entry.connection.is_closed());
+        }
+        kept.connections.retain(|_, entries| !entries.is_empty());
+        kept.watched = !kept.connections.is_empty();
+        kept.watched
+    }
+}
+
+async fn watch(pool: Weak<Pool>) {
+    loop {
+        tokio::time::sleep(IDLE / 2).await;
+        if !pool.upgrade().is_some_and(|pool| pool.sweep()) {
+            return;
+        }
+    }
+}
+
+impl Lease {
+    pub fn connection(&mut self) -> &mut Connection {
+        self.connection.as_mut().expect("only `keep` takes it, and the lease with it")
+    }
+
+    /// The call has come to its end: the connection goes on to the next.
+    pub fn keep(mut self) {
+        if let Some(connection) = self.connection.take() {
+            let entry = Entry { connection, addr: self.addr, id: self.id, used: Instant::now() };
+            self.pool.put(self.key.clone(), entry);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.connection.is_some() {
+            self.pool.forget(&self.key, self.id);
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! Mailboxes: how runs talk to each other, in one request and across the process.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use crate::observe::metrics::{Counted, Live};
+
+/// Messages that wait in one mailbox at the most.
+pub const MOST_MESSAGES: usize = 1024;
+/// Bytes of one message, or answer, at the most.
+pub const LARGEST_MESSAGE: usize = 1 << 20;
+/// Bytes of all messages that wait in one mailbox at the most.
+pub const MOST_BYTES: usize = 16 << 20;
+
+/// So many that senders seldom meet.
+const SHARDS: usize = 32;
+
+/// Why a message was not delivered, received or answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MailError {
+    #[error("there is no session {0}: it has ended, or never told its id")]
+    Unknown(u64),
+    #[error("session {0} has quit and takes no more messages")]
+    Closed(u64),
+    #[error("the mailbox of session {0} is full: {MOST_MESSAGES} messages, or {MOST_BYTES} bytes, wait in it")]
+    Full(u64),
+    #[error("a message of {0} bytes is too large: {LARGEST_MESSAGE} bytes is the most")]
+    TooLarge(usize),
+    #[error("this session has quit: no more messages come")]
+    Quit,
+    #[error("no answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    #[error("the session ended, or took another request, without an answer")]
+    Unanswered,
+    #[error("there is no request to answer: receive one first, and answer it once")]
+    NoRequest,
+    #[error("who asked does not wait for the answer any more")]
+    AskerGone,
+}
+
+/// A number that no other session of this process has.
+pub fn new_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// What lies in a mailbox.
+#[derive(Debug)]
+pub struct Message {
+    pub value: String,
+    /// Of a request.
+    pub answer: Option<Answer>,
+}
+
+impl Message {
+    /// A message that nobody waits for.
+    ///
+    /// # Errors
+    /// When it is too large.
+    pub fn new(value: String) -> Result<Message, MailError> {
+        Ok(Message { value: small(value)?, answer: None })
+    }
+
+    /// A message that wants an answer, and what waits for that.
+    ///
+    /// # Errors
+    /// When it is too large.
+    pub fn request(value: String) -> Result<(Message, Asked), MailError> {
+        let (answer, asked) = oneshot::channel();
+        Ok((Message { value: small(value)?, answer: Some(Answer(answer)) }, Asked(asked)))
+    }
+}
+
+/// Where the answer of a request goes. Dropped, it tells whoever asked that there will be none.
+#[derive(Debug)]
+pub struct Answer(oneshot::Sender<String>);
+
+impl Answer {
+    /// # Errors
+    /// When the answer is too large, or nobody waits for it any more.
+    pub fn give(self, value: String) -> Result<(), MailError> {
+        self.0.send(small(value)?).map_err(|_| MailError::AskerGone)
+    }
+}
+
+/// Whoever waits for an answer.
+pub struct Asked(oneshot::Receiver<String>);
+
+impl Asked {
+    /// # Errors
+    /// When no answer comes in time, or none can come any more.
+    pub async fn answer(self, timeout: Duration) -> Result<String, MailError> {
+        match tokio::time::timeout(timeout, self.0).await {
+            Ok(answer) => answer.map_err(|_| MailError::Unanswered),
+            Err(_) => Err(MailError::Timeout(timeout)),
+        }
+    }
+}
+
+/// All mailboxes of the process, by session id.
+pub struct Mailboxes {
+    shards: [Mutex<HashMap<u64, Arc<Mailbox>>>; SHARDS],
+    live: Live,
+}
+
+impl Mailboxes {
+    pub fn new(live: Live) -> Mailboxes {
+        Mailboxes { shards: Default::default(), live }
+    }
+
+    /// Opens the mailbox of a session: from now on it can be sent to, until the inbox is dropped.
+    pub fn open(self: &Arc<Mailboxes>, id: u64) -> Arc<Inbox> {
+        let mailbox = Arc::new(Mailbox { id, queue: Mutex::default(), changed: Notify::new() });
+        self.shard(id).lock().insert(id, mailbox.clone());
+        Arc::new(Inbox { mailbox, mailboxes: self.clone(), _counted: Counted::new(&self.live.mailboxes) })
+    }
+
+    /// Puts a message into a mailbox; never waits.
+    ///
+    /// # Errors
+    /// When there is no such mailbox, it has quit or is full, or the message is too large.
+    pub fn send(&self, id: u64, message: Message) -> Result<(), MailError> {
+        self.find(id)?.put(message)
+    }
+
+    /// Lets a session quit: what waits in its mailbox can still be received, and then comes the end.
+    ///
+    /// # Errors
+    /// When there is no such mailbox. To quit twice is none.
+    pub fn quit(&self, id: u64) -> Result<(), MailError> {
+        self.find(id)?.quit();
+        Ok(())
+    }
+
+    fn find(&self, id: u64) -> Result<Arc<Mailbox>, MailError> {
+        self.shard(id).lock().get(&id).cloned().ok_or(MailError::Unknown(id))
+    }
+
+    fn shard(&self, id: u64) -> &Mutex<HashMap<u64, Arc<Mailbox>>> {
+        // Ids are given one after another, so that they spread by themselves.
+        &self.shards[id as usize % SHARDS]
+    }
+}
+
+/// A mailbox, for the one session that receives from it. With the last of its owners the mailbox is gone.
+pub struct Inbox {
+    mailbox: Arc<Mailbox>,
+    mailboxes: Arc<Mailboxes>,
+    _counted: Counted,
+}
+
+impl Inbox {
+    pub fn id(&self) -> u64 {
+        self.mailbox.id
+    }
+
+    /// Waits for the next message.
+    ///
+    /// # Errors
+    /// When the session has quit and nothing is left.
+    pub async fn recv(&self) -> Result<Message, MailError> {
+        loop {
+            let changed = self.mailbox.changed.notified();
+            if let Some(message) = self.try_recv()? {
+                return Ok(message);
+            }
+            changed.await;
+        }
+    }
+
+    /// The next message, if there is one now.
+    ///
+    /// # Errors
+    /// As [`Inbox::recv`].
+    pub fn try_recv(&self) -> Result<Option<Message>, MailError> {
+        let mut queue = self.mailbox.queue.lock();
+        match queue.messages.pop_front() {
+            Some(message) => {
+                queue.bytes -= message.value.len();
+                queue.received += 1;
+                Ok(Some(message))
+            }
+            None if queue.closed => Err(MailError::Quit),
+            None => Ok(None),
+        }
+    }
+
+    /// # Errors
+    /// As [`Mailboxes::send`].
+    pub fn put(&self, message: Message) -> Result<(), MailError> {
+        self.mailbox.put(message)
+    }
+
+    pub fn quit(&self) {
+        self.mailbox.quit();
+    }
+
+    pub fn has_quit(&self) -> bool {
+        self.mailbox.queue.lock().closed
+    }
+
+    /// Quits, and leaves what waits to another mailbox.
+    pub fn hand_over(&self, to: &Inbox) {
+        let mut from = self.mailbox.queue.lock();
+        // Of the same bounds and still empty: all of it fits.
+        *to.mailbox.queue.lock() = Queue {
+            messages: std::mem::take(&mut from.messages),
+            bytes: std::mem::take(&mut from.bytes),
+            ..Queue::default()
+        };
+        from.closed = true;
+        drop(from);
+        self.mailbox.changed.notify_one();
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.mailbox.queue.lock().messages.is_empty()
+    }
+
+    /// How many messages have been received.
+    pub fn received(&self) -> u64 {
+        self.mailbox.queue.lock().received
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.mailboxes.shard(self.mailbox.id).lock().remove(&self.mailbox.id);
+        // Who found it just before must not wait for an answer that cannot come.
+        let mut queue = self.mailbox.queue.lock();
+        queue.closed = true;
+        queue.messages.clear();
+    }
+}
+
+struct Mailbox {
+    id: u64,
+    queue: Mutex<Queue>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    messages: VecDeque<Message>,
+    bytes: usize,
+    received: u64,
+    closed: bool,
+}
+
+impl Mailbox {
+    fn put(&self, message: Message) -> Result<(), MailError> {
+        let mut queue = self.queue.lock();
+        if queue.closed {
+            return Err(MailError::Closed(self.id));
+        }
+        if queue.messages.len() >= MOST_MESSAGES || queue.bytes + message.value.len() > MOST_BYTES {
+            return Err(MailError::Full(self.id));
+        }
+        queue.bytes += message.value.len();
+        queue.messages.push_back(message);
+        drop(queue);
+        // There is one receiver at the most; the notice is kept until it looks.
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    fn quit(&self) {
+        self.queue.lock().closed = true;
+        self.changed.notify_one();
+    }
+}
+
+fn small(value: String) -> Result<String, MailError> {
+    if value.len() > LARGEST_MESSAGE { Err(MailError::TooLarge(value.len())) } else { Ok(value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mailboxes() -> (Arc<Mailboxes>, Live) {
+        let live = Live::default();
+        (Arc::new(Mailboxes::new(live.clone())), live)
+    }
+
+    fn message(value: &str) -> Message {
+        Message::new(value.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn messages_come_in_order_and_a_mailbox_goes_with_its_inbox() {
+        let (mailboxes, live) = mailboxes();
+        let inbox = mailboxes.open(7);
+        assert_eq!(live.mailboxes.get(), 1);
+        for value in ["a", "b"] {
+            mailboxes.send(7, message(value)).unwrap();
+        }
+        assert_eq!(inbox.try_recv().unwrap().unwrap().value, "a");
+        assert_eq!(inbox.try_recv().unwrap().unwrap().value, "b");
+        assert!(inbox.try_recv().unwrap().is_none());
+        assert_eq!(mailboxes.send(8, message("c")), Err(MailError::Unknown(8)));
+        drop(inbox);
+        assert_eq!(mailboxes.send(7, message("c")), Err(MailError::Unknown(7)));
+        assert_eq!(live.mailboxes.get(), 0);
+    }
+
+    #[test]
+    fn messages_and_their_bytes_are_bounded() {
+        let (mailboxes, _) = mailboxes();
+        let inbox = mailboxes.open(1);
+        (0..MOST_MESSAGES).for_each(|_| mailboxes.send(1, message("x")).unwrap());
+        assert_eq!(mailboxes.send(1, message("x")), Err(MailError::Full(1)));
+        inbox.try_recv().unwrap().unwrap();
+        mailboxes.send(1, message("x")).unwrap();
+
+        let large = "x".repeat(LARGEST_MESSAGE);
+        assert_eq!(Message::new(format!("{large}x")).unwrap_err(), MailError::TooLarge(LARGEST_MESSAGE + 1));
+        let _inbox = mailboxes.open(2);
+        (0..MOST_BYTES / LARGEST_MESSAGE).for_each(|_| mailboxes.send(2, message(&large)).unwrap());
+        assert_eq!(mailboxes.send(2, message("x")), Err(MailError::Full(2)));
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_woken_by_a_message_and_by_the_end() {
+        let (mailboxes, _) = mailboxes();
+        let inbox = mailboxes.open(1);
+        let (received, ()) = tokio::join!(inbox.recv(), async { mailboxes.send(1, message("a")).unwrap() });
+        assert_eq!(received.unwrap().value, "a");
+        mailboxes.send(1, message("b")).unwrap();
+        mailboxes.quit(1).unwrap();
+        mailboxes.quit(1).unwrap();
+        assert_eq!(mailboxes.send(1, message("c")), Err(MailError::Closed(1)));
+        assert_eq!(inbox.recv().await.unwrap().value, "b", "what came before is not lost");
+        assert_eq!(inbox.recv().await.unwrap_err(), MailError::Quit);
+
+        let waiting = mailboxes.open(2);
+        let (received, ()) = tokio::join!(waiting.recv(), async { mailboxes.quit(2).unwrap() });
+        assert_eq!(received.unwrap_err(), MailError::Quit);
+    }
+
+    #[tokio::test]
+    async fn a_request_is_answered_or_says_why_not() {
+        let (mailboxes, _) = mailboxes();
+        let inbox = mailboxes.open(1);
+        let ask = |value: &str| {
+            let (message, asked) = Message::request(value.to_owned()).unwrap();
+            mailboxes.send(1, message).unwrap();
+            asked
+        };
+        let long = Duration::from_secs(20);
+        let asked = ask("1+1");
+        inbox.recv().await.unwrap().answer.unwrap().give("2".into()).unwrap();
+        assert_eq!(asked.answer(long).await, Ok("2".into()));
+
+        let short = Duration::from_millis(1);
+        assert_eq!(ask("late").answer(short).await, Err(MailError::Timeout(short)));
+        let late = inbox.recv().await.unwrap().answer.unwrap();
+        assert_eq!(late.give("x".into()), Err(MailError::AskerGone));
+
+        let (ignored, waiting) = (ask("ignored"), ask("waiting"));
+        drop(inbox.recv().await.unwrap());
+        assert_eq!(ignored.answer(long).await, Err(MailError::Unanswered));
+        drop(inbox);
+        assert_eq!(waiting.answer(long).await, Err(MailError::Unanswered));
+    }
+
+    #[tokio::test]
+    async fn what_waits_can_be_handed_over() {
+        let (mailboxes, _) = mailboxes();
+        let (old, new) = (mailboxes.open(1), mailboxes.open(2));
+        ["a", "b"].into_iter().for_each(|value| mailboxes.send(1, message(value)).unwrap());
+        old.hand_over(&new);
+        assert_eq!(old.recv().await.unwrap_err(), MailError::Quit);
+        assert_eq!(new.recv().await.unwrap().value, "a");
+        assert_eq!(new.recv().await.unwrap().value, "b");
+        assert!(new.is_empty() && new.received() == 2);
+    }
+}

@@ -1,0 +1,91 @@
+//! The session of one run: its mailbox, and what it owes.
+
+use std::sync::Arc;
+
+use crate::capability::background::BackgroundError;
+use crate::capability::mailbox::{self, Answer, Inbox, MailError, Mailboxes};
+
+/// Why an entry point was not spawned.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    #[error("the plugin has no entry point `{0}`")]
+    NoEntryPoint(&'static str),
+    #[error(transparent)]
+    Background(#[from] BackgroundError),
+}
+
+/// Who a run is to others. Its mailbox is opened when its id is asked for: most runs have none.
+#[derive(Default)]
+pub struct Session {
+    id: u64,
+    /// Of the `wasm-main` of its script run.
+    main: u64,
+    inbox: Option<Arc<Inbox>>,
+    /// Of the request that was received last.
+    answer: Option<Answer>,
+}
+
+impl Session {
+    /// Of the `wasm-main` of a run.
+    pub fn of_main() -> Session {
+        let id = mailbox::new_id();
+        Session { id, main: id, ..Session::default() }
+    }
+
+    /// Of another entry point, whose `wasm-main` has this id.
+    pub fn of_other(main: u64) -> Session {
+        Session { id: mailbox::new_id(), main, ..Session::default() }
+    }
+
+    /// Of a named session, whose mailbox is there before its run.
+    pub fn named(inbox: Arc<Inbox>) -> Session {
+        Session { id: inbox.id(), main: inbox.id(), inbox: Some(inbox), ..Session::default() }
+    }
+
+    /// Of a run that this one spawns, open.
+    pub fn spawned(&self, mailboxes: &Arc<Mailboxes>) -> Session {
+        let mut session = Session::of_other(self.main);
+        session.open(mailboxes);
+        session
+    }
+
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub fn main(&self) -> u64 {
+        self.main
+    }
+
+    pub fn open(&mut self, mailboxes: &Arc<Mailboxes>) {
+        self.inbox.get_or_insert_with(|| mailboxes.open(self.id));
+    }
+
+    /// Waits for the next message. When it is a request, that is the one to answer.
+    ///
+    /// # Errors
+    /// When the session has quit, or was never opened.
+    pub async fn recv(&mut self) -> Result<String, MailError> {
+        let message = self.inbox.as_ref().ok_or(MailError::Quit)?.recv().await?;
+        self.answer = message.answer.or(self.answer.take());
+        Ok(message.value)
+    }
+
+    /// The next message, if there is one now.
+    ///
+    /// # Errors
+    /// As [`Session::recv`].
+    pub fn try_recv(&mut self) -> Result<Option<String>, MailError> {
+        let Some(message) = self.inbox.as_ref().ok_or(MailError::Quit)?.try_recv()? else { return Ok(None) };
+        self.answer = message.answer.or(self.answer.take());
+        Ok(Some(message.value))
+    }
+
+    /// Answers the request that was received last.
+    ///
+    /// # Errors
+    /// When there is none, it was answered, or nobody waits for the answer any more.
+    pub fn respond(&mut self, value: String) -> Result<(), MailError> {
+        self.answer.take().ok_or(MailError::NoRequest)?.give(value)
+    }
+}

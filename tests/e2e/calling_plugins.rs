@@ -1,0 +1,149 @@
+//! The plugins that call other services: `token_check` and `shadow`.
+
+use super::support::*;
+
+const ALLOW: &str = r#"allow = { net = ["127.0.0.0/8"] }"#;
+
+/// Says who a token is; one that it has never heard of is refused.
+async fn authentication() -> Origin {
+    Origin::start(|request| {
+        let mut response = match request.header("authorization") {
+            Some("Bearer good") => reply(204, ""),
+            Some("Bearer poor") => reply(403, ""),
+            Some("Bearer broken") => reply(500, ""),
+            _ => reply(401, ""),
+        };
+        response.headers_mut().insert("x-user", "alice".parse().unwrap());
+        response
+    })
+    .await
+}
+
+fn token_check(service: std::net::SocketAddr, more: &str) -> Script {
+    let config = format!("service = 'http://{service}/verify'\nidentity = 'x-user'\n{more}");
+    Script::plugin("token_check").main(config)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_checked_once() {
+    let (origin, service) = (Origin::saying("hello").await, authentication().await);
+    let mut site = Site::new();
+    site.proxied("/", origin.addr()).script("wasm_access", token_check(service.addr(), "").key(ALLOW));
+    let always = token_check(service.addr(), "keep_seconds = 0").key(ALLOW);
+    site.proxied("/always", origin.addr()).script("wasm_access", always);
+    let proxy = Proxy::start(&site.to_string());
+    let client = http1();
+    let with = async |path: &str, tokens: &[&str]| {
+        let request = client.get(proxy.url(path)).header("x-user", "root");
+        send(tokens.iter().fold(request, |request, token| request.header("authorization", *token))).await
+    };
+
+    for _ in 0..3 {
+        assert_eq!(with("/", &["Bearer good"]).await.status, 200);
+        assert_eq!(origin.last().header("x-user"), Some("alice"), "not whom the client says");
+        assert_eq!(with("/", &["Bearer poor"]).await.status, 403);
+        let refused = with("/", &["Bearer bad"]).await;
+        assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some("Bearer")));
+    }
+    let asked: Vec<_> =
+        service.received().iter().map(|request| request.header("authorization").unwrap().to_owned()).collect();
+    assert_eq!(asked, ["Bearer good", "Bearer poor", "Bearer bad"], "each once");
+    assert_eq!(service.last().uri, "/verify");
+
+    for tokens in [&[][..], &[""], &["Bearer good", "Bearer bad"]] {
+        assert_eq!(with("/", tokens).await.status, 401, "{tokens:?}");
+    }
+    assert_eq!(service.received().len(), 3, "nothing to ask about");
+    for asked in [4, 5] {
+        assert_eq!(with("/always", &["Bearer good"]).await.status, 200);
+        assert_eq!(service.received().len(), asked);
+    }
+    assert_eq!(origin.received().len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_does_not_hold_for_ever() {
+    let service = authentication().await;
+    let mut site = Site::new();
+    site.answered("/").script("wasm_access", token_check(service.addr(), "keep_seconds = 1").key(ALLOW));
+    let proxy = Proxy::start(&site.to_string());
+    let client = http1();
+    for asked in [1, 2] {
+        loop {
+            let answer = send(client.get(proxy.url("/")).header("authorization", "Bearer good")).await;
+            assert_eq!(answer.status, 200);
+            if service.received().len() == asked {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_answer_nobody_comes_in() {
+    let (service, down) = (authentication().await, DownOrigin::new());
+    let silent = RawOrigin::start(|mut client, _| async move { drop(client.read_to_end().await) }).await;
+    let mut site = Site::new();
+    site.answered("/broken").script("wasm_access", token_check(service.addr(), "").key(ALLOW));
+    site.answered("/down").script("wasm_access", token_check(down.addr(), "").key(ALLOW));
+    site.answered("/silent").script("wasm_access", token_check(silent.addr(), "timeout_ms = 100").key(ALLOW));
+    site.answered("/denied").script("wasm_access", token_check(service.addr(), ""));
+    let proxy = Proxy::start(&site.to_string());
+    for (path, why) in [
+        ("/broken", "/verify answered 500"),
+        ("/down", "cannot be connected"),
+        ("/silent", "within 100 ms"),
+        ("/denied", "allow.net does not permit"),
+    ] {
+        let answer = send(http1().get(proxy.url(path)).header("authorization", "Bearer broken")).await;
+        assert_eq!((answer.status, answer.text().as_str()), (500, "500 Internal Server Error\n"), "{path}");
+        proxy.wait_for_log(why);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shadow_gets_a_copy() {
+    let (origin, shadow) = (Origin::saying("hello").await, Origin::start(|_| reply(500, "")).await);
+    let config = format!("to = 'http://{}/copy/'\nheaders = ['Host', 'x-own']", shadow.addr());
+    let mut site = Site::new();
+    let script = Script::plugin("shadow").main(config).key(ALLOW);
+    site.proxied("/", origin.addr()).script("wasm_access_log", script.clone());
+    let reads = probe("probe", "reads", &[serde_json::json!(["in-body-read-exact"])]);
+    site.proxied("/read", origin.addr()).script("wasm_access", reads).script("wasm_access_log", script);
+    let proxy = Proxy::start(&site.to_string());
+
+    let request = http1().put(proxy.url("/a%20b?c=d&e=%20")).header("host", "www.example.cn");
+    let request = request.header("x-own", "1").header("x-own", "2").header("cookie", "a=b").body("body");
+    assert_eq!(send(request).await.text(), "hello");
+    shadow.wait_for_requests(1);
+    let copy = shadow.only();
+    assert_eq!((copy.method.as_str(), copy.uri.as_str()), ("PUT", "/copy/a%20b?c=d&e=%20"));
+    assert_eq!((copy.header("host"), copy.header("cookie")), (Some("www.example.cn"), None));
+    assert_eq!(copy.headers.get_all("x-own").iter().collect::<Vec<_>>(), ["1", "2"]);
+    assert!(copy.body.is_empty());
+
+    send(http1().post(proxy.url("/read")).body("body")).await;
+    shadow.wait_for_requests(2);
+    assert_eq!(&shadow.last().body[..], b"body");
+    assert_eq!(origin.received().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shadow_that_fails_is_a_line_in_the_log() {
+    let (origin, down) = (Origin::saying("hello").await, DownOrigin::new());
+    let mut site = Site::new();
+    for (path, allow) in [("/down", ALLOW), ("/denied", "allow = {}")] {
+        let script = Script::plugin("shadow").main(format!("to = 'http://{}'", down.addr())).key(allow);
+        site.proxied(path, origin.addr()).script("wasm_access_log", script);
+    }
+    let proxy = Proxy::start(&site.to_string());
+    for (path, why) in [("/down", "cannot be connected"), ("/denied", "allow.net does not permit")] {
+        assert_eq!(send(http1().get(proxy.url(path))).await.text(), "hello");
+        let line = proxy.wait_for_log(why);
+        assert!(line.contains("WARN") && line.contains("script=shadow") && line.contains("no copy: "), "{line}");
+    }
+    assert_eq!(
+        proxy.metric("phasegate_plugin_failures_total{script=\"shadow\",phase=\"wasm_access_log\",kind=\"err\"}"),
+        0.0
+    );
+}

@@ -183,3 +183,60 @@ async fn what_was_counted_stays_counted() {
     assert_eq!(reload(&proxy).0, 200);
     assert_eq!(proxy.admin("GET", "/plugins").1.trim(), "[]");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_that_has_not_changed_keeps_its_instances() {
+    let config = |name: &str, leak: usize| {
+        server("path = '/'\nrespond = { status = 200 }")
+            + &script("wasm_access", &guests::path("counter"), &format!("on = 'body'\nleak = {leak}"))
+            + &script("wasm_access_log", &guests::path("verdict"), "ok")
+            + &format!("name = '{name}'\n")
+    };
+    let proxy = Proxy::start(&config("one", 0));
+    let count = async || send(http1().get(proxy.url("/"))).await.text();
+    assert_eq!((count().await, count().await), ("1".into(), "2".into()));
+    proxy.configure(&config("two", 0));
+    assert_eq!(reload(&proxy).0, 200);
+    assert_eq!(count().await, "3");
+    proxy.configure(&config("two", 1));
+    assert_eq!(reload(&proxy).0, 200);
+    assert_eq!(count().await, "1");
+    proxy.wait_for_metric("phasegate_instances", 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn named_sessions_are_handed_over() {
+    let visits = plugins::path("visits");
+    let config = |most_paths: usize, status: u16| {
+        format!(
+            "[[wasm_session]]\nname = 'visits'\nwasm_path = '{}'\nwasm_main_config = \"role = 'keep'\\nmost_paths = {most_paths}\"\n",
+            visits.display()
+        ) + &server(&format!("path = '/'\nrespond = {{ status = {status} }}"))
+            + &script("wasm_access_log", &visits, "role = 'count'")
+            + "[[server.local]]\npath = '/visits'\nwasm_access_log = []\n"
+            + &script("wasm_serverless", &visits, "role = 'show'")
+    };
+    let proxy = Proxy::start(&config(10, 200));
+    let visit = async |path: &str| send(http1().get(proxy.url(path))).await;
+    let shown = async || {
+        proxy.wait_until_idle();
+        visit("/visits").await.json()
+    };
+    visit("/a").await;
+    assert_eq!(shown().await, serde_json::json!({ "/a": 1 }));
+
+    // The session is the same, and goes on.
+    proxy.configure(&config(10, 204));
+    assert_eq!(reload(&proxy).0, 200);
+    assert_eq!(visit("/a").await.status, 204);
+    assert_eq!(shown().await, serde_json::json!({ "/a": 2 }));
+
+    // It is another, and begins anew.
+    proxy.configure(&config(20, 204));
+    let (status, report) = reload(&proxy);
+    assert_eq!((status, &report["scripts"]["changed"]), (200, &serde_json::json!(["visits"])));
+    visit("/b").await;
+    assert_eq!(shown().await, serde_json::json!({ "/b": 1 }));
+    proxy.wait_for_metric("phasegate_named_sessions", 1.0);
+    proxy.wait_for_metric("phasegate_snapshots", 1.0);
+}

@@ -92,6 +92,8 @@ async fn what_only_a_restart_can_change_is_refused_by_name() {
             config("work_stealing = true\ngrace_period_ms = 7", &upstream(1000)),
             vec!["work_stealing", "grace_period_ms"],
         ),
+        (config("network = { max_callouts = 7 }", &upstream(1000)), vec!["network"]),
+        (config("store = { size = '1MiB' }", &upstream(1000)), vec!["store"]),
         (config("error_log = 'debug'", &upstream(1000)), vec!["error_log"]),
         (config("access_log = { path = 'stdout' }", &upstream(1000)), vec!["access_log.path"]),
         (config("", &upstream(2000)), vec!["upstream.web"]),

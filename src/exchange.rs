@@ -2,6 +2,10 @@
 //! never copied, and moved back after it. Everything a plugin may do with them is a method, which says in which phases
 //! it is allowed: the skins of both kinds of plugin stand on these.
 
+mod client;
+
+pub use client::{ClientEnd, PluginEnd, stream};
+
 use std::ops::Deref;
 use std::sync::Arc;
 use std::task::Waker;
@@ -67,6 +71,16 @@ pub enum Refused {
     TooManyHeaders,
     #[error("a response was already sent")]
     AlreadySent,
+    #[error("101 switches protocols: its status cannot be changed")]
+    Switching,
+    #[error("curr-fd: another script has had the stream to the client")]
+    Streamed,
+    #[error("the request body is read from curr-fd")]
+    BodyStreamed,
+    #[error("the request is none for an upgrade to WebSocket: {0}")]
+    NoUpgrade(&'static str),
+    #[error("wasm_http_filter_headers failed, and the client has got an error")]
+    HeadReplaced,
     #[error("the request body is larger than body_limit, {limit} bytes")]
     BodyTooLarge { limit: usize },
     #[error("the request body could not be read: {0}")]
@@ -89,20 +103,31 @@ pub struct Reply {
     pub status: StatusCode,
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub body: Bytes,
+    /// The `content-length` that was given without a body: that of a body to be streamed, or of none, for HEAD.
+    pub length: Option<u64>,
 }
 
 impl Reply {
     /// A response with a status, and nothing else.
     pub fn of_status(status: StatusCode) -> Reply {
-        Reply { status, headers: Vec::new(), body: Bytes::new() }
+        Reply { status, headers: Vec::new(), body: Bytes::new(), length: None }
     }
 
     /// # Errors
     /// When the status or a header is not valid, or `content-length` is not the length of the body.
-    pub fn new(status: u16, headers: Vec<(String, String)>, body: Bytes) -> Result<Reply, Refused> {
+    pub fn new(status: u16, mut headers: Vec<(String, String)>, body: Bytes) -> Result<Reply, Refused> {
         let status = final_status(status)?;
-        Ok(Reply { status, headers: message_headers(headers, body.len())?, body })
+        let length = if body.is_empty() { take_length(&mut headers) } else { None };
+        Ok(Reply { status, headers: message_headers(headers, body.len())?, body, length })
     }
+}
+
+/// Takes the `content-length` out, when it is one that a body could have.
+fn take_length(headers: &mut Vec<(String, String)>) -> Option<u64> {
+    let at = headers.iter().position(|(name, _)| name.eq_ignore_ascii_case("content-length"))?;
+    let length = headers[at].1.parse().ok().filter(|length| *length > 0)?;
+    headers.remove(at);
+    Some(length)
 }
 
 /// The headers of a message with a body of this length, without `content-length`: whoever sends it frames it.
@@ -137,6 +162,11 @@ pub enum Ask {
     Body(oneshot::Sender<Result<Bytes, Refused>>),
     /// To send this response now.
     Respond(Reply, oneshot::Sender<Result<(), Refused>>),
+    /// The stream to the client.
+    Stream(oneshot::Sender<PluginEnd>),
+    /// To send the head of this response now, and its body from the stream. The answer is the length of that body, if it
+    /// was given.
+    Head(Reply, oneshot::Sender<Result<Option<u64>, Refused>>),
 }
 
 /// A request and its response, lent to a chain.
@@ -151,6 +181,8 @@ pub struct Exchange {
     pub reply: Option<Reply>,
     /// Whether a plugin has sent its response by itself.
     pub replied: bool,
+    /// Whether a plugin has had the stream to the client.
+    pub streamed: bool,
     /// Whether the request is in here, for a chain to work on.
     pub lent: bool,
     /// What scripts have spawned.
@@ -172,6 +204,7 @@ impl Exchange {
             body: None,
             reply: None,
             replied: false,
+            streamed: false,
             lent: false,
             background: Background::default(),
             asks: Vec::new(),
@@ -260,15 +293,21 @@ impl Exchange {
         let Edit::Response(response) = self.edit_response("out-set-status")? else {
             return Err(Refused::Ended);
         };
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Refused::Switching);
+        }
         response.set_status(final_status(status)?).map_err(|_| Refused::Status(status))
     }
 
     /// Keeps the response that `return` and `error` send.
     ///
     /// # Errors
-    /// In a phase that cannot end the request.
+    /// In a phase that cannot end the request, and when a response was sent before.
     pub fn set_reply(&mut self, reply: Reply) -> Result<(), Refused> {
         self.can_reply("out-set-response")?;
+        if self.replied {
+            return Err(Refused::AlreadySent);
+        }
         self.reply = Some(reply);
         Ok(())
     }
@@ -291,13 +330,16 @@ impl Exchange {
     /// The request body, or the question for it. Wait for the answer without holding the lock.
     ///
     /// # Errors
-    /// In a phase where the body has gone upstream unread.
+    /// In a phase where the body has gone upstream unread, and once it is read from the stream to the client.
     pub fn ask_body(&mut self) -> Result<BodyOr<oneshot::Receiver<Result<Bytes, Refused>>>, Refused> {
         if let Some(body) = &self.body {
             return Ok(BodyOr::Body(body.clone()));
         }
         if !self.phase.can_edit_request() {
             return Err(self.refuse("in-body-read-exact", "the request body has already been sent"));
+        }
+        if self.streamed {
+            return Err(Refused::BodyStreamed);
         }
         let (answer, receiver) = oneshot::channel();
         self.ask(Ask::Body(answer))?;
@@ -318,8 +360,10 @@ impl Exchange {
     pub fn stop_driving(&mut self) {
         self.driver = None;
         for ask in self.asks.drain(..) {
-            if let Ask::Respond(..) = ask {
-                self.replied = false;
+            match ask {
+                Ask::Respond(..) | Ask::Head(..) => self.replied = false,
+                Ask::Stream(_) => self.streamed = false,
+                Ask::Body(_) => {}
             }
         }
     }

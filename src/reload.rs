@@ -248,7 +248,7 @@ impl Reloader {
 
 /// After a swap: what is there once in the process goes over to the new generation, while requests still use the old one.
 fn hand_over(capabilities: &Capabilities, new: &Generation) {
-    capabilities.named.replace(new.snapshot.sessions());
+    capabilities.named.replace(new.snapshot.definitions());
 }
 
 impl Seen {

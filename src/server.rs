@@ -78,7 +78,7 @@ pub fn run(start: Start) -> Result<(), ServerError> {
         server.add_service(service);
     }
     metrics.reloads.loaded(generation.number);
-    capabilities.named.replace(generation.snapshot.sessions());
+    capabilities.named.replace(generation.snapshot.definitions());
     let shared = Arc::new(Shared { current: ArcSwap::from_pointee(generation), access_log, metrics: metrics.clone() });
 
     for (position, listener) in listeners.iter().enumerate() {

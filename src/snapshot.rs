@@ -25,7 +25,7 @@ pub struct Snapshot {
     /// In the order of the configuration.
     servers: Vec<Server>,
     /// What runs as named sessions.
-    sessions: Vec<Arc<Script>>,
+    pub sessions: Vec<Arc<Script>>,
 }
 
 /// Where a route is in its snapshot.
@@ -81,7 +81,7 @@ impl Snapshot {
     }
 
     /// The named sessions, to be put in the place of those that run.
-    pub fn sessions(&self) -> Vec<Definition> {
+    pub fn definitions(&self) -> Vec<Definition> {
         let define = |script: &Arc<Script>| Definition { name: script.spec().name.clone(), program: script.clone() };
         self.sessions.iter().map(define).collect()
     }

@@ -7,8 +7,10 @@ pub mod mailbox;
 pub mod named;
 pub mod net;
 mod run;
+pub mod socket;
 mod store;
 pub mod timer;
+pub mod websocket;
 
 use std::sync::Arc;
 

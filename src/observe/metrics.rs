@@ -47,6 +47,8 @@ pub struct Live {
     pub spawned_runs: Gauge,
     /// Named sessions that run, or are about to run again.
     pub named_sessions: Gauge,
+    /// Open sockets, with those to clients.
+    pub sockets: Gauge,
     /// Instances of plugins.
     pub instances: Gauge,
 }
@@ -240,11 +242,12 @@ impl Metrics {
             self.plugin_unsupported_verdicts.clone(),
         );
         registry.register("plugin_instances", "Instances made of scripts", self.plugin_instances.clone());
-        let Live { mailboxes, timers, spawned_runs, named_sessions, instances } = self.live.clone();
+        let Live { mailboxes, timers, spawned_runs, named_sessions, sockets, instances } = self.live.clone();
         registry.register("mailboxes", "Mailboxes of sessions that can be sent to", mailboxes);
         registry.register("timers", "Timers of plugins that have not expired yet", timers);
         registry.register("spawned_runs", "Runs that plugins have in the background of requests", spawned_runs);
         registry.register("named_sessions", "Named sessions that run, or wait to run again", named_sessions);
+        registry.register("sockets", "Sockets that plugins have open, with those to clients", sockets);
         registry.register("instances", "Instances that live", instances);
         registry.register("store_entries", "Keys of the store in memory", self.store.entries.clone());
         registry.register("store_bytes", "Bytes of the store in memory", self.store.bytes.clone());

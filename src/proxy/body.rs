@@ -59,11 +59,7 @@ impl RequestBody {
             if self.read.len() > limit {
                 return Err(Refused::BodyTooLarge { limit });
             }
-            if std::mem::take(&mut self.expects_continue) {
-                self.continued = true;
-                session.downstream_session.write_continue_response().await.map_err(failed)?;
-            }
-            match session.downstream_session.read_request_body().await.map_err(failed)? {
+            match self.receive(session).await.map_err(failed)? {
                 Some(chunk) => self.read.extend_from_slice(&chunk),
                 None => self.complete = true,
             }
@@ -72,6 +68,29 @@ impl RequestBody {
             return Err(Refused::BodyTooLarge { limit });
         }
         Ok(self.read.clone().freeze())
+    }
+
+    /// The next piece of a body that goes to a plugin alone, from what was read before on; none at its end. Can be
+    /// cancelled and called again. After an upgrade it is whatever the client sends.
+    ///
+    /// # Errors
+    /// When the client does not deliver it.
+    pub async fn next(&mut self, session: &mut Session) -> pingora::Result<Option<Bytes>> {
+        if !self.read.is_empty() {
+            return Ok(Some(self.read.split().freeze()));
+        }
+        if self.complete && !session.downstream_session.was_upgraded() {
+            return Ok(None);
+        }
+        self.receive(session).await
+    }
+
+    async fn receive(&mut self, session: &mut Session) -> pingora::Result<Option<Bytes>> {
+        if std::mem::take(&mut self.expects_continue) {
+            self.continued = true;
+            session.downstream_session.write_continue_response().await?;
+        }
+        session.downstream_session.read_request_body().await
     }
 
     /// Whether the client was told to go on with its body: the upstream need not tell it again.

@@ -35,6 +35,8 @@ pub struct Context {
     pub failed_connects: usize,
     /// Whether `wasm_http_filter_headers` has run: it runs once, also when it fails and the proxy answers by itself.
     pub filtered: bool,
+    /// Whether a response that a plugin streamed has to be cut off.
+    pub cut: bool,
     _in_flight: Counted,
 }
 
@@ -56,6 +58,7 @@ impl Context {
             selected: None,
             failed_connects: 0,
             filtered: false,
+            cut: false,
             _in_flight: in_flight,
         }
     }

@@ -5,6 +5,8 @@ use pingora::{Error, ErrorSource, ErrorType};
 /// A plugin failed and its configuration says `on_failure = "close"`.
 const PLUGIN_FAILURE: &str = "a plugin failed";
 
+const CUT: &str = "the response is cut off";
+
 /// An error that becomes this status.
 pub fn status(code: u16, why: &'static str) -> Box<Error> {
     Error::explain(ErrorType::HTTPStatus(code), why)
@@ -14,8 +16,14 @@ pub fn plugin_failure(code: u16) -> Box<Error> {
     status(code, PLUGIN_FAILURE)
 }
 
-pub fn is_plugin_failure(error: &Error) -> bool {
-    error.context.as_ref().is_some_and(|context| context.as_str() == PLUGIN_FAILURE)
+/// The response has begun, and cannot be ended as it should: the client must see that.
+pub fn cut() -> Box<Error> {
+    Error::explain(ErrorType::ConnectionClosed, CUT).into_down()
+}
+
+/// Whether this was logged where it happened.
+pub fn is_logged(error: &Error) -> bool {
+    error.context.as_ref().is_some_and(|context| [PLUGIN_FAILURE, CUT].contains(&context.as_str()))
 }
 
 pub fn is_timeout(error: &Error) -> bool {

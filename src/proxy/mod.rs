@@ -9,6 +9,7 @@ mod replay;
 mod respond;
 mod route;
 mod run;
+mod stream;
 pub mod upstream;
 
 pub use generation::Generation;
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use http::{Version, header};
+use http::{StatusCode, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::{HttpPeer, Session};
@@ -68,7 +69,7 @@ impl Gateway {
         let reply = match ctx.local().and_then(|local| local.handler.as_ref()) {
             Some(Handler::Respond(respond)) => respond::fixed(respond),
             Some(Handler::Echo) => self.echo(session, ctx).await,
-            Some(Handler::ProxyPass(_)) | None => Reply::of_status(http::StatusCode::NOT_FOUND),
+            Some(Handler::ProxyPass(_)) | None => Reply::of_status(StatusCode::NOT_FOUND),
         };
         self.respond(session, ctx, reply).await
     }
@@ -129,6 +130,7 @@ impl ProxyHttp for Gateway {
                     return Ok(true);
                 }
                 Outcome::Replied => return Ok(true),
+                Outcome::Cut => return Err(error::cut()),
             }
         }
         if !matches!(ctx.local().and_then(|local| local.handler.as_ref()), Some(Handler::ProxyPass(_))) {
@@ -223,7 +225,7 @@ impl ProxyHttp for Gateway {
         if let Some(upstream) = &mut ctx.facts.upstream {
             upstream.version = Some(response.version);
         }
-        if response.status.is_informational() {
+        if is_interim(response.status) {
             return Ok(());
         }
         self.run(Phase::HttpFilterHeadersPre, session, ctx, Subject::Response(response)).await.only_continue()
@@ -236,7 +238,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
-        if response.status.is_informational() {
+        if is_interim(response.status) {
             return Ok(());
         }
         if session.req_header().version == Version::HTTP_10
@@ -252,11 +254,11 @@ impl ProxyHttp for Gateway {
     async fn fail_to_proxy(&self, session: &mut Session, failure: &pingora::Error, ctx: &mut Self::CTX) -> FailToProxy {
         ctx.facts.timed_out |= error::is_timeout(failure);
         let code = error::status_of(failure);
-        let written = session.response_written().is_some_and(|response| !response.status.is_informational());
+        let written = session.response_written().is_some_and(|response| !is_interim(response.status));
         if code > 0 && !written {
             // Whatever went wrong, the connection is not worth keeping.
             session.set_keepalive(None);
-            let status = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+            let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             if let Err(error) = self.respond(session, ctx, Reply::of_status(status)).await {
                 log::debug!("the error response could not be sent: {error}");
             }
@@ -273,7 +275,12 @@ impl ProxyHttp for Gateway {
     }
 
     fn suppress_error_log(&self, _session: &Session, _ctx: &Self::CTX, failure: &pingora::Error) -> bool {
-        // A plugin's failure was logged where it happened, with more to say.
-        error::is_plugin_failure(failure)
+        // Where it happened there was more to say.
+        error::is_logged(failure)
     }
+}
+
+/// Whether another response follows. After 101, none does (RFC 9110, section 15.2.2).
+fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
 }

@@ -1,7 +1,8 @@
 //! Responses that the proxy makes itself.
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, Version, header};
 use pingora::http::ResponseHeader;
 use pingora::prelude::Session;
 use serde_json::json;
@@ -18,7 +19,10 @@ use crate::phase::Phase;
 /// The response of a `respond` route.
 pub fn fixed(respond: &Respond) -> Reply {
     let headers = respond.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-    with_type(Reply { status: respond.status, headers, body: respond.body.clone().into() }, "text/plain; charset=utf-8")
+    with_type(
+        Reply { status: respond.status, headers, body: respond.body.clone().into(), length: None },
+        "text/plain; charset=utf-8",
+    )
 }
 
 impl Gateway {
@@ -33,16 +37,65 @@ impl Gateway {
         Box::pin(async move {
             let reply = described(reply);
             let mut response = header_of(&reply)?;
-            // A chain that fails is not asked to look at the answer to its own failure.
-            if !std::mem::replace(&mut ctx.filtered, true) {
-                let outcome = self.run(Phase::HttpFilterHeaders, session, ctx, Subject::Response(&mut response)).await;
-                if let Err(failure) = outcome.only_continue() {
-                    let reply = Reply::of_status(StatusCode::from_u16(error::status_of(&failure)).unwrap_or_default());
-                    let reply = described(Reply { status: fallback(reply.status), ..reply });
-                    return write(session, header_of(&reply)?, reply).await;
+            if has_body(reply.status) {
+                let head = session.req_header().method == http::Method::HEAD;
+                response.set_content_length(match reply.length {
+                    Some(length) if head => usize::try_from(length).unwrap_or(usize::MAX),
+                    _ => reply.body.len(),
+                })?;
+            }
+            match self.filter(session, ctx, &mut response).await {
+                Ok(()) => write(session, response, reply.body).await,
+                Err(failure) => fail(session, failure).await,
+            }
+        })
+    }
+
+    /// Sends the head of a response whose body is streamed; the status that it has after `wasm_http_filter_headers`. None:
+    /// that failed, and the client has got an error.
+    pub(super) fn start<'a>(
+        &'a self,
+        session: &'a mut Session,
+        ctx: &'a mut Context,
+        head: &'a Reply,
+    ) -> BoxFuture<'a, pingora::Result<Option<StatusCode>>> {
+        Box::pin(async move {
+            let mut response = header_of(head)?;
+            if let Err(failure) = self.filter(session, ctx, &mut response).await {
+                fail(session, failure).await?;
+                return Ok(None);
+            }
+            let status = response.status;
+            if has_body(status) && status != StatusCode::SWITCHING_PROTOCOLS {
+                match head.length {
+                    Some(length) => response.set_content_length(usize::try_from(length).unwrap_or(usize::MAX))?,
+                    None if session.req_header().version == Version::HTTP_11 => {
+                        response.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+                    }
+                    // HTTP/2 has frames; in HTTP/1.0 the end of the connection ends the body.
+                    None => {}
                 }
             }
-            write(session, response, reply).await
+            session.write_response_header(Box::new(response), false).await?;
+            Ok(Some(status))
+        })
+    }
+
+    /// `wasm_http_filter_headers` on a response of our own. The error is the status of its failure.
+    async fn filter(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        response: &mut ResponseHeader,
+    ) -> Result<(), StatusCode> {
+        // A chain that fails is not asked to look at the answer to its own failure.
+        if std::mem::replace(&mut ctx.filtered, true) {
+            return Ok(());
+        }
+        let outcome = self.run(Phase::HttpFilterHeaders, session, ctx, Subject::Response(response)).await;
+        outcome.only_continue().map_err(|failure| {
+            let status = StatusCode::from_u16(error::status_of(&failure)).unwrap_or_default();
+            if status.is_server_error() { status } else { StatusCode::INTERNAL_SERVER_ERROR }
         })
     }
 
@@ -78,12 +131,9 @@ impl Outcome {
             Outcome::Continue => Ok(()),
             Outcome::Reply(reply) => Err(error::plugin_failure(reply.status.as_u16())),
             Outcome::Replied => Err(error::plugin_failure(500)),
+            Outcome::Cut => Err(error::cut()),
         }
     }
-}
-
-fn fallback(status: StatusCode) -> StatusCode {
-    if status.is_server_error() { status } else { StatusCode::INTERNAL_SERVER_ERROR }
 }
 
 /// Gives an error that has no body one that says what it is.
@@ -108,30 +158,31 @@ fn header_of(reply: &Reply) -> pingora::Result<ResponseHeader> {
     for (name, value) in &reply.headers {
         response.append_header(name.clone(), value.clone())?;
     }
-    if has_body(reply.status) {
-        response.set_content_length(reply.body.len())?;
-    }
     Ok(response)
 }
 
 /// RFC 9110, section 6.4.1.
-fn has_body(status: StatusCode) -> bool {
+pub(super) fn has_body(status: StatusCode) -> bool {
     !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::RESET_CONTENT)
 }
 
-async fn write(session: &mut Session, mut response: ResponseHeader, reply: Reply) -> pingora::Result<()> {
+/// Answers with an error, past all plugins.
+async fn fail(session: &mut Session, status: StatusCode) -> pingora::Result<()> {
+    let reply = described(Reply::of_status(status));
+    let mut response = header_of(&reply)?;
+    response.set_content_length(reply.body.len())?;
+    write(session, response, reply.body).await
+}
+
+async fn write(session: &mut Session, mut response: ResponseHeader, body: Bytes) -> pingora::Result<()> {
     let status = response.status;
     let head = session.req_header().method == http::Method::HEAD;
-    let body = has_body(status) && !head && !reply.body.is_empty();
-    if !has_body(status) {
+    let has_body = has_body(status);
+    let sends = has_body && !head && !body.is_empty();
+    if !has_body {
         // The chain may have changed the status.
         response.remove_header(&header::CONTENT_LENGTH);
     }
-    session.write_response_header(Box::new(response), !body).await?;
-    if body {
-        session.write_response_body(Some(reply.body), true).await?;
-    } else {
-        session.write_response_body(None, true).await?;
-    }
-    Ok(())
+    session.write_response_header(Box::new(response), !sends).await?;
+    session.write_response_body(sends.then_some(body), true).await
 }

@@ -13,8 +13,9 @@ use pingora::prelude::Session;
 
 use super::Gateway;
 use super::context::Context;
+use super::stream::{Step, Streaming};
 use crate::config::OnFailure;
-use crate::exchange::{self, Ask, Exchange, Refused, Reply, Shared};
+use crate::exchange::{self, Ask, Exchange, Refused, Reply, Shared, stream};
 use crate::phase::{End, Phase, Verdict, Walk};
 use crate::snapshot::{LiveChain, LiveScript};
 use crate::wasm::{Failure, FailureKind};
@@ -36,6 +37,8 @@ pub enum Outcome {
     Reply(Reply),
     /// It has ended: a plugin has sent the response.
     Replied,
+    /// A plugin has sent a part of the response, and the rest will not come.
+    Cut,
 }
 
 impl Gateway {
@@ -63,6 +66,9 @@ impl Gateway {
         let end = self.walk(&chain, phase, &exchange, session, ctx, &mut subject).await;
         let mut exchange = take_back(&exchange, session, ctx, &mut subject);
         ctx.facts.work_times[phase as usize] += started.elapsed();
+        if ctx.cut {
+            return Outcome::Cut;
+        }
         if phase.can_end_request() && exchange.replied {
             return Outcome::Replied;
         }
@@ -80,7 +86,7 @@ impl Gateway {
         subject: &mut Subject<'_>,
     ) -> Option<End> {
         let mut walk = chain.walk(phase);
-        while let Some(live) = walk.script() {
+        while let Some(live) = walk.script().filter(|_| !ctx.cut) {
             live.script.spec().metrics.runs.inc();
             let result = if live.script.is_synchronous() {
                 live.script.run_now(exchange)
@@ -133,6 +139,7 @@ impl Gateway {
             Done(Result<Verdict, Failure>),
             Asked(Ask),
             Read(Result<bytes::Bytes, Refused>),
+            Streamed(Option<Step>),
         }
 
         let body_limit = ctx.body_limit();
@@ -143,28 +150,41 @@ impl Gateway {
             Poll::Ready(())
         })
         .await;
-        loop {
+        let mut streaming: Option<Box<Streaming>> = None;
+        let result = loop {
             let next = poll_fn(|cx| match run.as_mut().poll(cx) {
                 Poll::Ready(result) => Poll::Ready(Event::Done(result)),
                 Poll::Pending => exchange.lock().asked().map_or(Poll::Pending, |ask| Poll::Ready(Event::Asked(ask))),
             });
-            let event = if readers.is_empty() {
-                next.await
-            } else {
+            let event = if !readers.is_empty() {
                 tokio::select! {
                     biased;
                     event = next => event,
                     body = ctx.body.read_whole(session, body_limit) => Event::Read(body),
                 }
+            } else if let Some(streaming) = &mut streaming {
+                tokio::select! {
+                    biased;
+                    event = next => event,
+                    step = streaming.step(session, &mut ctx.body) => Event::Streamed(step),
+                }
+            } else {
+                next.await
             };
             match event {
-                Event::Done(result) => {
-                    exchange.lock().stop_driving();
-                    return result;
-                }
+                Event::Done(result) => break result,
                 Event::Asked(Ask::Body(reader)) => readers.push(reader),
                 Event::Asked(Ask::Respond(reply, answer)) => {
                     let sent = self.respond_within(reply, exchange, session, ctx, subject).await;
+                    let _ = answer.send(sent);
+                }
+                Event::Asked(Ask::Stream(answer)) => {
+                    let (plugin, client) = stream();
+                    streaming = Some(Box::new(Streaming::new(client)));
+                    let _ = answer.send(plugin);
+                }
+                Event::Asked(Ask::Head(head, answer)) => {
+                    let sent = self.start_within(head, streaming.as_deref_mut(), exchange, session, ctx, subject).await;
                     let _ = answer.send(sent);
                 }
                 Event::Read(body) => {
@@ -175,8 +195,23 @@ impl Gateway {
                         let _ = reader.send(body.clone());
                     }
                 }
+                Event::Streamed(step) => {
+                    let Some(streaming) = &mut streaming else { continue };
+                    let Some(step) = step else { break Ok(Verdict::Finish) };
+                    if let Some(result) = streaming.follow(step, session, run.as_mut()).await {
+                        break result;
+                    }
+                }
             }
+        };
+        exchange.lock().stop_driving();
+        if let Some(streaming) = streaming
+            && let Err(why) = streaming.finish(session, result.is_err()).await
+        {
+            ctx.cut = true;
+            log::info!("script={} the response is cut off: {why}", live.script.spec().name);
         }
+        result
     }
 }
 
@@ -190,15 +225,61 @@ impl Gateway {
         ctx: &mut Context,
         subject: &mut Subject<'_>,
     ) -> Result<(), Refused> {
-        drop(take_back(exchange, session, ctx, subject));
-        // The response has a chain of its own to pass, which gets an exchange of its own.
-        let running = ctx.exchange.take();
+        let running = pause(exchange, session, ctx, subject);
         let sent = self.respond(session, ctx, reply).await;
-        ctx.answering = std::mem::replace(&mut ctx.exchange, running);
-        let phase = exchange.lock().phase;
-        lend(exchange, phase, session, ctx, subject);
+        resume(running, exchange, session, ctx, subject);
         sent.map_err(|error| Refused::Send(error.to_string()))
     }
+
+    /// Sends the head of a response that the script streams.
+    async fn start_within(
+        &self,
+        head: Reply,
+        streaming: Option<&mut Streaming>,
+        exchange: &Shared,
+        session: &mut Session,
+        ctx: &mut Context,
+        subject: &mut Subject<'_>,
+    ) -> Result<Option<u64>, Refused> {
+        let running = pause(exchange, session, ctx, subject);
+        let mut sent = self.start(session, ctx, &head).await;
+        if let (Ok(Some(status)), Some(streaming)) = (&sent, streaming) {
+            streaming.head_sent(session, *status, head.length);
+            if let Err(error) = streaming.write(session, head.body).await {
+                sent = Err(error);
+            }
+        }
+        resume(running, exchange, session, ctx, subject);
+        match sent {
+            Ok(Some(_)) => Ok(head.length),
+            Ok(None) => Err(Refused::HeadReplaced),
+            Err(error) => Err(Refused::Send(error.to_string())),
+        }
+    }
+}
+
+/// Takes the request back from a script that still runs. The response has a chain of its own to pass, which gets an
+/// exchange of its own.
+fn pause(
+    exchange: &Shared,
+    session: &mut Session,
+    ctx: &mut Context,
+    subject: &mut Subject<'_>,
+) -> Option<exchange::Owned> {
+    drop(take_back(exchange, session, ctx, subject));
+    ctx.exchange.take()
+}
+
+fn resume(
+    running: Option<exchange::Owned>,
+    exchange: &Shared,
+    session: &mut Session,
+    ctx: &mut Context,
+    subject: &mut Subject<'_>,
+) {
+    ctx.answering = std::mem::replace(&mut ctx.exchange, running);
+    let phase = exchange.lock().phase;
+    lend(exchange, phase, session, ctx, subject);
 }
 
 /// What the result of a script does to its chain: how it ends the request, if it does.

@@ -10,6 +10,7 @@ use crate::config::{self, Config};
 use crate::phase::Phase;
 use crate::reload::{Outcome, Report};
 use crate::snapshot::{LiveScript, ScriptChanges, Snapshot};
+use crate::wasm;
 
 /// An entry of `GET /plugins`.
 #[derive(Serialize)]
@@ -53,7 +54,8 @@ struct Local<'a> {
 
 /// All scripts of a snapshot.
 pub fn scripts(snapshot: &Snapshot) -> Vec<Script<'_>> {
-    snapshot.scripts().map(script).collect()
+    let sessions = snapshot.sessions.iter().map(|session| script(session, "restart"));
+    snapshot.scripts().map(in_a_chain).chain(sessions).collect()
 }
 
 /// The configuration, without what may be secret.
@@ -86,17 +88,22 @@ pub fn reload(report: Option<Report>) -> (StatusCode, Value) {
     }
 }
 
-fn script(live: &LiveScript) -> Script<'_> {
-    let spec = live.script.spec();
+fn in_a_chain(live: &LiveScript) -> Script<'_> {
+    let on_failure = match live.on_failure {
+        config::OnFailure::Close => "close",
+        config::OnFailure::Open => "open",
+    };
+    script(&live.script, on_failure)
+}
+
+fn script<'a>(script: &'a wasm::Script, on_failure: &'static str) -> Script<'a> {
+    let spec = script.spec();
     Script {
         name: &spec.name,
         phase: spec.place.name(),
         instance: if spec.fresh { "fresh" } else { "reuse" },
-        on_failure: match live.on_failure {
-            config::OnFailure::Close => "close",
-            config::OnFailure::Open => "open",
-        },
-        path: if live.script.is_synchronous() { "synchronous" } else { "asynchronous" },
+        on_failure,
+        path: if script.is_synchronous() { "synchronous" } else { "asynchronous" },
     }
 }
 

@@ -10,6 +10,7 @@ mod module;
 mod pool;
 mod script;
 mod session;
+mod sockets;
 mod state;
 
 pub use entry::EntryPoint;

@@ -204,7 +204,11 @@ impl Script {
 
     /// Runs the entry points that are on, concurrently. The first to finish gives the verdict; the others are cancelled.
     pub async fn run(&self, exchange: &Shared) -> Result<Verdict, Failure> {
-        self.within_wall(self.race(exchange)).await
+        let run = Arc::new(Run::new(&self.capabilities));
+        let result = self.within_wall(self.race(exchange, &run)).await;
+        let alone = Arc::strong_count(&run) == 1;
+        run.sockets.end(result.is_err(), alone).await;
+        result
     }
 
     async fn within_wall(&self, run: impl Future<Output = Result<Verdict, Failure>>) -> Result<Verdict, Failure> {
@@ -215,21 +219,25 @@ impl Script {
         }
     }
 
-    async fn race(&self, exchange: &Shared) -> Result<Verdict, Failure> {
-        let work =
-            |run, session| Work { exchange: exchange.clone(), run, session, kind: Kind::Waits, wall: self.spec.wall };
+    async fn race(&self, exchange: &Shared, run: &Arc<Run>) -> Result<Verdict, Failure> {
+        let work = |session| Work {
+            exchange: exchange.clone(),
+            run: Some(run.clone()),
+            session,
+            kind: Kind::Waits,
+            wall: self.spec.wall,
+        };
         let mut main = Session::of_main();
         if self.entries.len() == 1 {
-            return self.run_entry(EntryPoint::Main, self.config(EntryPoint::Main), work(None, main)).await;
+            return self.run_entry(EntryPoint::Main, self.config(EntryPoint::Main), work(main)).await;
         }
         // The others know its id from the beginning.
         main.open(&self.capabilities.mailboxes);
         let (main_id, mut main) = (main.id(), Some(main));
-        let run = Arc::new(Run::new(&self.capabilities));
         // In the order of the entry points: that is how a tie is decided.
         let runs = self.entries.iter().map(|entry| -> BoxFuture<'_, _> {
             let session = main.take().unwrap_or_else(|| Session::of_other(main_id));
-            Box::pin(self.run_entry(*entry, self.config(*entry), work(Some(run.clone()), session)))
+            Box::pin(self.run_entry(*entry, self.config(*entry), work(session)))
         });
         let (result, _, others) = select_all(runs).await;
         drop(others);
@@ -261,7 +269,12 @@ impl Script {
                 Kind::Beside(request) => request.clone(),
                 Kind::Now | Kind::Waits => "-".into(),
             };
-            if let Err(failure) = self.run_entry(entry, config, work).await {
+            let run = work.run.clone();
+            let result = self.run_entry(entry, config, work).await;
+            if let Some(run) = run.filter(|run| Arc::strong_count(run) == 1) {
+                run.sockets.end(result.is_err(), true).await;
+            }
+            if let Err(failure) = result {
                 self.report(&failure, &request);
             }
         })
@@ -360,15 +373,18 @@ impl Program for Script {
             self.spec.metrics.runs.inc();
             // Nothing is ever lent to it; what the session spawns ends with it.
             let exchange = exchange::Owned::default();
+            let run = Arc::new(Run::new(&self.capabilities));
             let work = Work {
                 exchange: exchange.clone(),
-                run: None,
+                run: Some(run.clone()),
                 session: Session::named(inbox.clone()),
                 kind: Kind::Beside("-".into()),
                 wall: None,
             };
-            let run = self.run_entry(EntryPoint::Main, self.config(EntryPoint::Main), work);
-            match self.within_wall(run).await {
+            let result = self.run_entry(EntryPoint::Main, self.config(EntryPoint::Main), work);
+            let result = self.within_wall(result).await;
+            run.sockets.end(result.is_err(), true).await;
+            match result {
                 Ok(_) => Outcome::Returned,
                 Err(_) if inbox.has_quit() => Outcome::Returned,
                 Err(failure) => {

@@ -48,7 +48,6 @@ pub struct Work {
 }
 
 /// How an instance is run.
-#[derive(Clone)]
 pub enum Kind {
     /// On the synchronous path.
     Now,

@@ -453,6 +453,26 @@ async fn a_stale_connection_costs_nothing_but_another_try() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_kept_one_call_waiting_gets_no_other() {
+    let authority = Authority::new();
+    let files = authority.issue("localhost");
+    let http1 = SecureOrigin::tls(&files, &["http/1.1"], checksum).await;
+    let http2 = SecureOrigin::tls(&files, &["h2"], checksum).await;
+    let http3 = SecureOrigin::quic(&files, checksum).await;
+    for (typ, origin) in [("ssl", &http1), ("ssl", &http2), ("quic", &http3)] {
+        let ok = get(typ, origin.url("localhost", "/"));
+        let hang = json!(["handle-http", typ, { "method": "get", "uri": origin.url("localhost", "/hang") }, 300]);
+        let proxy = routes(&authority.network(), &[&[ok.clone(), hang, ok]]);
+        let results = results_of(&proxy, "/0").await;
+        assert!(err(&results[1]).contains("within 300 ms"), "{results:?}");
+        assert_eq!(results[2]["ok"]["status"], 200, "{results:?}");
+        let connections: Vec<_> = origin.received().iter().map(|request| request.connection).collect();
+        assert_eq!(connections, [0, 0, 1]);
+        proxy.wait_for_metric(&format!("phasegate_connections{{transport=\"{typ}\"}}"), 1.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_at_once_and_no_more_than_permitted() {
     let authority = Authority::new();
     let files = authority.issue("localhost");
@@ -529,5 +549,22 @@ async fn a_cancelled_run_gives_its_calls_up() {
     proxy.wait_for_metric("phasegate_callouts_in_flight", 0.0);
     for transport in ["tcp", "quic"] {
         proxy.wait_for_metric(&format!("phasegate_connections{{transport=\"{transport}\"}}"), 0.0);
+    }
+}
+
+#[test]
+fn authorities_that_are_no_good_are_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    for (text, why) in [
+        ("", "there is no certificate in"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "is of no use"),
+        ("-----BEGIN CERTIFICATE-----\n", "cannot be read"),
+    ] {
+        let ca = folder.path().join("ca.pem");
+        std::fs::write(&ca, text).unwrap();
+        let site = format!("[network]\nca = '{}'\n{}", ca.display(), server("path = '/'\necho = true"));
+        let output = check(&site);
+        assert_eq!(output.code, Some(1));
+        assert!(output.stderr.contains(why) && output.stderr.contains("`ca` is a PEM file"), "{}", output.stderr);
     }
 }

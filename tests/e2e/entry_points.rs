@@ -128,3 +128,16 @@ async fn entry_points_share_the_request_but_not_their_memory() {
     assert_eq!(timeout[2], main[4]);
     assert_ne!(timeout[1], timeout[2], "an entry point has its own mailbox");
 }
+
+/// A response that an entry point has asked for and another has cut off was not sent: the request goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_is_cut_off_does_not_count() {
+    let origin = Origin::saying("hello").await;
+    let responds = [step(&serde_json::json!(["out-response", { "status": 202 }]))];
+    let script = Script::guest("probe", "race").main(serde_json::Value::from(responds.to_vec()));
+    let mut site = Site::new();
+    site.proxied("/", origin.addr()).script("wasm_access", script.key("wasm_main_ext1_config = '[]'"));
+    let proxy = Proxy::start(&site.to_string());
+    let answer = send(http1().get(proxy.url("/"))).await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
+}

@@ -1,4 +1,4 @@
-//! The functions that plugins call: `wasm-std` for the request and the response, `wasm-log`, and what there is not yet.
+//! The functions that plugins call: `wasm-std` for the request and the response, and `wasm-log`.
 
 use std::collections::BTreeSet;
 
@@ -266,34 +266,6 @@ async fn a_response_that_is_sent_at_once() {
         }
     }
     assert_eq!(origin.received().len(), 0);
-}
-
-/// What is declared but not built yet says so, and harms nobody.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_rest_of_the_interface_is_not_available_yet() {
-    let request = json!({ "method": "get", "uri": "http://127.0.0.1:1/" });
-    let calls = vec![
-        json!(["handle-http", "tcp", request, 10]),
-        json!(["socket-connect", "tcp", "127.0.0.1:1", null, 10]),
-        json!(["socket-read", 0, 1, 10]),
-        json!(["socket-read-exact", 0, 1, 10]),
-        json!(["socket-write", 0, "x", 10]),
-        json!(["socket-write-all", 0, "x", 10]),
-        json!(["socket-flush", 0, 10]),
-        json!(["socket-close", 0, 10]),
-        json!(["websocket/socket-connect", "tcp", request, 10]),
-        json!(["websocket/socket-read", 0, 10]),
-        json!(["websocket/socket-write", 0, { "text": "x" }, 10]),
-        json!(["websocket/socket-flush", 0, 10]),
-        json!(["websocket/socket-close", 0, 10]),
-    ];
-    let (given, _) = in_access(&calls).await;
-    assert_eq!(given.len(), calls.len());
-    for (call, result) in calls.iter().zip(&given) {
-        let function = call[0].as_str().unwrap().trim_start_matches("websocket/");
-        let expected = format!("{function}: not available in this build");
-        assert_eq!(result["err"], expected, "{call}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -66,6 +66,11 @@ async fn one_runs_however_many_ask() {
     assert_eq!(ask(&proxy, "/b").await, "1", "another name is another session");
     assert_eq!(proxy.metric(RUNNING), 2.0);
 
+    let (_, plugins) = proxy.admin("GET", "/plugins");
+    let plugins: Value = serde_json::from_str(&plugins).unwrap();
+    let listed = plugins.as_array().unwrap().iter().filter(|plugin| plugin["phase"] == "session");
+    assert_eq!(listed.map(|plugin| &plugin["name"]).collect::<Vec<_>>(), ["a", "b"]);
+
     let given = send(http1().get(proxy.url("/unknown"))).await.json();
     let unknown = "there is no session named `c`: add `[[wasm_session]]` with `name = \"c\"` to the configuration";
     assert_eq!((&given[0]["err"], &given[1]["err"]), (&json!(unknown), &json!(unknown)));

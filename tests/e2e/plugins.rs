@@ -27,6 +27,7 @@ async fn bad_configurations_are_explained() {
         ("hotlink", "wasm_access", "", "missing field `allow`"),
         ("ip_filter", "wasm_access", "deny = []\nallow = ['10.0.0.0/33']", "line 2: `10.0.0.0/33` is no network"),
         ("json_app", "wasm_serverless", "base = 'app'", "line 1: `app` is no path"),
+        ("events", "wasm_serverless", "every_ms = 0", "line 1:"),
         ("header_rewrite", "wasm_http_in_headers", "[set]\nx-a = '${client_ip'", "line 2: `${client_ip` has no `}`"),
         ("cache_policy", "wasm_http_filter_headers_pre", "[[rule]]", "missing field `cache_control`"),
         ("security_headers", "wasm_http_filter_headers", "hide_server = 1", "invalid type: integer `1`"),
@@ -332,6 +333,42 @@ async fn traffic_stats() {
     // A request that failed is counted, too.
     assert_eq!(send(client.get(proxy.url("/down"))).await.status, 502);
     assert_eq!(line("down")["status"], 502);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events() {
+    use futures::StreamExt;
+
+    let script = |config: &str| Script::plugin("events").main(config);
+    let mut site = Site::new();
+    site.route("/few", "").script("wasm_serverless", script("every_ms = 20\ncount = 3"));
+    site.route("/rare", "").script("wasm_serverless", script("every_ms = 600000"));
+    let proxy = Proxy::start(&site.to_string());
+    for client in [http1(), http2()] {
+        let get = |path: &str, last: Option<&str>| {
+            let request = client.get(proxy.url(path));
+            last.map_or(request.try_clone().unwrap(), |id| request.header("last-event-id", id))
+        };
+        let ids = |text: &str| -> Vec<u64> {
+            text.lines().filter_map(|line| line.strip_prefix("id: ")?.parse().ok()).collect()
+        };
+        for (last, expected) in [(None, vec![1, 2, 3]), (Some("1"), vec![2, 3]), (Some("nonsense"), vec![1, 2, 3])] {
+            let answer = send(get("/few", last)).await;
+            assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/event-stream")), "{last:?}");
+            let text = answer.text();
+            assert_eq!(ids(&text), expected, "{last:?}");
+            assert!(text.starts_with("retry: 3000\nid: "), "{text}");
+            assert_eq!(text.matches("\nevent: tick\ndata: {\"tick\":").count(), expected.len(), "{text}");
+        }
+        assert_eq!(send(get("/few", Some("3"))).await.status, 204, "there are no more");
+        assert_eq!(send(client.post(proxy.url("/few"))).await.status, 405);
+
+        // The first event is there long before the second is made.
+        let response = soon("the head", get("/rare", Some("41")).send()).await.unwrap();
+        let event = soon("an event", response.bytes_stream().next()).await.unwrap().unwrap();
+        assert_eq!(ids(&String::from_utf8_lossy(&event)), [42]);
+    }
+    assert!(!proxy.log().contains("failed"), "{}", proxy.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

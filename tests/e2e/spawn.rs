@@ -98,6 +98,31 @@ async fn it_has_a_session_and_the_request_while_somebody_waits() {
     drop(client);
 }
 
+/// There a spawned run is on whichever worker has time, beside the run that does for it what it asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_can_be_on_another_worker() {
+    let talks = spawn(&[
+        json!(["session-recv"]),
+        json!(["in-body-read-exact"]),
+        json!(["in-set-header", "x-spawned", "1"]),
+        json!(["main-session-id"]),
+        json!(["session-send", "$3", "$0"]),
+    ]);
+    let calls =
+        [talks, json!(["session-send", "$0", "ping"]), json!(["session-recv"]), json!(["in-get-header", "x-spawned"])];
+    let mut site = Site::with("threads = 4\nwork_stealing = true");
+    site.answered("/").script("wasm_access", Script::guest("probe", "talks").main(answers(&calls)));
+    let proxy = Proxy::start(&site.to_string());
+    let client = http1();
+    for _ in 0..50 {
+        let given = send(client.post(proxy.url("/")).body("the body")).await.json();
+        assert_eq!((&given[2]["ok"], &given[3]["ok"]), (&json!("ping"), &json!("1")), "{given}");
+    }
+    proxy.wait_until_idle();
+    proxy.wait_for_metric(SPAWNED, 0.0);
+    proxy.wait_for_metric("phasegate_mailboxes", 0.0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_synchronous_script_can_spawn_too() {
     let calls = [json!(["spawn", "wasm-main-ext1", "nonsense"]), json!(["spawn", "wasm-main-ext2", null])];

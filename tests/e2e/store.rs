@@ -1,7 +1,7 @@
 //! The store of plugins. What does not depend on where it is kept is shown on both: in memory, and in a real Redis.
 
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -327,6 +327,62 @@ async fn a_time_to_live() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert!(started.elapsed() >= Duration::from_millis(300), "too early in {}", kind.name);
+    }
+}
+
+/// Calls at random, on few keys: both kinds answer the same, and in memory the account is right.
+#[tokio::test(flavor = "multi_thread")]
+async fn both_kinds_answer_the_same() {
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let mut random = seed;
+    let mut calls: Vec<_> = (0..2000).map(|_| random_call(&mut random)).collect();
+    calls.extend(KEYS.map(|key| json!(["del", key])));
+    let mut answers = Vec::new();
+    for kind in kinds() {
+        let mut site = Site::with(&kind.config);
+        site.answered("/").script("wasm_access", answering("random", calls.clone()));
+        let proxy = Proxy::start(&site.to_string());
+        answers.push(ask(&proxy, "/").await);
+        assert_eq!(proxy.metric("phasegate_store_entries"), 0.0, "seed {seed}");
+        assert_eq!(proxy.metric("phasegate_store_bytes"), 0.0, "seed {seed}");
+    }
+    if let [memory, redis] = &answers[..] {
+        for (n, call) in calls.iter().enumerate() {
+            assert_eq!(memory[n], redis[n], "call {n}, {call}, with the seed {seed}");
+        }
+    }
+}
+
+const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+
+fn random_call(random: &mut u64) -> Value {
+    let mut below = |bound: usize| {
+        *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*random >> 33) as usize % bound
+    };
+    let key = KEYS[below(KEYS.len())];
+    let field = ["f", "g"][below(2)];
+    let number = [0, 1, -1, i64::MAX, i64::MIN, 7][below(6)];
+    let text = ["", "1", "x", "s64:1"][below(4)];
+    let expected = [Some(text), None][below(2)];
+    let ms = [0, 1_000_000][below(2)];
+    match below(16) {
+        0 => json!(["set-s64", key, number]),
+        1 => json!(["get-s64", key]),
+        2 => json!(["set-string", key, text]),
+        3 => json!(["get-string", key]),
+        4 => json!(["set-u8", key, 7]),
+        5 => json!(["hset-string", key, field, text]),
+        6 => json!(["hget-string", key, field]),
+        7 => json!(["hset-s64", key, field, number]),
+        8 => json!(["hget-s64", key, field]),
+        9 => json!(["hdel", key, field]),
+        10 if below(2) == 0 => json!(["del", key]),
+        11 => json!(["incr-with-expiry", key, number, ms]),
+        12 => json!(["set-string-with-expiry", key, text, ms]),
+        13 => json!(["expire", key, ms]),
+        14 => json!(["compare-and-set", key, expected, "x"]),
+        _ => json!(["incr", key, number]),
     }
 }
 

@@ -79,7 +79,7 @@ impl Connection {
         Ok((connection, connected.addr))
     }
 
-    async fn http1(stream: Stream) -> hyper::Result<Connection> {
+    pub async fn http1(stream: Stream) -> hyper::Result<Connection> {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // It ends when the sender is dropped; what is wrong with it, the sender learns.
         tokio::spawn(async { drop(connection.await) });

@@ -140,3 +140,43 @@ impl Drop for Lease {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::capability::net::Network;
+    use crate::config::{Diagnostics, Network as Config, load_rules};
+    use crate::observe::metrics::Metrics;
+
+    #[tokio::test]
+    async fn what_nobody_uses_is_closed_and_forgotten() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (metrics, policy) = (Metrics::new(), Policy::new(load_rules(&["127.0.0.1"])));
+        let network = Network::load(&Config::default(), &metrics, &mut Diagnostics::new("".as_ref(), String::new()));
+        let pool = Arc::new(Pool::default());
+        let key = Key { transport: Transport::Tcp, target: addr.into() };
+        for _ in 0..2 {
+            let stream = network.connect(&policy, Transport::Tcp, &addr.to_string(), None, &[]).await.unwrap();
+            let connection = Connection::http1(stream).await.unwrap();
+            pool.lease(key.clone(), connection, addr).keep();
+        }
+        assert!(pool.sweep(), "both are young");
+        let long_ago = Instant::now() - IDLE;
+        pool.kept.lock().connections.get_mut(&key).unwrap()[0].used = long_ago;
+        assert!(pool.sweep());
+        assert!(pool.take(&key, &Policy::default()).is_none(), "this policy permits nothing");
+        let lease = pool.take(&key, &policy).expect("one is left");
+        assert!(pool.take(&key, &policy).is_none(), "and it is in use");
+        lease.keep();
+        pool.kept.lock().connections.get_mut(&key).unwrap()[0].used = long_ago;
+        assert!(!pool.sweep());
+        assert!(pool.kept.lock().connections.is_empty());
+        // Their tasks end by themselves.
+        while metrics.connections("tcp").get() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -5,6 +5,8 @@ mod policy;
 mod quic;
 mod stream;
 mod target;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 pub use policy::{Denied, Policy};

@@ -49,8 +49,3 @@ impl From<WitVerdict> for Verdict {
         }
     }
 }
-
-/// What a function of a later version answers.
-fn not_available<T>(function: &str) -> Result<T, String> {
-    Err(format!("{}: not available in this build", function.replace('_', "-")))
-}

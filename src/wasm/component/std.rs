@@ -35,8 +35,7 @@ impl Host for State {
     }
 
     fn main_session_id(&mut self) -> u64 {
-        let session = self.session();
-        if session.id() == session.main() { self.open_session().id() } else { session.main() }
+        self.open_session().main()
     }
 
     fn main_fd(&mut self) -> u64 {

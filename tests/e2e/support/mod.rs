@@ -21,6 +21,7 @@ mod redis;
 mod secure;
 mod site;
 mod wasm;
+mod websocket;
 
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,7 @@ pub use redis::RedisServer;
 pub use secure::SecureOrigin;
 pub use site::{Script, Site};
 pub use wasm::{cargo, guests, plugins};
+pub use websocket::{WebSocket, WebSocketOrigin, serve as serve_websocket};
 
 /// How long anything may take before its test fails. Far more than it needs: the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -22,7 +22,7 @@ use super::{CertFiles, Received, Reply};
 
 type Answer = Arc<dyn Fn(Received) -> Reply + Send + Sync>;
 
-/// A server with a certificate on a free port. It ends when this is dropped.
+/// A server with a certificate on a free port. It never answers requests to `/hang`. It ends when this is dropped.
 pub struct SecureOrigin {
     addr: SocketAddr,
     received: Arc<Mutex<Vec<Received>>>,
@@ -53,6 +53,7 @@ impl SecureOrigin {
                         async move {
                             let request = receive(request, connection).await;
                             log.lock().unwrap().push(request.clone());
+                            hang(&request).await;
                             Ok::<_, Infallible>(answer(request))
                         }
                     });
@@ -106,7 +107,8 @@ impl Drop for SecureOrigin {
 }
 
 impl CertFiles {
-    fn server(&self, alpn: &[&str]) -> ServerConfig {
+    /// For a TLS server with these protocols.
+    pub fn server(&self, alpn: &[&str]) -> ServerConfig {
         let chain = CertificateDer::pem_file_iter(&self.cert).unwrap().collect::<Result<_, _>>().unwrap();
         let key = PrivateKeyDer::from_pem_file(&self.key).unwrap();
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
@@ -151,6 +153,7 @@ async fn serve_h3(quic: quinn::Connection, connection: usize, log: Arc<Mutex<Vec
                 connection,
             };
             log.lock().unwrap().push(received.clone());
+            hang(&received).await;
             let (head, body) = answer(received).into_parts();
             let body = body.collect().await.unwrap().to_bytes();
             // A client that has enough of it goes away.
@@ -160,4 +163,10 @@ async fn serve_h3(quic: quinn::Connection, connection: usize, log: Arc<Mutex<Vec
         });
     }
     requests.join_all().await;
+}
+
+async fn hang(request: &Received) {
+    if request.uri == "/hang" {
+        std::future::pending().await
+    }
 }

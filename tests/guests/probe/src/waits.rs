@@ -52,6 +52,13 @@ pub fn network(call: &str, args: &Value) -> Made {
         "websocket/socket-write" => {
             call!(args, |fd: u64, message: MessageArg, ms: u64| websocket::socket_write(fd, &message.into(), ms))
         }
+        "websocket/socket-ping" => {
+            call!(args, |fd: u64, data: String, ms: u64| websocket::socket_ping(fd, data.as_bytes(), ms))
+        }
+        "websocket/socket-close-with" => call!(args, |fd: u64, code: u16, reason: String, ms: u64| {
+            websocket::socket_close_with(fd, code, &reason, ms)
+        }),
+        "websocket/socket-close-code" => call!(args, |fd: u64| websocket::socket_close_code(fd)),
         "websocket/socket-flush" => call!(args, |fd: u64, ms: u64| websocket::socket_flush(fd, ms)),
         "websocket/socket-close" => call!(args, |fd: u64, ms: u64| websocket::socket_close(fd, ms)),
         _ => return Ok(None),

@@ -8,6 +8,7 @@ pub mod facts;
 pub mod observe;
 pub mod phase;
 pub mod proxy;
+pub mod reload;
 pub mod server;
 pub mod snapshot;
 pub mod variables;

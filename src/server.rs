@@ -5,13 +5,13 @@ mod report;
 mod shutdown;
 pub mod tls;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use pingora::apps::HttpServerOptions;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
@@ -22,12 +22,13 @@ use self::listen::{Bound, Prebound};
 use self::shutdown::Shutdown;
 use self::tls::Certificates;
 use crate::capability::Capabilities;
-use crate::config::{Config, HostPattern};
+use crate::config::Config;
 use crate::observe::access_log::{AccessLog, AccessLogError};
 use crate::observe::admin::Admin;
 use crate::observe::metrics::Metrics;
-use crate::proxy::upstream::{Upstream, UpstreamError};
-use crate::proxy::{Gateway, Router, Shared};
+use crate::proxy::upstream::UpstreamError;
+use crate::proxy::{Gateway, Generation, Listener, Shared, listeners};
+use crate::reload::{self, Inputs, Reloads, Running};
 use crate::snapshot::Snapshot;
 use crate::wasm::Host;
 
@@ -52,6 +53,7 @@ pub struct Start {
     pub snapshot: Snapshot,
     pub certificates: Certificates,
     pub metrics: Arc<Metrics>,
+    pub inputs: Inputs,
 }
 
 /// Serves until SIGTERM or SIGINT, and then until the requests in flight have ended, or the grace period has.
@@ -59,54 +61,47 @@ pub struct Start {
 /// # Errors
 /// When an upstream's name does not resolve, the access log cannot be opened or an address is taken.
 pub fn run(start: Start) -> Result<(), ServerError> {
-    let Start { config, capabilities, host, snapshot, certificates, metrics } = start;
+    let Start { config, capabilities, host, snapshot, certificates, metrics, inputs } = start;
+    let (listeners, admin, grace_period) = (listeners(&config), config.admin, config.grace_period);
     let mut server = Server::new_with_opt_and_conf(None, settings(&config));
     server.bootstrap();
 
     let (access_log, _access_log_guard) = match &config.access_log {
         Some(log) => {
             let (writer, guard) = AccessLog::open(&log.target, metrics.access_log_dropped())?;
-            (Some((writer, log.format.clone())), Some(guard))
+            (Some(writer), Some(guard))
         }
         None => (None, None),
     };
-    let mut upstreams = Vec::new();
-    for upstream in &config.upstreams {
-        let (built, health_checks) = Upstream::build(upstream)?;
-        upstreams.push((built, upstream.hash_key.clone()));
-        if let Some(health_checks) = health_checks {
-            server.add_service(health_checks);
-        }
+    let (generation, health_checks) = Generation::build(config, snapshot, None, &metrics)?;
+    for service in health_checks {
+        server.add_service(service);
     }
-    let plugins = json!(report::scripts(&snapshot));
-    capabilities.named.replace(snapshot.definitions());
-    let shared = Arc::new(Shared {
-        snapshot,
-        upstreams,
-        access_log,
-        metrics: metrics.clone(),
-        body_limit: config.body_limit,
-        trusted_proxies: config.trusted_proxies.clone(),
-    });
+    metrics.reloads.loaded(generation.number);
+    capabilities.named.replace(generation.snapshot.definitions());
+    let shared = Arc::new(Shared { current: ArcSwap::from_pointee(generation), access_log, metrics: metrics.clone() });
 
-    for listener in listeners(&config) {
+    for (position, listener) in listeners.iter().enumerate() {
         let bound = listen::bind(listener.addr)?;
         let scheme = if listener.tls { "https" } else { "http" };
         log::info!("listening on {scheme}://{}", bound.addr);
-        server.add_service(proxy_service(&server.configuration, &shared, &certificates, listener, bound, &config));
+        let gateway = Gateway::new(shared.clone(), position);
+        server.add_service(proxy_service(&server.configuration, gateway, &certificates, listener, bound));
     }
     let ready = Arc::new(AtomicBool::new(true));
-    if let Some(addr) = config.admin {
+    let host = Arc::new(host);
+    let running = Running {
+        shared: shared.clone(),
+        capabilities: capabilities.clone(),
+        host: host.clone(),
+        certificates,
+        inputs,
+    };
+    let reloads = reload::start(running).map_err(ServerError::Thread)?;
+    if let Some(addr) = admin {
         let bound = listen::bind(addr)?;
         log::info!("admin on http://{}", bound.addr);
-        let config = json!(report::configuration(&config));
-        let admin = Admin {
-            metrics: metrics.clone(),
-            ready: ready.clone(),
-            plugins: Box::new(move || plugins.clone()),
-            config: Box::new(move || config.clone()),
-        };
-        let service = admin.service(&bound.addr.to_string());
+        let service = admin_endpoint(&shared, ready.clone(), reloads.clone()).service(&bound.addr.to_string());
         // It is there to say that the process is not ready any more.
         server.add_service(Prebound::new(service, bound).until_the_end());
     }
@@ -122,47 +117,36 @@ pub fn run(start: Start) -> Result<(), ServerError> {
     ready.store(false, Ordering::Relaxed);
     log::info!("shutting down");
     let stopped = Instant::now();
-    shutdown::drain(&metrics, config.grace_period);
+    shutdown::drain(&metrics, grace_period);
     // Requests need them to the end.
-    capabilities.named.shut_down(config.grace_period.saturating_sub(stopped.elapsed()));
+    capabilities.named.shut_down(grace_period.saturating_sub(stopped.elapsed()));
     // The engine's clock ticks until the last request and session have ended.
-    drop(host);
+    drop((host, reloads));
     Ok(())
 }
 
-/// A distinct address to listen on, and the servers behind it.
-struct Listener {
-    addr: SocketAddr,
-    tls: bool,
-    h2: bool,
-    /// Positions in the configuration.
-    servers: Vec<usize>,
-}
-
-fn listeners(config: &Config) -> Vec<Listener> {
-    let mut listeners = BTreeMap::<(SocketAddr, bool), Listener>::new();
-    for (index, server) in config.servers.iter().enumerate() {
-        for listen in &server.listen {
-            let (addr, tls) = (listen.addr, listen.tls.is_some());
-            let new = || Listener { addr, tls, h2: false, servers: Vec::new() };
-            let listener = listeners.entry((addr, tls)).or_insert_with(new);
-            listener.h2 |= listen.h2;
-            listener.servers.push(index);
-        }
+/// Shows the generation that is current when it is asked.
+fn admin_endpoint(shared: &Arc<Shared>, ready: Arc<AtomicBool>, reloads: Reloads) -> Admin {
+    let (plugins, config) = (shared.clone(), shared.clone());
+    Admin {
+        metrics: shared.metrics.clone(),
+        ready,
+        plugins: Box::new(move || json!(report::scripts(&plugins.current.load().snapshot))),
+        config: Box::new(move || json!(report::configuration(&config.current.load().config))),
+        reload: Box::new(move || {
+            let reloads = reloads.clone();
+            Box::pin(async move { report::reload(reloads.reload().await) })
+        }),
     }
-    listeners.into_values().collect()
 }
 
 fn proxy_service(
     settings: &Arc<ServerConf>,
-    shared: &Arc<Shared>,
+    gateway: Gateway,
     certificates: &Certificates,
-    listener: Listener,
+    listener: &Listener,
     bound: Bound,
-    config: &Config,
 ) -> Prebound<impl pingora::apps::ServerApp + Send + Sync + 'static> {
-    let names = |index: &usize| -> (usize, &[HostPattern]) { (*index, &config.servers[*index].names) };
-    let gateway = Gateway::new(shared.clone(), Router::new(listener.servers.iter().map(names)));
     let mut service = http_proxy_service_with_name(settings, gateway, "proxy");
     let addr = bound.addr.to_string();
     if listener.tls {

@@ -1,5 +1,9 @@
 //! The configuration, compiled: modules loaded, chains linked, routes resolved. Immutable, and built only here.
 
+mod changes;
+
+pub use changes::ScriptChanges;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,19 +23,26 @@ use crate::wasm::{EntryPoint, Host, Module, Script, ScriptSpec};
 /// What requests are served from.
 pub struct Snapshot {
     /// In the order of the configuration.
-    pub servers: Vec<Server>,
+    servers: Vec<Server>,
     /// What runs as named sessions.
     pub sessions: Vec<Arc<Script>>,
 }
 
+/// Where a route is in its snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteId {
+    server: usize,
+    local: usize,
+}
+
 /// The routes of one server.
-pub struct Server {
-    /// The longest first.
-    prefixes: Vec<(String, Arc<Local>)>,
+struct Server {
+    /// The first is for what nothing matches: the chains of the server, and no handler.
+    locals: Vec<Local>,
+    /// Positions in `locals`; the longest prefix first.
+    prefixes: Vec<(String, usize)>,
     /// Asked when no prefix matches, in the order of the configuration.
-    regexes: Vec<(Regex, Arc<Local>)>,
-    /// For what nothing matches: the chains of the server, and no handler.
-    fallback: Arc<Local>,
+    regexes: Vec<(Regex, usize)>,
 }
 
 /// One route.
@@ -54,8 +65,16 @@ pub struct LiveScript {
 
 impl Snapshot {
     /// Loads every module and links every chain. All that is wrong is reported; without a report there is a snapshot.
-    pub fn build(config: &Config, host: &Host, metrics: &Metrics, diagnostics: &mut Diagnostics) -> Option<Snapshot> {
-        let mut builder = Builder { host, metrics, diagnostics, modules: HashMap::new(), chains: HashMap::new() };
+    /// Scripts that were the same in the snapshot before are taken over, with their instances.
+    pub fn build(
+        config: &Config,
+        host: &Host,
+        metrics: &Metrics,
+        before: Option<&Snapshot>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Snapshot> {
+        let (modules, chains) = (HashMap::new(), HashMap::new());
+        let mut builder = Builder { host, metrics, before, diagnostics, modules, chains };
         let servers = config.servers.iter().map(|server| builder.server(server)).collect();
         let sessions = config.sessions.iter().filter_map(|session| builder.script(session, Place::Session)).collect();
         (!diagnostics.has_errors()).then_some(Snapshot { servers, sessions })
@@ -67,26 +86,38 @@ impl Snapshot {
         self.sessions.iter().map(define).collect()
     }
 
+    /// The route of a path on the server at this position of the configuration.
+    pub fn route(&self, server: usize, path: &str) -> RouteId {
+        RouteId { server, local: self.servers[server].local(path) }
+    }
+
+    /// The route itself. The id must be of this snapshot.
+    pub fn local(&self, route: RouteId) -> &Local {
+        &self.servers[route.server].locals[route.local]
+    }
+
     /// All scripts, each once.
     pub fn scripts(&self) -> impl Iterator<Item = &LiveScript> {
         let mut seen = std::collections::HashSet::new();
-        let locals = self.servers.iter().flat_map(Server::locals);
+        let locals = self.servers.iter().flat_map(|server| &server.locals);
         let chains = locals.flat_map(|local| local.chains.iter().flatten());
         chains.filter(move |chain| seen.insert(Arc::as_ptr(chain))).flat_map(|chain| chain.scripts())
+    }
+
+    /// The script that has been prepared of this module with this configuration.
+    fn same_script(&self, module: &Arc<Module>, spec: &ScriptSpec) -> Option<Arc<Script>> {
+        let scripts = self.scripts().map(|live| &live.script).chain(&self.sessions);
+        scripts.into_iter().find(|script| script.is_of(module, spec)).cloned()
     }
 }
 
 impl Server {
     /// The route of a path: the longest prefix, else the first regex that matches, else the server's own chains.
-    pub fn local(&self, path: &str) -> &Arc<Local> {
-        let prefix = self.prefixes.iter().find(|(prefix, _)| path.starts_with(prefix.as_str())).map(|(_, local)| local);
-        let regex = || self.regexes.iter().find(|(regex, _)| regex.is_match(path)).map(|(_, local)| local);
-        prefix.or_else(regex).unwrap_or(&self.fallback)
-    }
-
-    fn locals(&self) -> impl Iterator<Item = &Arc<Local>> {
-        let prefixes = self.prefixes.iter().map(|(_, local)| local);
-        prefixes.chain(self.regexes.iter().map(|(_, local)| local)).chain([&self.fallback])
+    fn local(&self, path: &str) -> usize {
+        let prefix =
+            self.prefixes.iter().find(|(prefix, _)| path.starts_with(prefix.as_str())).map(|(_, local)| *local);
+        let regex = || self.regexes.iter().find(|(regex, _)| regex.is_match(path)).map(|(_, local)| *local);
+        prefix.or_else(regex).unwrap_or(0)
     }
 }
 
@@ -108,6 +139,7 @@ impl LiveScript {
 struct Builder<'a> {
     host: &'a Host,
     metrics: &'a Metrics,
+    before: Option<&'a Snapshot>,
     diagnostics: &'a mut Diagnostics,
     /// Each file once; none where it was reported as wrong.
     modules: HashMap<PathBuf, Option<Arc<Module>>>,
@@ -118,21 +150,22 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn server(&mut self, server: &crate::config::Server) -> Server {
         let fallback = self.local(None, &server.chains);
-        let mut built = Server { prefixes: Vec::new(), regexes: Vec::new(), fallback };
+        let mut built = Server { locals: vec![fallback], prefixes: Vec::new(), regexes: Vec::new() };
         for local in &server.locals {
-            let live = self.local(local.handler.clone(), &local.chains);
+            let position = built.locals.len();
+            built.locals.push(self.local(local.handler.clone(), &local.chains));
             match &local.matcher {
-                Match::Prefix(prefix) => built.prefixes.push((prefix.clone(), live)),
-                Match::Regex(regex) => built.regexes.push((regex.clone(), live)),
+                Match::Prefix(prefix) => built.prefixes.push((prefix.clone(), position)),
+                Match::Regex(regex) => built.regexes.push((regex.clone(), position)),
             }
         }
         built.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
         built
     }
 
-    fn local(&mut self, handler: Option<Handler>, chains: &Chains) -> Arc<Local> {
+    fn local(&mut self, handler: Option<Handler>, chains: &Chains) -> Local {
         let chains = Phase::ALL.map(|phase| self.chain(&chains[phase as usize], phase));
-        Arc::new(Local { handler, chains })
+        Local { handler, chains }
     }
 
     fn chain(&mut self, config: &Arc<ChainConfig>, phase: Phase) -> Option<Arc<LiveChain>> {
@@ -172,7 +205,8 @@ impl Builder<'_> {
             net: Arc::new(Policy::new(config.net.clone())),
             metrics: self.metrics.script(&config.name, place),
         };
-        let script = match Script::prepare(self.host, &module, spec) {
+        let before = self.before.and_then(|before| before.same_script(&module, &spec));
+        let script = match before.map_or_else(|| Script::prepare(self.host, &module, spec), Ok) {
             Ok(script) => script,
             Err(error) => {
                 self.wrong_module(config, &error);
@@ -188,8 +222,8 @@ impl Builder<'_> {
         if let Some(module) = self.modules.get(&path) {
             return module.clone();
         }
-        let module = match Module::load(self.host.engine(), &path) {
-            Ok(module) => Some(Arc::new(module)),
+        let module = match self.host.load(&path) {
+            Ok(module) => Some(module),
             Err(error) => {
                 self.wrong_module(config, &error);
                 None

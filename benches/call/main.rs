@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group};
 use phasegate::exchange::Shared;
-use phasegate::wasm::Module;
 
 use self::plugin::{exchange, script};
 
@@ -28,7 +27,7 @@ criterion_group!(calls, call);
 
 fn call(criterion: &mut Criterion) {
     let host = plugin::host();
-    let module: Module = plugin::load(&host);
+    let module = plugin::load(&host);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
     let mut group = criterion.benchmark_group("call");
     for (instance, fresh) in [("reuse", false), ("fresh", true)] {

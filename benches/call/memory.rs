@@ -1,5 +1,7 @@
 //! What an idle instance in a pool keeps resident.
 
+use std::sync::Arc;
+
 use phasegate::wasm::{Host, Module, Script};
 
 use super::plugin::{exchange, ok, script};
@@ -7,7 +9,7 @@ use super::plugin::{exchange, ok, script};
 const INSTANCES: usize = 256;
 
 /// Makes many scripts, each with one instance in its pool that has served requests, and divides what the process grew by.
-pub fn report(host: &Host, module: &Module) {
+pub fn report(host: &Host, module: &Arc<Module>) {
     // What the first one brings along for all.
     run(&script(host, module, false));
     let before = resident_kib();

@@ -21,13 +21,13 @@ pub fn host() -> Host {
 }
 
 /// `rewrite_one`, compiled.
-pub fn load(host: &Host) -> Module {
+pub fn load(host: &Host) -> Arc<Module> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/target/wasm32-wasip1/release/rewrite_one.wasm");
-    Module::load(host.engine(), &file).unwrap_or_else(|error| panic!("{}: {error}; build tests/guests", file.display()))
+    host.load(&file).unwrap_or_else(|error| panic!("{}: {error}; build tests/guests", file.display()))
 }
 
 /// With the limits that a configuration has by default.
-pub fn script(host: &Host, module: &Module, fresh: bool) -> Arc<Script> {
+pub fn script(host: &Host, module: &Arc<Module>, fresh: bool) -> Arc<Script> {
     let spec = ScriptSpec {
         name: "rewrite_one".into(),
         place: Phase::Access.into(),

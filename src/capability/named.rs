@@ -93,7 +93,7 @@ impl NamedSessions {
 
     /// Puts other definitions in the place of the ones so far. Sessions that run quit: they have [`GRACE`] to end, and
     /// what waits in their mailboxes goes to the new session of the same name, which starts after them. A session whose
-    /// name is gone only quits. Does not wait.
+    /// name is gone only quits; one whose program is the same goes on. Does not wait.
     pub fn replace(&self, definitions: Vec<Definition>) {
         let mut table = self.table.write();
         let mut before = std::mem::take(&mut *table);
@@ -169,6 +169,11 @@ impl Named {
 
     fn turn_into(&self, program: Option<Arc<dyn Program>>, mailboxes: &Arc<Mailboxes>) {
         let mut state = self.state.lock();
+        let same =
+            |(program, other): (&Arc<dyn Program>, _)| std::ptr::addr_eq(Arc::as_ptr(program), Arc::as_ptr(other));
+        if program.as_ref().zip(state.program.as_ref()).is_some_and(same) {
+            return;
+        }
         let stays = program.is_some();
         state.program = program;
         let Some(running) = state.inbox.take() else { return };

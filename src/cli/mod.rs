@@ -11,6 +11,7 @@ use crate::capability::Capabilities;
 use crate::config::{self, Diagnostics};
 use crate::observe::error_log;
 use crate::observe::metrics::Metrics;
+use crate::reload::Inputs;
 use crate::server::tls::Certificates;
 use crate::server::{self, Start};
 use crate::snapshot::Snapshot;
@@ -70,18 +71,20 @@ fn check(path: &Path) -> Result<(), String> {
 /// Everything that can be known without opening a port. Warnings are shown, errors are the result.
 fn load(path: &Path) -> Result<Start, String> {
     let metrics = Arc::new(Metrics::new());
+    let own = Inputs::of(path);
     let config::Loaded { config, mut diagnostics } = config::load(path);
+    let inputs = own.with(&config.files);
     let capabilities = Arc::new(Capabilities::load(&config, &metrics, &mut diagnostics));
     let host = Host::new(capabilities.clone())
         .map_err(|error| format!("error: WebAssembly cannot be run on this machine: {error:#}"))?;
     let certificates = Certificates::load(&config, &mut diagnostics);
-    let snapshot = Snapshot::build(&config, &host, &metrics, &mut diagnostics);
+    let snapshot = Snapshot::build(&config, &host, &metrics, None, &mut diagnostics);
     let rendered = render(&diagnostics);
     let Some(snapshot) = snapshot else {
         return Err(format!("{rendered}{}", summary(path, diagnostics.error_count())));
     };
     eprint!("{rendered}");
-    Ok(Start { config, capabilities, host, snapshot, certificates, metrics })
+    Ok(Start { config, capabilities, host, snapshot, certificates, metrics, inputs })
 }
 
 fn render(diagnostics: &Diagnostics) -> String {

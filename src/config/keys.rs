@@ -67,6 +67,7 @@ pub static MAIN: Level = Level {
     keys: &[
         key("threads", "threads = 2"),
         key("work_stealing", "work_stealing = false"),
+        key("watch", "watch = true"),
         key("error_log", "error_log = \"info\""),
         key("access_log", "access_log = { path = \"logs/access.log\" }"),
         key("grace_period_ms", "grace_period_ms = 30000"),
@@ -81,7 +82,7 @@ pub static MAIN: Level = Level {
         key("server", "[[server]]"),
     ],
     also: &[&PHASES],
-    unavailable: &["proxy_wasm", "wasm_service", "watch"],
+    unavailable: &["proxy_wasm", "wasm_service"],
 };
 
 /// The chains that every one of the three levels can set.

@@ -22,6 +22,8 @@ pub struct Config {
     /// Worker threads per service.
     pub threads: usize,
     pub work_stealing: bool,
+    /// Whether a change of one of the files loads the configuration anew.
+    pub watch: bool,
     pub error_log: LevelFilter,
     pub access_log: Option<AccessLog>,
     /// How long a shutdown waits for the requests in flight.
@@ -38,6 +40,8 @@ pub struct Config {
     /// Named sessions, each name once: scripts that run for no request.
     pub sessions: Vec<ScriptConfig>,
     pub servers: Vec<Server>,
+    /// All that it names to be read, whether it is there or not: modules, certificates, keys.
+    pub files: Vec<PathBuf>,
 }
 
 impl Config {
@@ -47,6 +51,7 @@ impl Config {
             path: path.to_owned(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             work_stealing: false,
+            watch: false,
             error_log: LevelFilter::Info,
             access_log: None,
             grace_period: Duration::from_secs(30),
@@ -58,6 +63,7 @@ impl Config {
             upstreams: Vec::new(),
             sessions: Vec::new(),
             servers: Vec::new(),
+            files: Vec::new(),
         }
     }
 }
@@ -99,7 +105,7 @@ pub struct Ca {
 }
 
 /// Where plugins keep what they share.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Store {
     /// Most bytes.
     Memory {
@@ -114,7 +120,7 @@ impl Default for Store {
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct RedisStore {
     /// Of a form that the client takes.
     pub url: String,
@@ -134,7 +140,7 @@ impl fmt::Debug for RedisStore {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     pub name: String,
     pub servers: Vec<UpstreamServer>,

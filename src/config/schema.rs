@@ -19,6 +19,7 @@ use crate::phase::{Ext, Phase};
 pub struct Main {
     pub threads: Option<NonZeroUsize>,
     pub work_stealing: Option<bool>,
+    pub watch: Option<bool>,
     pub error_log: Option<LevelFilter>,
     pub access_log: Option<AccessLog>,
     pub grace_period_ms: Option<u64>,
@@ -49,6 +50,7 @@ impl FromTable for Main {
         Main {
             threads: inner(reader.leaf("threads")),
             work_stealing: inner(reader.leaf("work_stealing")),
+            watch: inner(reader.leaf("watch")),
             error_log: inner(reader.leaf("error_log")),
             access_log: reader.table("access_log"),
             grace_period_ms: inner(reader.leaf("grace_period_ms")),

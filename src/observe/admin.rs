@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use http::{Method, Response, StatusCode, header};
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
@@ -15,6 +16,9 @@ use super::metrics::{self, Metrics};
 /// Makes the answer of a path when it is asked for.
 pub type Report = Box<dyn Fn() -> Value + Send + Sync>;
 
+/// Loads the configuration anew, and says how that went.
+pub type Reload = Box<dyn Fn() -> BoxFuture<'static, (StatusCode, Value)> + Send + Sync>;
+
 /// What the admin endpoint shows.
 pub struct Admin {
     pub metrics: Arc<Metrics>,
@@ -24,6 +28,8 @@ pub struct Admin {
     pub plugins: Report,
     /// `GET /config`
     pub config: Report,
+    /// `POST /reload`
+    pub reload: Reload,
 }
 
 impl Admin {
@@ -35,7 +41,7 @@ impl Admin {
         service
     }
 
-    fn answer(&self, method: &Method, path: &str) -> Response<Vec<u8>> {
+    async fn answer(&self, method: &Method, path: &str) -> Response<Vec<u8>> {
         let Some(allowed) = methods(path) else {
             return json_response(StatusCode::NOT_FOUND, json!({ "error": format!("there is nothing at {path}") }));
         };
@@ -51,9 +57,8 @@ impl Admin {
             "/config" => json_response(StatusCode::OK, (self.config)()),
             // The only path left that has methods.
             _ => {
-                let message =
-                    "reloading is not available in this build: restart the process to load a new configuration";
-                json_response(StatusCode::NOT_IMPLEMENTED, json!({ "error": message }))
+                let (status, report) = (self.reload)().await;
+                json_response(status, report)
             }
         }
     }
@@ -70,7 +75,7 @@ impl Admin {
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let request = session.req_header();
-        let mut response = self.answer(&request.method, request.uri.path());
+        let mut response = self.answer(&request.method, request.uri.path()).await;
         if request.method == Method::HEAD {
             response.body_mut().clear();
         }
@@ -122,51 +127,50 @@ mod tests {
             ready: Arc::new(AtomicBool::new(true)),
             plugins: Box::new(|| json!([{ "name": "referer" }])),
             config: Box::new(|| json!({ "threads": 2 })),
+            reload: Box::new(|| Box::pin(async { (StatusCode::CONFLICT, json!({ "error": "threads" })) })),
         }
     }
 
-    fn answer(admin: &Admin, method: Method, path: &str) -> (u16, Value) {
-        let response = admin.answer(&method, path);
+    async fn answer(admin: &Admin, method: Method, path: &str) -> (u16, Value) {
+        let response = admin.answer(&method, path).await;
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
         (response.status().as_u16(), serde_json::from_slice(response.body()).unwrap())
     }
 
-    #[test]
-    fn reports_are_json() {
+    #[tokio::test]
+    async fn reports_are_json() {
         let admin = admin();
-        assert_eq!(answer(&admin, Method::GET, "/plugins"), (200, json!([{ "name": "referer" }])));
-        assert_eq!(answer(&admin, Method::GET, "/config"), (200, json!({ "threads": 2 })));
+        assert_eq!(answer(&admin, Method::GET, "/plugins").await, (200, json!([{ "name": "referer" }])));
+        assert_eq!(answer(&admin, Method::GET, "/config").await, (200, json!({ "threads": 2 })));
     }
 
-    #[test]
-    fn readiness_follows_its_flag_and_health_does_not() {
+    #[tokio::test]
+    async fn readiness_follows_its_flag_and_health_does_not() {
         let admin = admin();
-        assert_eq!(answer(&admin, Method::GET, "/readyz").0, 200);
+        assert_eq!(answer(&admin, Method::GET, "/readyz").await.0, 200);
         admin.ready.store(false, Relaxed);
-        assert_eq!(answer(&admin, Method::GET, "/readyz"), (503, json!({ "status": "not ready" })));
-        assert_eq!(answer(&admin, Method::GET, "/healthz"), (200, json!({ "status": "alive" })));
+        assert_eq!(answer(&admin, Method::GET, "/readyz").await, (503, json!({ "status": "not ready" })));
+        assert_eq!(answer(&admin, Method::GET, "/healthz").await, (200, json!({ "status": "alive" })));
     }
 
-    #[test]
-    fn metrics_are_text() {
+    #[tokio::test]
+    async fn metrics_are_text() {
         let admin = admin();
         admin.metrics.request_ended(Some(200));
-        let response = admin.answer(&Method::GET, "/metrics");
+        let response = admin.answer(&Method::GET, "/metrics").await;
         assert_eq!(response.headers()[header::CONTENT_TYPE], metrics::CONTENT_TYPE);
         let text = String::from_utf8(response.into_body()).unwrap();
         assert!(text.contains("phasegate_requests_total{status=\"2xx\"} 1\n"), "{text}");
     }
 
-    #[test]
-    fn the_rest_is_refused_with_a_reason() {
+    #[tokio::test]
+    async fn the_rest_is_refused_with_a_reason() {
         let admin = admin();
-        let (status, reload) = answer(&admin, Method::POST, "/reload");
-        assert_eq!(status, 501);
-        assert!(reload["error"].as_str().unwrap().contains("not available in this build"));
-        assert_eq!(answer(&admin, Method::GET, "/"), (404, json!({ "error": "there is nothing at /" })));
+        assert_eq!(answer(&admin, Method::POST, "/reload").await, (409, json!({ "error": "threads" })));
+        assert_eq!(answer(&admin, Method::GET, "/").await, (404, json!({ "error": "there is nothing at /" })));
         for (method, path, allowed) in [(Method::POST, "/metrics", "GET, HEAD"), (Method::GET, "/reload", "POST")] {
-            assert_eq!(answer(&admin, method.clone(), path).0, 405);
-            assert_eq!(admin.answer(&method, path).headers()[header::ALLOW], allowed);
+            assert_eq!(answer(&admin, method.clone(), path).await.0, 405);
+            assert_eq!(admin.answer(&method, path).await.headers()[header::ALLOW], allowed);
         }
     }
 
@@ -192,6 +196,6 @@ mod tests {
         assert!(response.ends_with("\r\n\r\n"), "{response}");
 
         let response = exchange("POST /reload HTTP/1.1\r\nhost: admin\r\ncontent-length: 2\r\n\r\n{}").await;
-        assert!(response.starts_with("HTTP/1.1 501 Not Implemented\r\n"), "{response}");
+        assert!(response.starts_with("HTTP/1.1 409 Conflict\r\n"), "{response}");
     }
 }

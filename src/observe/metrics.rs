@@ -1,5 +1,9 @@
 //! What is counted. Whoever counts asks once for its counters; from then on each count is one atomic addition.
 
+mod reloads;
+
+pub use reloads::{ReloadMetrics, ReloadResult};
+
 use std::fmt;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -29,6 +33,7 @@ pub struct Metrics {
     plugin_instances: Family<Script, Counter>,
     live: Live,
     pub store: StoreMetrics,
+    pub reloads: ReloadMetrics,
 }
 
 /// What plugins have alive now: counted where it lives, back at 0 when all of it is gone.
@@ -44,6 +49,8 @@ pub struct Live {
     pub named_sessions: Gauge,
     /// Open sockets, with those to clients.
     pub sockets: Gauge,
+    /// Instances of plugins.
+    pub instances: Gauge,
 }
 
 /// What is counted of the store of plugins.
@@ -61,7 +68,9 @@ pub struct StoreMetrics {
 pub struct ScriptMetrics {
     pub runs: Counter,
     /// Instances made of the script, in whatever phase.
-    pub instances: Counter,
+    instances: Counter,
+    /// Instances that live, of all scripts.
+    live_instances: Gauge,
     failures: [Counter; FailureKind::ALL.len()],
     labels: ScriptPhase,
     unsupported_verdicts: Family<VerdictLabels, Counter>,
@@ -126,8 +135,10 @@ impl Metrics {
     pub fn new() -> Metrics {
         let requests = Family::<StatusClass, Counter>::default();
         let class = |status| requests.get_or_create_owned(&StatusClass { status });
+        let mut registry = Registry::with_prefix("phasegate");
         let mut metrics = Metrics {
-            registry: Registry::with_prefix("phasegate"),
+            reloads: ReloadMetrics::new(&mut registry),
+            registry,
             requests: ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(class),
             requests_in_flight: Gauge::default(),
             access_log_dropped: Counter::default(),
@@ -191,6 +202,7 @@ impl Metrics {
         ScriptMetrics {
             runs: self.plugin_runs.get_or_create_owned(&labels),
             instances: self.plugin_instances.get_or_create_owned(&Script { script: name.to_owned() }),
+            live_instances: self.live.instances.clone(),
             failures: FailureKind::ALL.map(failure),
             unsupported_verdicts: self.plugin_unsupported_verdicts.clone(),
             labels,
@@ -230,12 +242,13 @@ impl Metrics {
             self.plugin_unsupported_verdicts.clone(),
         );
         registry.register("plugin_instances", "Instances made of scripts", self.plugin_instances.clone());
-        let Live { mailboxes, timers, spawned_runs, named_sessions, sockets } = self.live.clone();
+        let Live { mailboxes, timers, spawned_runs, named_sessions, sockets, instances } = self.live.clone();
         registry.register("mailboxes", "Mailboxes of sessions that can be sent to", mailboxes);
         registry.register("timers", "Timers of plugins that have not expired yet", timers);
         registry.register("spawned_runs", "Runs that plugins have in the background of requests", spawned_runs);
         registry.register("named_sessions", "Named sessions that run, or wait to run again", named_sessions);
         registry.register("sockets", "Sockets that plugins have open, with those to clients", sockets);
+        registry.register("instances", "Instances that live", instances);
         registry.register("store_entries", "Keys of the store in memory", self.store.entries.clone());
         registry.register("store_bytes", "Bytes of the store in memory", self.store.bytes.clone());
         registry.register("store_failures", "Calls of the store that failed", self.store.failures.clone());
@@ -255,6 +268,12 @@ impl CalloutMetrics {
 }
 
 impl ScriptMetrics {
+    /// Counts an instance, as live until the answer is dropped.
+    pub fn instance(&self) -> Counted {
+        self.instances.inc();
+        Counted::new(&self.live_instances)
+    }
+
     pub fn failures(&self, kind: FailureKind) -> &Counter {
         &self.failures[kind as usize]
     }

@@ -9,18 +9,19 @@ use pingora::prelude::Session;
 use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
 
 use super::body::RequestBody;
+use super::generation::Generation;
 use super::upstream::Selected;
 use crate::exchange;
 use crate::facts::{Facts, ServerName};
 use crate::observe::metrics::Counted;
 use crate::phase::Phase;
-use crate::snapshot::{LiveChain, Local};
+use crate::snapshot::{LiveChain, Local, RouteId};
 
 /// The context of a request: `ProxyHttp::CTX`.
 pub struct Context {
     /// Boxed: it is lent to every chain.
     pub facts: Box<Facts>,
-    pub local: Option<Arc<Local>>,
+    pub route: Option<Route>,
     /// What plugins see. Made when the first chain runs, so that a request without plugins pays nothing.
     pub exchange: Option<exchange::Owned>,
     /// The exchange of the chain that a response passed while a script still ran: what it spawned lives on.
@@ -39,11 +40,17 @@ pub struct Context {
     _in_flight: Counted,
 }
 
+/// What a request is served from, from its first phase to its last, whatever is loaded meanwhile.
+pub struct Route {
+    pub generation: Arc<Generation>,
+    pub id: RouteId,
+}
+
 impl Context {
     pub fn new(in_flight: Counted) -> Context {
         Context {
             facts: Box::default(),
-            local: None,
+            route: None,
             exchange: None,
             answering: None,
             body: RequestBody::default(),
@@ -56,9 +63,19 @@ impl Context {
         }
     }
 
+    /// None before the request has a route.
+    pub fn local(&self) -> Option<&Local> {
+        self.route.as_ref().map(|route| route.generation.snapshot.local(route.id))
+    }
+
+    /// Bytes of the largest request body that a plugin may read.
+    pub fn body_limit(&self) -> usize {
+        self.route.as_ref().map_or(0, |route| route.generation.config.body_limit)
+    }
+
     /// What there is to run in a phase.
     pub fn chain(&self, phase: Phase) -> Option<&Arc<LiveChain>> {
-        self.local.as_ref()?.chain(phase)
+        self.local()?.chain(phase)
     }
 
     /// Takes down who asks, and over what.

@@ -3,6 +3,7 @@
 mod body;
 mod context;
 mod error;
+mod generation;
 mod path;
 mod replay;
 mod respond;
@@ -11,64 +12,61 @@ mod run;
 mod stream;
 pub mod upstream;
 
-pub use route::Router;
+pub use generation::Generation;
+pub use route::{Listener, Router, listeners};
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use http::{StatusCode, Version, header};
-use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::{HttpPeer, Session};
 use pingora::protocols::Digest;
 use pingora_proxy::{FailToProxy, ProxyHttp};
 
-use self::context::Context;
+use self::context::{Context, Route};
 use self::run::{Outcome, Subject};
 use self::upstream::Upstream;
-use crate::config::{Handler, Template};
+use crate::config::{self, Handler, Template};
 use crate::exchange::Reply;
 use crate::facts::{self, UpstreamFacts, View};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::phase::Phase;
-use crate::snapshot::{Local, Snapshot};
 
 /// What all listeners share.
 pub struct Shared {
-    pub snapshot: Snapshot,
-    /// In the order of the configuration, with what a hash is made of.
-    pub upstreams: Vec<(Arc<Upstream>, Option<Template>)>,
-    pub access_log: Option<(AccessLog, Template)>,
+    /// What new requests are served from.
+    pub current: ArcSwap<Generation>,
+    pub access_log: Option<AccessLog>,
     pub metrics: Arc<Metrics>,
-    /// Bytes of the largest request body that a plugin may read.
-    pub body_limit: usize,
-    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// The proxy behind one listener.
 pub struct Gateway {
     shared: Arc<Shared>,
-    router: Router,
+    listener: usize,
 }
 
 impl Gateway {
-    pub fn new(shared: Arc<Shared>, router: Router) -> Gateway {
-        Gateway { shared, router }
+    /// The listener is a position in [`listeners`].
+    pub fn new(shared: Arc<Shared>, listener: usize) -> Gateway {
+        Gateway { shared, listener }
     }
 
-    fn route(&self, session: &Session) -> Arc<Local> {
+    fn route(&self, session: &Session, generation: Arc<Generation>) -> Route {
         let request = session.req_header();
-        let server = self.router.server(|| facts::domain(request));
-        self.shared.snapshot.servers[server].local(&path::normal(request.uri.path())).clone()
+        let server = generation.router(self.listener).server(|| facts::domain(request));
+        let id = generation.snapshot.route(server, &path::normal(request.uri.path()));
+        Route { generation, id }
     }
 
     /// Answers a request that needs no upstream.
     async fn answer(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<()> {
-        let local = ctx.local.clone();
-        let reply = match local.as_ref().and_then(|local| local.handler.as_ref()) {
+        let reply = match ctx.local().and_then(|local| local.handler.as_ref()) {
             Some(Handler::Respond(respond)) => respond::fixed(respond),
             Some(Handler::Echo) => self.echo(session, ctx).await,
             Some(Handler::ProxyPass(_)) | None => Reply::of_status(StatusCode::NOT_FOUND),
@@ -77,12 +75,13 @@ impl Gateway {
     }
 
     /// The upstream that a plugin chose, else that of the route.
-    fn upstream(&self, ctx: &Context) -> Option<&(Arc<Upstream>, Option<Template>)> {
+    fn upstream(ctx: &Context) -> Option<&(Arc<Upstream>, Option<Template>)> {
+        let upstreams = &ctx.route.as_ref()?.generation.upstreams;
         if let Some(name) = &ctx.upstream {
-            return self.shared.upstreams.iter().find(|(upstream, _)| **upstream.name() == **name);
+            return upstreams.iter().find(|(upstream, _)| **upstream.name() == **name);
         }
-        match ctx.local.as_ref()?.handler.as_ref()? {
-            Handler::ProxyPass(index) => self.shared.upstreams.get(*index),
+        match ctx.local()?.handler.as_ref()? {
+            Handler::ProxyPass(index) => upstreams.get(*index),
             _ => None,
         }
     }
@@ -90,7 +89,16 @@ impl Gateway {
     /// Writes the access log, and counts the request.
     fn account(&self, session: &Session, ctx: &Context) {
         self.shared.metrics.request_ended(ctx.facts.status);
-        if let Some((log, format)) = &self.shared.access_log {
+        let Some(log) = &self.shared.access_log else { return };
+        let current;
+        let generation = match &ctx.route {
+            Some(route) => &route.generation,
+            None => {
+                current = self.shared.current.load_full();
+                &current
+            }
+        };
+        if let Some(config::AccessLog { format, .. }) = &generation.config.access_log {
             let view = View { request: session.req_header(), response: session.response_written(), facts: &ctx.facts };
             log.write(view.render(format));
         }
@@ -111,8 +119,9 @@ impl ProxyHttp for Gateway {
 
     /// `wasm_access`, `wasm_serverless`, and the handlers that need no upstream.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<bool> {
-        ctx.arrive(session, &self.shared.trusted_proxies);
-        ctx.local = Some(self.route(session));
+        let generation = self.shared.current.load_full();
+        ctx.arrive(session, &generation.config.trusted_proxies);
+        ctx.route = Some(self.route(session, generation));
         for phase in [Phase::Access, Phase::Serverless] {
             match self.run(phase, session, ctx, Subject::Request).await {
                 Outcome::Continue => {}
@@ -124,7 +133,7 @@ impl ProxyHttp for Gateway {
                 Outcome::Cut => return Err(error::cut()),
             }
         }
-        if !matches!(ctx.local.as_ref().and_then(|local| local.handler.as_ref()), Some(Handler::ProxyPass(_))) {
+        if !matches!(ctx.local().and_then(|local| local.handler.as_ref()), Some(Handler::ProxyPass(_))) {
             Box::pin(self.answer(session, ctx)).await?;
             return Ok(true);
         }
@@ -133,7 +142,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<Box<HttpPeer>> {
-        let Some((upstream, hash_key)) = self.upstream(ctx) else { return Err(error::status(500, "no upstream")) };
+        let Some((upstream, hash_key)) = Self::upstream(ctx) else { return Err(error::status(500, "no upstream")) };
         let key = hash_key
             .as_ref()
             .map(|key| View { request: session.req_header(), response: None, facts: &ctx.facts }.render(key));
@@ -170,7 +179,7 @@ impl ProxyHttp for Gateway {
         mut failure: Box<pingora::Error>,
     ) -> Box<pingora::Error> {
         ctx.failed_connects += 1;
-        let others = self.upstream(ctx).is_some_and(|(upstream, _)| ctx.failed_connects < upstream.size());
+        let others = Self::upstream(ctx).is_some_and(|(upstream, _)| ctx.failed_connects < upstream.size());
         failure.set_retry(others);
         failure
     }

@@ -102,7 +102,8 @@ impl Gateway {
     /// The embedded origin: says what it received.
     pub(super) async fn echo(&self, session: &mut Session, ctx: &mut Context) -> Reply {
         ctx.body.freeze(session);
-        let body = match ctx.body.read_whole(session, self.shared.body_limit).await {
+        let body_limit = ctx.body_limit();
+        let body = match ctx.body.read_whole(session, body_limit).await {
             Ok(body) => body,
             Err(Refused::BodyTooLarge { .. }) => return Reply::of_status(StatusCode::PAYLOAD_TOO_LARGE),
             Err(_) => return Reply::of_status(StatusCode::BAD_REQUEST),

@@ -1,9 +1,41 @@
-//! Which server a request is for, by its host.
+//! Which server a request is for: by the listener that it came to, and by its host.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 
-use crate::config::HostPattern;
+use crate::config::{Config, HostPattern};
+
+/// A distinct address to listen on, and the servers behind it.
+pub struct Listener {
+    pub addr: SocketAddr,
+    pub tls: bool,
+    pub h2: bool,
+    /// Positions in the configuration.
+    pub servers: Vec<usize>,
+}
+
+/// All listeners of a configuration, by address.
+pub fn listeners(config: &Config) -> Vec<Listener> {
+    let mut listeners = BTreeMap::<(SocketAddr, bool), Listener>::new();
+    for (index, server) in config.servers.iter().enumerate() {
+        for listen in &server.listen {
+            let (addr, tls) = (listen.addr, listen.tls.is_some());
+            let new = || Listener { addr, tls, h2: false, servers: Vec::new() };
+            let listener = listeners.entry((addr, tls)).or_insert_with(new);
+            listener.h2 |= listen.h2;
+            listener.servers.push(index);
+        }
+    }
+    listeners.into_values().collect()
+}
+
+impl Listener {
+    /// What finds the server of a request.
+    pub fn router(&self, config: &Config) -> Router {
+        Router::new(self.servers.iter().map(|index| (*index, config.servers[*index].names.as_slice())))
+    }
+}
 
 /// The servers behind one listener.
 #[derive(Debug, Default)]

@@ -142,6 +142,7 @@ impl Gateway {
             Streamed(Option<Step>),
         }
 
+        let body_limit = ctx.body_limit();
         let mut run = pin!(live.script.run(exchange));
         let mut readers: Vec<oneshot::Sender<_>> = Vec::new();
         poll_fn(|cx| {
@@ -159,7 +160,7 @@ impl Gateway {
                 tokio::select! {
                     biased;
                     event = next => event,
-                    body = ctx.body.read_whole(session, self.shared.body_limit) => Event::Read(body),
+                    body = ctx.body.read_whole(session, body_limit) => Event::Read(body),
                 }
             } else if let Some(streaming) = &mut streaming {
                 tokio::select! {

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use http::StatusCode;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::config::{self, Config};
 use crate::phase::Phase;
-use crate::snapshot::{LiveScript, Snapshot};
+use crate::reload::{Outcome, Report};
+use crate::snapshot::{LiveScript, ScriptChanges, Snapshot};
 use crate::wasm;
 
 /// An entry of `GET /plugins`.
@@ -62,6 +65,26 @@ pub fn configuration(config: &Config) -> Configuration<'_> {
         threads: config.threads,
         upstreams: config.upstreams.iter().map(upstream).collect(),
         servers: config.servers.iter().map(server).collect(),
+    }
+}
+
+/// The answer to `POST /reload`; without a report the process is about to end.
+pub fn reload(report: Option<Report>) -> (StatusCode, Value) {
+    let Some(Report { generation, outcome }) = report else {
+        return (StatusCode::SERVICE_UNAVAILABLE, json!({ "error": "the process is about to end" }));
+    };
+    match outcome {
+        Outcome::Ok { scripts: ScriptChanges { added, changed, removed }, took } => {
+            let scripts = json!({ "changed": changed, "added": added, "removed": removed });
+            let ms = took.as_millis() as u64;
+            (StatusCode::OK, json!({ "generation": generation, "scripts": scripts, "ms": ms }))
+        }
+        Outcome::Unchanged => (StatusCode::OK, json!({ "generation": generation })),
+        Outcome::Failed(error) => (StatusCode::BAD_REQUEST, json!({ "generation": generation, "error": error })),
+        Outcome::Refused(keys) => {
+            let error = Outcome::refusal(&keys);
+            (StatusCode::CONFLICT, json!({ "generation": generation, "error": error, "keys": keys }))
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora::listeners::TlsAccept;
 use pingora::listeners::tls::TlsSettings;
@@ -23,7 +24,7 @@ use crate::proxy::Router;
 /// The certificates of every address that speaks TLS.
 #[derive(Default)]
 pub struct Certificates {
-    by_address: HashMap<SocketAddr, Arc<ByName>>,
+    by_address: HashMap<SocketAddr, Arc<Resolver>>,
 }
 
 impl Certificates {
@@ -46,9 +47,19 @@ impl Certificates {
             let names =
                 |(index, _): &(usize, _)| -> (usize, &[HostPattern]) { (*index, &config.servers[*index].names) };
             let router = Router::new(keys.iter().map(names));
-            (addr, Arc::new(ByName { router, keys: keys.into_iter().collect() }))
+            let by_name = ByName { router, keys: keys.into_iter().collect() };
+            (addr, Arc::new(Resolver(ArcSwap::from_pointee(by_name))))
         };
         Certificates { by_address: keys.into_iter().map(by_name).collect() }
+    }
+
+    /// Takes over the certificates of another configuration, for the listeners that stand.
+    pub fn take_over(&self, other: &Certificates) {
+        for (addr, resolver) in &self.by_address {
+            if let Some(other) = other.by_address.get(addr) {
+                resolver.0.store(other.0.load_full());
+            }
+        }
     }
 
     /// The settings of a listener on this address.
@@ -65,6 +76,10 @@ impl Certificates {
     }
 }
 
+/// The certificates of an address as they are now.
+#[derive(Debug)]
+struct Resolver(ArcSwap<ByName>);
+
 /// The certificate of the server that a request for the same name would get.
 #[derive(Debug)]
 struct ByName {
@@ -72,10 +87,11 @@ struct ByName {
     keys: HashMap<usize, Arc<CertifiedKey>>,
 }
 
-impl ResolvesServerCert for ByName {
+impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let server = self.router.server(|| hello.server_name().map(|name| name.to_ascii_lowercase().into()));
-        self.keys.get(&server).cloned()
+        let ByName { router, keys } = &**self.0.load();
+        let server = router.server(|| hello.server_name().map(|name| name.to_ascii_lowercase().into()));
+        keys.get(&server).cloned()
     }
 }
 

@@ -15,7 +15,7 @@ mod state;
 
 pub use entry::EntryPoint;
 pub use failure::{Failure, FailureKind};
-pub use module::{Module, ModuleError};
+pub use module::{Digest, Module, ModuleError};
 pub use script::{Host, Script, ScriptSpec};
 
 /// The interface that every plugin exports.

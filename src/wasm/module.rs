@@ -1,8 +1,12 @@
 //! From a file to a compiled component: recognise, turn into a component, compile.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hasher};
 use std::path::Path;
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use wasmparser::{Encoding, Parser, Payload};
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -87,13 +91,50 @@ pub struct Module {
     pub declared: Option<Vec<EntryPoint>>,
 }
 
+/// The modules that are in use, by their content: a file that did not change is not compiled again.
+#[derive(Default)]
+pub struct Modules(Mutex<HashMap<Digest, Weak<Module>>>);
+
+/// By which the content of a file is told from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Digest {
+    length: usize,
+    hash: u64,
+}
+
+impl Digest {
+    pub fn of(bytes: &[u8]) -> Digest {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(bytes);
+        Digest { length: bytes.len(), hash: hasher.finish() }
+    }
+}
+
+impl Modules {
+    /// The module of a file.
+    ///
+    /// # Errors
+    /// When it is not a plugin.
+    pub fn load(&self, engine: &Engine, path: &Path) -> Result<Arc<Module>, ModuleError> {
+        let bytes = std::fs::read(path)?;
+        let digest = Digest::of(&bytes);
+        if let Some(module) = self.0.lock().get(&digest).and_then(Weak::upgrade) {
+            return Ok(module);
+        }
+        let module = Arc::new(Module::compile(engine, bytes)?);
+        let mut modules = self.0.lock();
+        modules.retain(|_, module| module.strong_count() > 0);
+        modules.insert(digest, Arc::downgrade(&module));
+        Ok(module)
+    }
+}
+
 impl Module {
-    /// Reads, recognises, componentizes when need be, and compiles a file.
+    /// Recognises, componentizes when need be, and compiles what is in a file.
     ///
     /// # Errors
     /// Says what was found; [`ModuleError::help`] says what was expected.
-    pub fn load(engine: &Engine, path: &Path) -> Result<Module, ModuleError> {
-        let bytes = std::fs::read(path)?;
+    fn compile(engine: &Engine, bytes: Vec<u8>) -> Result<Module, ModuleError> {
         let traits = inspect(&bytes)?;
         let declared = traits.entry_points;
         let component = if traits.core { componentize(&bytes)? } else { bytes };
@@ -204,6 +245,21 @@ mod tests {
         assert_eq!(found(b"\0asm\x01\0\0\0"), Some(Found::BareModule { exports: 0 }));
         assert!(matches!(inspect(b"\0asm\x01\0\0\0\x01"), Err(ModuleError::Damaged(_))));
         assert!(inspect(b"\0asm\x0d\0\x01\0").is_ok(), "an empty component");
+    }
+
+    #[test]
+    fn what_is_in_use_is_compiled_once_and_forgotten_after() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty_component = b"\0asm\x0d\0\x01\0";
+        let paths = ["a", "b"].map(|name| folder.path().join(name));
+        paths.iter().for_each(|path| std::fs::write(path, empty_component).unwrap());
+        let (engine, modules) = (Engine::default(), Modules::default());
+        let [one, two] = paths.each_ref().map(|path| modules.load(&engine, path).unwrap());
+        assert!(Arc::ptr_eq(&one, &two));
+        drop((one, two));
+        std::fs::write(&paths[1], [empty_component, &b"\0\x02\x01x"[..]].concat()).unwrap();
+        let _three = modules.load(&engine, &paths[1]).unwrap();
+        assert_eq!(modules.0.lock().len(), 1);
     }
 
     #[test]

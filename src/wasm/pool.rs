@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::component::WitVerdict;
 use super::state::State;
+use crate::observe::metrics::Counted;
 
 /// Idle instances that a script keeps at the most. More are made when more requests wait at once.
 const MOST_IDLE: usize = 256;
@@ -21,6 +22,7 @@ pub struct Instance {
     /// Indexed by entry point.
     pub entries: [Option<EntryFn>; 5],
     pub runs: u64,
+    pub _alive: Counted,
 }
 
 /// Idle instances of one script.

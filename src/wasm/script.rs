@@ -1,12 +1,13 @@
 //! A script: a module with its configuration and limits, and the runs of its entry points.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, select_all};
+use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, InstancePre, Linker};
-use wasmtime::{Engine, Store};
 
 use super::SERVICE;
 use super::component::{self, wasi};
@@ -15,7 +16,7 @@ use super::entry::EntryPoint;
 use super::failure::Failure;
 use super::limits::{Cpu, Exceeded, Memory};
 use super::log::RunLog;
-use super::module::{Module, ModuleError};
+use super::module::{Module, ModuleError, Modules};
 use super::pool::{Instance, Pool};
 use super::session::Session;
 use super::state::{Kind, State, Work};
@@ -27,10 +28,14 @@ use crate::exchange::{self, Shared};
 use crate::observe::metrics::ScriptMetrics;
 use crate::phase::{Place, Verdict};
 
+/// How long the first instance of a script whose runs have no limit may take.
+const LONGEST_TRIAL: Duration = Duration::from_secs(10);
+
 /// Compiles modules and links scripts: the engine with its clock, and all host functions.
 pub struct Host {
     clock: EngineClock,
     linker: Linker<State>,
+    modules: Modules,
     capabilities: Arc<Capabilities>,
 }
 
@@ -40,11 +45,15 @@ impl Host {
     pub fn new(capabilities: Arc<Capabilities>) -> wasmtime::Result<Host> {
         let clock = EngineClock::start()?;
         let linker = component::linker(clock.engine(), capabilities.store.waits())?;
-        Ok(Host { clock, linker, capabilities })
+        Ok(Host { clock, linker, modules: Modules::default(), capabilities })
     }
 
-    pub fn engine(&self) -> &Engine {
-        self.clock.engine()
+    /// Reads a file and compiles it, unless a module with the same content is in use.
+    ///
+    /// # Errors
+    /// When the file is not a plugin.
+    pub fn load(&self, path: &Path) -> Result<Arc<Module>, ModuleError> {
+        self.modules.load(self.clock.engine(), path)
     }
 }
 
@@ -73,9 +82,34 @@ pub struct ScriptSpec {
     pub metrics: ScriptMetrics,
 }
 
+impl ScriptSpec {
+    fn is_same(&self, other: &ScriptSpec) -> bool {
+        // Taken apart whole: no field is forgotten.
+        let ScriptSpec {
+            name,
+            place,
+            configs,
+            fresh,
+            recycle_after,
+            recycle_memory,
+            memory,
+            cpu,
+            wall,
+            env,
+            net,
+            metrics: _, // by name and place
+        } = self;
+        (name, place, configs, fresh) == (&other.name, &other.place, &other.configs, &other.fresh)
+            && (recycle_after, recycle_memory) == (&other.recycle_after, &other.recycle_memory)
+            && (memory, cpu, wall) == (&other.memory, &other.cpu, &other.wall)
+            && (env, net) == (&other.env, &other.net)
+    }
+}
+
 /// A script, linked and ready to run.
 pub struct Script {
     spec: ScriptSpec,
+    module: Arc<Module>,
     /// For its instances, which can spawn more runs of it.
     this: Weak<Script>,
     capabilities: Arc<Capabilities>,
@@ -95,7 +129,7 @@ impl Script {
     ///
     /// # Errors
     /// When the module imports what there is not, exports no `wasm-service`, or fails while it is instantiated.
-    pub fn prepare(host: &Host, module: &Module, spec: ScriptSpec) -> Result<Arc<Script>, ModuleError> {
+    pub fn prepare(host: &Host, module: &Arc<Module>, spec: ScriptSpec) -> Result<Arc<Script>, ModuleError> {
         let pre =
             host.linker.instantiate_pre(&module.component).map_err(|error| ModuleError::Link(format!("{error:#}")))?;
         let service = module.component.get_export_index(None, SERVICE).ok_or(ModuleError::NoService)?;
@@ -108,6 +142,7 @@ impl Script {
         let several = entries.len() > 1;
         let script = Arc::new_cyclic(|this| Script {
             spec,
+            module: module.clone(),
             this: this.clone(),
             capabilities: host.capabilities.clone(),
             pre,
@@ -124,6 +159,16 @@ impl Script {
 
     pub fn spec(&self) -> &ScriptSpec {
         &self.spec
+    }
+
+    /// Whether a script of this module with this configuration would be the same.
+    pub fn is_of(&self, module: &Arc<Module>, spec: &ScriptSpec) -> bool {
+        Arc::ptr_eq(&self.module, module) && self.spec.is_same(spec)
+    }
+
+    /// Whether it does what the other does.
+    pub fn is_same(&self, other: &Script) -> bool {
+        self.is_of(&other.module, &other.spec)
     }
 
     /// Whether the plugin has this entry point.
@@ -272,7 +317,9 @@ impl Script {
             Ok(instance) => instance,
             Err(_) => {
                 self.asynchronous.store(true, Ordering::Relaxed);
-                block_on(self.instantiate_async())??
+                let limit = self.spec.wall.unwrap_or(LONGEST_TRIAL);
+                block_on(async { tokio::time::timeout(limit, self.instantiate_async()).await })?
+                    .map_err(|_| Exceeded::Wall(limit))??
             }
         };
         if !self.spec.fresh {
@@ -315,8 +362,7 @@ impl Script {
                 *slot = Some(instance.get_typed_func(&mut store, index)?);
             }
         }
-        self.spec.metrics.instances.inc();
-        Ok(Instance { store, entries, runs: 0 })
+        Ok(Instance { store, entries, runs: 0, _alive: self.spec.metrics.instance() })
     }
 }
 

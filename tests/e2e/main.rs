@@ -27,6 +27,7 @@ mod plugins;
 mod policy;
 mod protocol;
 mod rate_limit;
+mod reload;
 mod responses;
 mod routing;
 mod sessions;

@@ -7,7 +7,7 @@ use super::target::{Host, Target};
 use crate::config::{HostPattern, NetHost, NetRule};
 
 /// The `allow.net` of one script.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     rules: Vec<NetRule>,
 }

@@ -24,7 +24,7 @@ const ACCESS_LOG_FORMAT: &str = "${local_time} ${client_ip} ${domain} \"${http_r
 pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -> Config {
     let defaults = Config::empty(path);
     let directory = path.parent().unwrap_or(Path::new("")).to_owned();
-    let mut cx = Context { directory, diagnostics, upstreams: Upstreams::default() };
+    let mut cx = Context { directory, diagnostics, upstreams: Upstreams::default(), files: Vec::new() };
     cx.declare_upstreams(main.upstreams);
     let level = cx.chains(main.chains, &Level::default());
     if main.servers.is_none() {
@@ -36,6 +36,7 @@ pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -
     Config {
         threads: main.threads.map_or(defaults.threads, usize::from),
         work_stealing: main.work_stealing.unwrap_or(defaults.work_stealing),
+        watch: main.watch.unwrap_or(defaults.watch),
         error_log: main.error_log.unwrap_or(defaults.error_log),
         access_log: main.access_log.and_then(|log| cx.access_log(log)),
         grace_period: main.grace_period_ms.map_or(defaults.grace_period, Duration::from_millis),
@@ -47,6 +48,7 @@ pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -
         upstreams: cx.upstreams.into_list(),
         sessions,
         servers,
+        files: cx.files,
         ..defaults
     }
 }
@@ -57,6 +59,8 @@ struct Context<'d> {
     directory: PathBuf,
     diagnostics: &'d mut Diagnostics,
     upstreams: Upstreams,
+    /// All that was asked for with `file`.
+    files: Vec<PathBuf>,
 }
 
 impl Context<'_> {
@@ -99,6 +103,7 @@ impl Context<'_> {
     /// The path of a file that must be there and readable.
     fn file(&mut self, what: &str, written: &Spanned<String>) -> Option<PathBuf> {
         let path = self.directory.join(written.get_ref());
+        self.files.push(path.clone());
         let readable = std::fs::File::open(&path).and_then(|file| match file.metadata()?.is_file() {
             true => Ok(()),
             false => Err(std::io::Error::other("it is not a file")),

@@ -26,6 +26,7 @@ pub struct Proxy {
 pub enum Signal {
     Terminate,
     Interrupt,
+    HangUp,
 }
 
 /// What a run of the binary that has ended said.
@@ -56,7 +57,7 @@ impl Proxy {
     #[track_caller]
     fn start_with(config: &str, stdout: Stdio) -> Proxy {
         let folder = tempfile::tempdir().unwrap();
-        let file = write(folder.path(), &format!("{config}\n[admin]\nlisten = \"127.0.0.1:0\"\n"));
+        let file = write(folder.path(), &with_admin(config));
         let mut command = phasegate();
         command.args(["run", "-c"]).arg(file).stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -137,6 +138,11 @@ impl Proxy {
         self.folder.path()
     }
 
+    /// Writes another configuration over that of the start, in place.
+    pub fn configure(&self, config: &str) {
+        write(self.folder(), &with_admin(config));
+    }
+
     /// The lines of its log, which is its standard error, so far.
     pub fn log(&self) -> String {
         self.stderr.text()
@@ -193,6 +199,7 @@ impl Proxy {
         let name = match signal {
             Signal::Terminate => "TERM",
             Signal::Interrupt => "INT",
+            Signal::HangUp => "HUP",
         };
         let pid = self.child.lock().unwrap().id();
         let sent = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().unwrap();
@@ -276,6 +283,10 @@ fn finish(command: &mut Command) -> Output {
     stdout.wait_for_end();
     stderr.wait_for_end();
     Output { code: status.code(), stdout: stdout.text(), stderr: stderr.text() }
+}
+
+fn with_admin(config: &str) -> String {
+    format!("{config}\n[admin]\nlisten = \"127.0.0.1:0\"\n")
 }
 
 fn write(folder: &Path, config: &str) -> PathBuf {

@@ -1,0 +1,316 @@
+//! Loading the configuration anew while requests go on: on SIGHUP, when the admin endpoint asks for it, or when a file has
+//! changed. A new generation is built beside the running one and takes its place in whole, or not at all.
+
+mod inputs;
+mod restart;
+mod watch;
+
+pub use inputs::Inputs;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime::{self, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+use self::watch::Watch;
+use crate::capability::Capabilities;
+use crate::config::{self, Config, Diagnostics};
+use crate::observe::metrics::ReloadResult;
+use crate::proxy::{Generation, Shared};
+use crate::server::tls::Certificates;
+use crate::snapshot::{ScriptChanges, Snapshot};
+use crate::wasm::Host;
+
+/// A file counts as written when nothing has happened to any of them for this long.
+const QUIET: Duration = Duration::from_millis(75);
+
+/// What a reload needs of the running server.
+pub struct Running {
+    pub shared: Arc<Shared>,
+    pub capabilities: Arc<Capabilities>,
+    pub host: Arc<Host>,
+    pub certificates: Certificates,
+    /// Of the generation that the process has started with.
+    pub inputs: Inputs,
+}
+
+/// Asks for reloads. Clones ask the same thread.
+#[derive(Clone)]
+pub struct Reloads(mpsc::UnboundedSender<oneshot::Sender<Report>>);
+
+/// How a reload ended.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The generation that new requests get now.
+    pub generation: u64,
+    pub outcome: Outcome,
+}
+
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    Ok {
+        scripts: ScriptChanges,
+        took: Duration,
+    },
+    /// The files are those of the running generation, or those that failed last.
+    Unchanged,
+    /// With the diagnostics, rendered.
+    Failed(String),
+    /// With the keys that only a restart can change.
+    Refused(Vec<String>),
+}
+
+enum Trigger {
+    Signal,
+    Admin(oneshot::Sender<Report>),
+    Files,
+}
+
+/// Starts the thread on which reloads are made, one after another, never on a worker. From now on SIGHUP does not end the
+/// process.
+///
+/// # Errors
+/// When the thread cannot be started, or the signal not be listened for.
+pub fn start(running: Running) -> io::Result<Reloads> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let hangup = {
+        let _inside = runtime.enter();
+        signal(SignalKind::hangup())?
+    };
+    let (asks, asked) = mpsc::unbounded_channel();
+    let Running { shared, capabilities, host, certificates, inputs } = running;
+    let path = shared.current.load().config.path.clone();
+    let changed = Arc::default();
+    let triggers = Triggers { hangup, asked, changed, due: None };
+    let mut reloader = Reloader {
+        shared,
+        capabilities,
+        host,
+        certificates,
+        path,
+        seen: Seen { running: inputs, failed: None },
+        triggers,
+        watch: None,
+    };
+    thread::Builder::new().name("reload".into()).spawn(move || reloader.serve(&runtime))?;
+    Ok(Reloads(asks))
+}
+
+impl Reloads {
+    /// Loads the configuration anew, whether it has changed or not; none: the process is about to end.
+    pub async fn reload(&self) -> Option<Report> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(answer).ok()?;
+        answered.await.ok()
+    }
+}
+
+struct Reloader {
+    shared: Arc<Shared>,
+    capabilities: Arc<Capabilities>,
+    host: Arc<Host>,
+    certificates: Certificates,
+    path: PathBuf,
+    seen: Seen,
+    triggers: Triggers,
+    watch: Option<Watch>,
+}
+
+/// The files as they were read.
+struct Seen {
+    running: Inputs,
+    /// Those of the last attempt, when it came to nothing.
+    failed: Option<Inputs>,
+}
+
+struct Triggers {
+    hangup: Signal,
+    asked: mpsc::UnboundedReceiver<oneshot::Sender<Report>>,
+    /// A file has changed.
+    changed: Arc<Notify>,
+    /// When to look what has changed.
+    due: Option<Instant>,
+}
+
+impl Triggers {
+    /// None when nobody can ask any more.
+    async fn next(&mut self) -> Option<Trigger> {
+        loop {
+            let due = self.due;
+            tokio::select! {
+                _ = self.hangup.recv() => return Some(Trigger::Signal),
+                asked = self.asked.recv() => return asked.map(Trigger::Admin),
+                () = self.changed.notified() => self.due = Some(Instant::now() + QUIET),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.due = None;
+                    return Some(Trigger::Files);
+                }
+            }
+        }
+    }
+}
+
+impl Reloader {
+    fn serve(&mut self, runtime: &Runtime) {
+        self.watch();
+        // A trial may need a runtime of its own, so that nothing is built within this one.
+        while let Some(trigger) = runtime.block_on(self.triggers.next()) {
+            let report = self.reload(&trigger);
+            if let Trigger::Admin(answer) = trigger {
+                let _ = answer.send(report);
+            }
+            self.watch();
+        }
+    }
+
+    fn reload(&mut self, trigger: &Trigger) -> Report {
+        let started = Instant::now();
+        let outcome = self.attempt(trigger, started);
+        let report = Report { generation: self.shared.current.load().number, outcome };
+        self.shared.metrics.reloads.ended(report.outcome.result());
+        report.log(trigger);
+        report
+    }
+
+    fn attempt(&mut self, trigger: &Trigger, started: Instant) -> Outcome {
+        let own = Inputs::of(&self.path);
+        let config::Loaded { config, diagnostics } = config::load(&self.path);
+        // Before anything of them is used: what changes after this is another change.
+        let inputs = own.with(&config.files);
+        if matches!(trigger, Trigger::Files) && self.seen.know(&inputs) {
+            return Outcome::Unchanged;
+        }
+        match self.replace(config, diagnostics) {
+            Ok(scripts) => {
+                self.seen = Seen { running: inputs, failed: None };
+                Outcome::Ok { scripts, took: started.elapsed() }
+            }
+            Err(outcome) => {
+                self.seen.failed = Some(inputs);
+                outcome
+            }
+        }
+    }
+
+    /// Builds the next generation, and makes it the current one.
+    fn replace(&self, config: Config, mut diagnostics: Diagnostics) -> Result<ScriptChanges, Outcome> {
+        let current = self.shared.current.load_full();
+        if !diagnostics.has_errors() {
+            let keys = restart::needed_for(&current.config, &config);
+            if !keys.is_empty() {
+                return Err(Outcome::Refused(keys));
+            }
+        }
+        let certificates = Certificates::load(&config, &mut diagnostics);
+        let snapshot =
+            Snapshot::build(&config, &self.host, &self.shared.metrics, Some(&current.snapshot), &mut diagnostics)
+                .ok_or_else(|| Outcome::Failed(diagnostics.to_string()))?;
+        let (next, _) = Generation::build(config, snapshot, Some(&current), &self.shared.metrics)
+            .map_err(|error| Outcome::Failed(format!("error: {error}\n")))?;
+        if diagnostics.iter().next().is_some() {
+            log::warn!("the configuration has warnings:{}", indented(&diagnostics.to_string()));
+        }
+        let next = Arc::new(next);
+        self.certificates.take_over(&certificates);
+        self.shared.current.store(next.clone());
+        self.shared.metrics.reloads.loaded(next.number);
+        hand_over(&self.capabilities, &next);
+        Ok(ScriptChanges::between(&current.snapshot, &next.snapshot))
+    }
+
+    /// Watches what the last attempt and the running generation were made of, if the running one says so. The places to
+    /// watch are looked up anew each time: links may lead elsewhere, and folders be others of the same name.
+    fn watch(&mut self) {
+        if !self.shared.current.load().config.watch {
+            self.watch = None;
+            return;
+        }
+        let read = self.seen.failed.as_ref().unwrap_or(&self.seen.running);
+        let files = self.seen.running.paths().chain(read.paths());
+        match Watch::start(files, self.triggers.changed.clone()) {
+            // The one before is dropped when this one stands: nothing is missed between them.
+            Ok(watch) => self.watch = Some(watch),
+            Err(error) => log::error!("the files of the configuration cannot be watched: {error}"),
+        }
+        if read.have_changed() {
+            // It happened before anybody watched.
+            self.triggers.changed.notify_one();
+        }
+    }
+}
+
+/// After a swap: what is there once in the process goes over to the new generation, while requests still use the old one.
+fn hand_over(capabilities: &Capabilities, new: &Generation) {
+    capabilities.named.replace(new.snapshot.definitions());
+}
+
+impl Seen {
+    /// Whether these come to nothing new.
+    fn know(&mut self, inputs: &Inputs) -> bool {
+        if self.running == *inputs {
+            self.failed = None;
+            return true;
+        }
+        self.failed.as_ref() == Some(inputs)
+    }
+}
+
+impl Outcome {
+    fn result(&self) -> ReloadResult {
+        match self {
+            Outcome::Ok { .. } => ReloadResult::Ok,
+            Outcome::Unchanged => ReloadResult::Unchanged,
+            Outcome::Failed(_) => ReloadResult::Failed,
+            Outcome::Refused(_) => ReloadResult::Refused,
+        }
+    }
+
+    /// Why a reload was refused.
+    pub fn refusal(keys: &[String]) -> String {
+        let keys: Vec<_> = keys.iter().map(|key| format!("`{key}`")).collect();
+        format!("{} cannot change while the proxy runs: restart to apply", keys.join(", "))
+    }
+}
+
+impl Report {
+    fn log(&self, trigger: &Trigger) {
+        let generation = self.generation;
+        match &self.outcome {
+            Outcome::Ok { scripts, took } => {
+                let ms = took.as_millis();
+                log::info!("reload by {trigger}: generation {generation} in {ms} ms; {scripts}");
+            }
+            Outcome::Unchanged => log::debug!("reload by {trigger}: nothing has changed"),
+            Outcome::Failed(diagnostics) => {
+                let diagnostics = indented(diagnostics);
+                log::error!("reload by {trigger} failed, generation {generation} stays:{diagnostics}");
+            }
+            Outcome::Refused(keys) => {
+                let refusal = Outcome::refusal(keys);
+                log::error!("reload by {trigger} refused, generation {generation} stays: {refusal}");
+            }
+        }
+    }
+}
+
+/// On lines that follow, which are indented: they must not look like lines of their own.
+fn indented(text: &str) -> String {
+    format!("\n    {}", text.trim_end().replace('\n', "\n    "))
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Trigger::Signal => "SIGHUP",
+            Trigger::Admin(_) => "POST /reload",
+            Trigger::Files => "file change",
+        })
+    }
+}

@@ -1,0 +1,35 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::wasm::Digest;
+
+/// The files that a configuration is made of, as they were just before they were read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inputs(BTreeMap<PathBuf, Option<Digest>>);
+
+impl Inputs {
+    /// Of a configuration file alone.
+    pub fn of(config: &Path) -> Inputs {
+        Inputs(BTreeMap::new()).with(&[config.to_owned()])
+    }
+
+    /// With these files, whether they can be read or not.
+    pub fn with(mut self, files: &[PathBuf]) -> Inputs {
+        self.0.extend(files.iter().map(|file| (file.clone(), digest(file))));
+        self
+    }
+
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.0.keys().map(PathBuf::as_path)
+    }
+
+    /// Whether any of them is different now.
+    pub fn have_changed(&self) -> bool {
+        self.0.iter().any(|(file, before)| digest(file) != *before)
+    }
+}
+
+fn digest(file: &Path) -> Option<Digest> {
+    fs::read(file).ok().map(|content| Digest::of(&content))
+}

@@ -173,6 +173,32 @@ async fn every_phase_can_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn runs_in_the_background_call_over_the_same_connections() {
+    let origin = Origin::saying("hello").await;
+    let call = get("tcp", format!("http://{}/", origin.addr()));
+    let deliver = json!({ "deliver": "log" });
+    let session = format!(
+        "[[wasm_session]]\nname = \"caller\"\nwasm_path = '{}'\nwasm_main_config = '''{}'''\n{ALLOW}\n",
+        guests::path("probe").display(),
+        json!([step(&call), deliver]),
+    );
+    let done = [json!(["main-session-id"]), json!(["session-send", "$1", "done"])].map(|call| step(&call));
+    let spawned = json!([step(&call), done[0], deliver, done[1]]).to_string();
+    let mut site = Site::with(&session);
+    site.route("/named", "").script("wasm_serverless", serve("named", &[json!(["uniq-session-send", "caller", "go"])]));
+    let spawner = serve("spawner", &[json!(["spawn", "wasm-main-ext1", spawned]), json!(["session-recv"])]);
+    site.route("/spawn", "").script("wasm_serverless", spawner.key(ALLOW));
+    let proxy = Proxy::start(&site.to_string());
+    for (path, script) in [("/named", "caller"), ("/spawn", "spawner")] {
+        results_of(&proxy, path).await;
+        let given = results(&proxy, script);
+        assert_eq!(given[0]["ok"]["body"], "hello", "{path} {given:?}");
+    }
+    let connections: Vec<_> = origin.received().iter().map(|request| request.connection).collect();
+    assert_eq!(connections, [0, 0], "the session, which has a runtime of its own, has opened it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn methods_and_responses_without_a_body() {
     let authority = Authority::new();
     let files = authority.issue("localhost");

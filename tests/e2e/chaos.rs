@@ -58,11 +58,13 @@ async fn random_calls(main: &str) {
 
     let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
     for seed in BROKE.into_iter().chain((0..SEEDS).map(|n| start.wrapping_add(n))) {
-        for phase in PHASES {
-            let path = format!("/{phase}/{}", if seed % 3 == 0 { "two" } else { "one" });
+        for (n, phase) in PHASES.into_iter().enumerate() {
+            // Other calls in each phase.
+            let own = seed.rotate_left(8 * n as u32);
+            let path = format!("/{phase}/{}", if own % 3 == 0 { "two" } else { "one" });
             // Most are small, some are over the bound of what a plugin may read.
-            let body = bytes(if seed % 10 == 0 { (1 << 20) + 1 } else { (seed % 100) as usize });
-            if let Err(what) = request(&proxy, &path, seed, origin.addr(), &body) {
+            let body = bytes(if own % 10 == 0 { (1 << 20) + 1 } else { (own % 100) as usize });
+            if let Err(what) = request(&proxy, &path, own, origin.addr(), &body) {
                 panic!("{what}: {path} with the seed {seed}");
             }
             assert!(!proxy.log().contains("panicked"), "the host panics: {path} with the seed {seed}");
@@ -102,7 +104,7 @@ fn request(proxy: &Proxy, path: &str, seed: u64, server: SocketAddr, body: &[u8]
     }
 }
 
-/// All gauges but those of what the store holds.
+/// All gauges but those of what the store holds, and of instances, which wait for the next request.
 fn gauges(proxy: &Proxy) -> BTreeMap<String, String> {
     let (_, text) = proxy.admin("GET", "/metrics");
     let names: Vec<_> = text
@@ -113,7 +115,8 @@ fn gauges(proxy: &Proxy) -> BTreeMap<String, String> {
     let values = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
     let is_gauge = |name: &str| {
         let name = name.split('{').next().unwrap_or_default();
-        names.iter().any(|gauge| gauge == name) && !name.starts_with("phasegate_store_")
+        let kept = name.starts_with("phasegate_store_") || name == "phasegate_instances";
+        names.iter().any(|gauge| gauge == name) && !kept
     };
     values.filter(|(name, _)| is_gauge(name)).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }

@@ -477,6 +477,16 @@ async fn closing_ends_the_response_while_the_plugin_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_early_with_its_next_request_gets_this_response_whole() {
+    let proxy = start("write one;sleep 300;write two");
+    let mut client = Raw::connect(proxy.addr()).await;
+    client.send(GET).await;
+    client.read_head().await.unwrap();
+    client.send(GET).await;
+    assert_eq!(client.read_to_end().await, b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_one_script_has_the_stream() {
     let mut site = Site::new();
     site.route("/", "").plugin(

@@ -115,7 +115,7 @@ fn network(r: &mut Random) {
         0 => drop(http::handle_http(r.socket_type(), &r.request(), r.moment())),
         1 => {
             let domain = r.maybe(Random::text);
-            if let Ok(fd) = socket::socket_connect(r.socket_type(), &r.text(), domain.as_deref(), r.moment()) {
+            if let Ok(fd) = socket::socket_connect(r.socket_type(), &r.address(), domain.as_deref(), r.moment()) {
                 drop(socket::socket_write_all(fd, &r.bytes(), r.moment()));
                 drop(socket::socket_read(fd, r.number(), r.moment()));
             }
@@ -131,12 +131,19 @@ fn network(r: &mut Random) {
 }
 
 fn websockets(r: &mut Random) {
-    match r.below(6) {
-        0 => drop(websocket::socket_connect(r.socket_type(), &r.request(), r.moment())),
+    match r.below(9) {
+        0 => {
+            if let Ok(fd) = websocket::socket_connect(r.socket_type(), &r.request(), r.moment()) {
+                drop(websocket::socket_write(fd, &Message::Text(r.text()), r.moment()));
+            }
+        }
         1 => drop(websocket::socket_read(r.fd(), r.moment())),
         2 => drop(websocket::socket_write(r.fd(), &Message::Text(r.text()), r.moment())),
         3 => drop(websocket::socket_write(r.fd(), &Message::Binary(r.bytes()), r.moment())),
         4 => drop(websocket::socket_flush(r.fd(), r.moment())),
+        5 => drop(websocket::socket_ping(r.fd(), &r.bytes(), r.moment())),
+        6 => drop(websocket::socket_close_with(r.fd(), r.number() as u16, &r.text(), r.moment())),
+        7 => drop(websocket::socket_close_code(r.fd())),
         _ => drop(websocket::socket_close(r.fd(), r.moment())),
     }
 }

@@ -82,9 +82,7 @@ impl Random {
             0 => text.repeat(self.below(20_000) as usize),
             1 => "k".repeat((16 << 10) + self.below(2) as usize),
             2 => "v".repeat((1 << 20) + self.below(2) as usize),
-            3 | 4 => self.server.clone(),
-            5 | 6 => format!("http://{}/", self.server),
-            7 => char::from_u32(self.below(0x11_0000) as u32).unwrap_or('x').to_string(),
+            3 => char::from_u32(self.below(0x11_0000) as u32).unwrap_or('x').to_string(),
             _ => text.to_owned(),
         }
     }
@@ -118,8 +116,8 @@ impl Random {
             [Method::Get, Method::Post, Method::Put, Method::Delete, Method::Patch, Method::Head, Method::Options];
         Request {
             method: self.one_of(&methods),
-            uri: self.text(),
-            headers: self.pairs(),
+            uri: if self.below(2) == 0 { format!("http://{}/", self.server) } else { self.text() },
+            headers: if self.below(2) == 0 { Vec::new() } else { self.pairs() },
             params: self.pairs(),
             body: self.maybe(Self::bytes),
         }
@@ -134,7 +132,11 @@ impl Random {
     }
 
     pub fn socket_type(&mut self) -> SocketType {
-        self.one_of(&[SocketType::Tcp, SocketType::Ssl, SocketType::Quic])
+        self.one_of(&[SocketType::Tcp, SocketType::Tcp, SocketType::Ssl, SocketType::Quic])
+    }
+
+    pub fn address(&mut self) -> String {
+        if self.below(2) == 0 { self.server.clone() } else { self.text() }
     }
 
     /// Often that of the client.

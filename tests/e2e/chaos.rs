@@ -104,7 +104,7 @@ fn request(proxy: &Proxy, path: &str, seed: u64, server: SocketAddr, body: &[u8]
     }
 }
 
-/// All gauges but those of what the store holds.
+/// All gauges but those of what the store holds, and of instances, which wait for the next request.
 fn gauges(proxy: &Proxy) -> BTreeMap<String, String> {
     let (_, text) = proxy.admin("GET", "/metrics");
     let names: Vec<_> = text
@@ -115,7 +115,8 @@ fn gauges(proxy: &Proxy) -> BTreeMap<String, String> {
     let values = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
     let is_gauge = |name: &str| {
         let name = name.split('{').next().unwrap_or_default();
-        names.iter().any(|gauge| gauge == name) && !name.starts_with("phasegate_store_")
+        let kept = name.starts_with("phasegate_store_") || name == "phasegate_instances";
+        names.iter().any(|gauge| gauge == name) && !kept
     };
     values.filter(|(name, _)| is_gauge(name)).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }

@@ -28,16 +28,17 @@ pub struct Instance {
 /// Idle instances of one script.
 #[derive(Default)]
 pub struct Pool {
-    idle: Mutex<Vec<Instance>>,
+    #[expect(clippy::vec_box, reason = "instances come and go at every run: a pointer is less to move")]
+    idle: Mutex<Vec<Box<Instance>>>,
 }
 
 impl Pool {
     /// The instance used last: its memory is the warmest.
-    pub fn take(&self) -> Option<Instance> {
+    pub fn take(&self) -> Option<Box<Instance>> {
         self.idle.lock().pop()
     }
 
-    pub fn put(&self, instance: Instance) {
+    pub fn put(&self, instance: Box<Instance>) {
         let mut idle = self.idle.lock();
         if idle.len() < MOST_IDLE {
             idle.push(instance);

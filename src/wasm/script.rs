@@ -292,7 +292,7 @@ impl Script {
     /// Takes the result, and the instance back if it may live on.
     fn finish(
         &self,
-        mut instance: Instance,
+        mut instance: Box<Instance>,
         result: wasmtime::Result<(Result<component::WitVerdict, String>,)>,
     ) -> Result<Verdict, Failure> {
         instance.store.data_mut().end();
@@ -328,13 +328,13 @@ impl Script {
         Ok(())
     }
 
-    fn instantiate(&self) -> wasmtime::Result<Instance> {
+    fn instantiate(&self) -> wasmtime::Result<Box<Instance>> {
         let mut store = self.store();
         let instance = self.pre.instantiate(&mut store)?;
         self.instance(store, instance)
     }
 
-    async fn instantiate_async(&self) -> wasmtime::Result<Instance> {
+    async fn instantiate_async(&self) -> wasmtime::Result<Box<Instance>> {
         let mut store = self.store();
         store.data_mut().cpu.reset(true, self.spec.wall);
         let instance = self.pre.instantiate_async(&mut store).await?;
@@ -355,14 +355,18 @@ impl Script {
         store
     }
 
-    fn instance(&self, mut store: Store<State>, instance: wasmtime::component::Instance) -> wasmtime::Result<Instance> {
+    fn instance(
+        &self,
+        mut store: Store<State>,
+        instance: wasmtime::component::Instance,
+    ) -> wasmtime::Result<Box<Instance>> {
         let mut entries = [const { None }; 5];
         for (slot, index) in entries.iter_mut().zip(&self.exports) {
             if let Some(index) = index {
                 *slot = Some(instance.get_typed_func(&mut store, index)?);
             }
         }
-        Ok(Instance { store, entries, runs: 0, _alive: self.spec.metrics.instance() })
+        Ok(Box::new(Instance { store, entries, runs: 0, _alive: self.spec.metrics.instance() }))
     }
 }
 

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use bytes::Bytes;
 use http::{StatusCode, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -195,6 +196,21 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<()> {
         if let Some(upstream) = &mut ctx.facts.upstream {
             upstream.connect_time = Some(if reused { Duration::ZERO } else { upstream.asked.elapsed() });
+        }
+        Ok(())
+    }
+
+    /// An HTTP/2 client may end its body with an empty frame. Pingora would write that to an HTTP/1.1 upstream as a chunk of
+    /// no bytes, which ends the body, and then end the body once more: the upstream would take that for a request.
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        _ctx: &mut Self::CTX,
+    ) -> pingora::Result<()> {
+        if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
+            *body = None;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use reqwest::Body;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify, mpsc};
 
 use super::support::*;
 
@@ -135,6 +135,37 @@ async fn plugin_and_origin_see_all_bytes_over_http_2() {
             }
         }
     }
+}
+
+/// What comes after the end would be taken for the next request.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_ends_once() {
+    let all = Arc::new(Notify::new());
+    let (sender, mut after) = mpsc::channel(1);
+    let arrived = all.clone();
+    let origin = RawOrigin::start(move |mut proxy, _| {
+        let (arrived, sender) = (arrived.clone(), sender.clone());
+        async move {
+            proxy.read_head().await.unwrap();
+            assert_eq!(proxy.read_exact(10).await, b"5\r\nhello\r\n");
+            arrived.notify_one();
+            assert_eq!(proxy.read_exact(5).await, b"0\r\n\r\n");
+            proxy.send("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\ndone").await;
+            sender.send(proxy.read_to_end().await).await.unwrap();
+        }
+    })
+    .await;
+    let proxy = Proxy::start(&proxy_to(origin.addr()));
+
+    // The end comes by itself, in a frame without bytes.
+    let first = futures::stream::once(async { Ok::<_, std::io::Error>(Bytes::from_static(b"hello")) });
+    let end = futures::stream::once(async move {
+        all.notified().await;
+        Ok(Bytes::new())
+    });
+    let answer = send(http2().post(proxy.url("/")).body(Body::wrap_stream(first.chain(end)))).await;
+    assert_eq!((answer.status, answer.text()), (200, "done".into()));
+    assert_eq!(String::from_utf8_lossy(&after.recv().await.unwrap()), "");
 }
 
 #[track_caller]

@@ -152,15 +152,7 @@ async fn connections_are_kept_whoever_calls() {
 async fn every_phase_can_call() {
     let origin = Origin::saying("hello").await;
     let mut site = Site::new();
-    let phases = [
-        "wasm_access",
-        "wasm_serverless",
-        "wasm_http_in_headers",
-        "wasm_http_filter_headers_pre",
-        "wasm_http_filter_headers",
-        "wasm_access_log",
-    ];
-    for phase in phases {
+    for phase in PHASES {
         let script = probe("probe", phase, &[get("tcp", format!("http://{}/from/{phase}", origin.addr()))]).key(ALLOW);
         site.proxied(&format!("/{phase}"), origin.addr()).script(phase, script);
     }

@@ -16,15 +16,6 @@ const BROKE: [u64; 0] = [];
 const SEEDS: u64 = 24;
 const CALLS: u64 = 60;
 
-const PHASES: [&str; 6] = [
-    "wasm_access",
-    "wasm_serverless",
-    "wasm_http_in_headers",
-    "wasm_http_filter_headers_pre",
-    "wasm_http_filter_headers",
-    "wasm_access_log",
-];
-
 #[tokio::test(flavor = "multi_thread")]
 async fn random_calls_harm_nobody() {
     random_calls("store = { size = \"4MiB\" }").await;

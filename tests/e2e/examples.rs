@@ -74,14 +74,7 @@ async fn the_demo_shows_its_phases() {
 
     proxy.wait_until_idle();
     let (_, metrics) = proxy.admin("GET", "/metrics");
-    for phase in [
-        "wasm_access",
-        "wasm_serverless",
-        "wasm_http_in_headers",
-        "wasm_http_filter_headers_pre",
-        "wasm_http_filter_headers",
-        "wasm_access_log",
-    ] {
+    for phase in PHASES {
         let ran = |line: &str| {
             line.starts_with("phasegate_plugin_runs_total")
                 && line.contains(&format!("phase=\"{phase}\""))

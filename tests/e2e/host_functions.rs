@@ -6,15 +6,6 @@ use serde_json::{Value, json};
 
 use super::support::*;
 
-const PHASES: [&str; 6] = [
-    "wasm_access",
-    "wasm_serverless",
-    "wasm_http_in_headers",
-    "wasm_http_filter_headers_pre",
-    "wasm_http_filter_headers",
-    "wasm_access_log",
-];
-
 /// Every function of `wasm-std` about request and response, with the phases where it works.
 fn functions(guest: &str) -> Vec<(Value, &'static [&'static str])> {
     let every = &PHASES[..];

@@ -188,14 +188,7 @@ async fn every_function_over_every_transport() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sockets_work_in_every_phase() {
     let echo = Echo::tcp().await;
-    for phase in [
-        "wasm_access",
-        "wasm_serverless",
-        "wasm_http_in_headers",
-        "wasm_http_filter_headers_pre",
-        "wasm_http_filter_headers",
-        "wasm_access_log",
-    ] {
+    for phase in PHASES {
         let (given, proxy) = calls_in(
             phase,
             "",

@@ -4,15 +4,6 @@ use std::net::SocketAddr;
 
 use super::support::*;
 
-const PHASES: [&str; 6] = [
-    "wasm_access",
-    "wasm_serverless",
-    "wasm_http_in_headers",
-    "wasm_http_filter_headers_pre",
-    "wasm_http_filter_headers",
-    "wasm_access_log",
-];
-
 const VERDICTS: [&str; 8] = ["ok", "break", "finish", "error", "return", "ext1", "ext2", "ext3"];
 
 /// A script that leaves a line in the log, and lets the chain go on.

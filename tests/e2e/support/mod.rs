@@ -38,6 +38,16 @@ pub use site::{Script, Site};
 pub use wasm::{cargo, guests, plugins};
 pub use websocket::{WebSocket, WebSocketOrigin, serve as serve_websocket};
 
+/// The directives of all phases, in the order of a request.
+pub const PHASES: [&str; 6] = [
+    "wasm_access",
+    "wasm_serverless",
+    "wasm_http_in_headers",
+    "wasm_http_filter_headers_pre",
+    "wasm_http_filter_headers",
+    "wasm_access_log",
+];
+
 /// How long anything may take before its test fails. Far more than it needs: the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 

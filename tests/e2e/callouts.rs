@@ -157,7 +157,7 @@ async fn every_phase_can_call() {
         site.proxied(&format!("/{phase}"), origin.addr()).script(phase, script);
     }
     let proxy = Proxy::start(&site.to_string());
-    for phase in phases {
+    for phase in PHASES {
         assert_eq!(send(http1().get(proxy.url(&format!("/{phase}")))).await.status, 200, "{phase}");
         assert_eq!(results(&proxy, phase)[0]["ok"]["body"], "hello", "{phase}");
         assert!(origin.received().iter().any(|request| request.uri == format!("/from/{phase}")));

@@ -121,6 +121,10 @@ impl Memory {
         };
         let Some(value) = fields.remove(field) else { return Ok(false) };
         let last = fields.is_empty();
+        if fields.capacity() / 8 > fields.len() {
+            // A table keeps the room that it once needed, which the account knows nothing of.
+            fields.shrink_to(2 * fields.len());
+        }
         self.account(field_size(field, &value), 0)?;
         if last {
             self.remove(&mut shard, key);
@@ -279,4 +283,20 @@ impl Entry {
 
 fn field_size(field: &str, value: &Value) -> usize {
     PER_FIELD + field.len() + value.length()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_that_are_gone_keep_no_room() {
+        let memory = Memory::new(64 << 20, &StoreMetrics::default());
+        let field = |n: usize| n.to_string();
+        (0..10_000).for_each(|n| memory.hset("k", &field(n), Value::Bool(true)).unwrap());
+        (1..10_000).for_each(|n| assert!(memory.hdel("k", &field(n)).unwrap()));
+        let (shard, _) = memory.lock("k");
+        let Data::Fields(fields) = &shard.entries["k"].data else { panic!("no fields") };
+        assert!(fields.len() == 1 && fields.capacity() < 100, "{}", fields.capacity());
+    }
 }

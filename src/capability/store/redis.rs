@@ -179,7 +179,13 @@ impl Redis {
         let work = make(call, link.clone(), config.url.clone());
         let answer = match runtime.spawn(tokio::time::timeout(timeout, work)).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => return Err(StoreError::Late(timeout)),
+            Ok(Err(_)) => {
+                // It may have gone silent for good: what comes next tries another one.
+                if let Ok(Some(link)) = link.try_lock().as_deref() {
+                    link.alive.store(false, Ordering::Relaxed);
+                }
+                return Err(StoreError::Late(timeout));
+            }
             Err(error) => return Err(StoreError::Unreachable(error.to_string())),
         };
         answer.map_err(|error| explain(key, shape, &error))

@@ -31,8 +31,28 @@ use crate::wasm::Host;
 /// A file counts as written when nothing has happened to any of them for this long.
 const QUIET: Duration = Duration::from_millis(75);
 
+/// SIGHUP. From the moment that this is made it does not end the process any more, but waits for [`start`].
+pub struct Hangup {
+    runtime: Runtime,
+    signal: Signal,
+}
+
+impl Hangup {
+    /// # Errors
+    /// When the signal cannot be listened for.
+    pub fn listen() -> io::Result<Hangup> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let signal = {
+            let _inside = runtime.enter();
+            signal(SignalKind::hangup())?
+        };
+        Ok(Hangup { runtime, signal })
+    }
+}
+
 /// What a reload needs of the running server.
 pub struct Running {
+    pub hangup: Hangup,
     pub shared: Arc<Shared>,
     pub capabilities: Arc<Capabilities>,
     pub host: Arc<Host>,
@@ -61,8 +81,12 @@ pub enum Outcome {
     },
     /// The files are those of the running generation, or those that failed last.
     Unchanged,
-    /// With the diagnostics, rendered.
-    Failed(String),
+    Failed {
+        /// The diagnostics for the log, as `check` shows them.
+        shown: String,
+        /// For others: without the lines of the file.
+        told: String,
+    },
     /// With the keys that only a restart can change.
     Refused(Vec<String>),
 }
@@ -73,19 +97,14 @@ enum Trigger {
     Files,
 }
 
-/// Starts the thread on which reloads are made, one after another, never on a worker. From now on SIGHUP does not end the
-/// process.
+/// Starts the thread on which reloads are made, one after another, never on a worker.
 ///
 /// # Errors
-/// When the thread cannot be started, or the signal not be listened for.
+/// When the thread cannot be started.
 pub fn start(running: Running) -> io::Result<Reloads> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    let hangup = {
-        let _inside = runtime.enter();
-        signal(SignalKind::hangup())?
-    };
     let (asks, asked) = mpsc::unbounded_channel();
-    let Running { shared, capabilities, host, certificates, inputs } = running;
+    let Running { hangup: Hangup { runtime, signal: hangup }, shared, capabilities, host, certificates, inputs } =
+        running;
     let path = shared.current.load().config.path.clone();
     let changed = Arc::default();
     let triggers = Triggers { hangup, asked, changed, due: None };
@@ -187,7 +206,7 @@ impl Reloader {
         if matches!(trigger, Trigger::Files) && self.seen.know(&inputs) {
             return Outcome::Unchanged;
         }
-        match self.replace(config, diagnostics) {
+        match self.replace(config, &inputs, diagnostics) {
             Ok(scripts) => {
                 self.seen = Seen { running: inputs, failed: None };
                 Outcome::Ok { scripts, took: started.elapsed() }
@@ -200,10 +219,16 @@ impl Reloader {
     }
 
     /// Builds the next generation, and makes it the current one.
-    fn replace(&self, config: Config, mut diagnostics: Diagnostics) -> Result<ScriptChanges, Outcome> {
+    fn replace(&self, config: Config, inputs: &Inputs, mut diagnostics: Diagnostics) -> Result<ScriptChanges, Outcome> {
         let current = self.shared.current.load_full();
         if !diagnostics.has_errors() {
-            let keys = restart::needed_for(&current.config, &config);
+            let mut keys = restart::needed_for(&current.config, &config);
+            // Its authorities are read once.
+            if !keys.iter().any(|key| key == "network")
+                && config.network.ca.as_ref().is_some_and(|ca| inputs.differ_in(&self.seen.running, &ca.path))
+            {
+                keys.push("network.ca".to_owned());
+            }
             if !keys.is_empty() {
                 return Err(Outcome::Refused(keys));
             }
@@ -211,9 +236,11 @@ impl Reloader {
         let certificates = Certificates::load(&config, &mut diagnostics);
         let snapshot =
             Snapshot::build(&config, &self.host, &self.shared.metrics, Some(&current.snapshot), &mut diagnostics)
-                .ok_or_else(|| Outcome::Failed(diagnostics.to_string()))?;
-        let (next, _) = Generation::build(config, snapshot, Some(&current), &self.shared.metrics)
-            .map_err(|error| Outcome::Failed(format!("error: {error}\n")))?;
+                .ok_or_else(|| Outcome::Failed { shown: diagnostics.to_string(), told: diagnostics.without_lines() })?;
+        let (next, _) = Generation::build(config, snapshot, Some(&current), &self.shared.metrics).map_err(|error| {
+            let shown = format!("error: {error}\n");
+            Outcome::Failed { told: shown.clone(), shown }
+        })?;
         if diagnostics.iter().next().is_some() {
             log::warn!("the configuration has warnings:{}", indented(&diagnostics.to_string()));
         }
@@ -267,7 +294,7 @@ impl Outcome {
         match self {
             Outcome::Ok { .. } => ReloadResult::Ok,
             Outcome::Unchanged => ReloadResult::Unchanged,
-            Outcome::Failed(_) => ReloadResult::Failed,
+            Outcome::Failed { .. } => ReloadResult::Failed,
             Outcome::Refused(_) => ReloadResult::Refused,
         }
     }
@@ -288,8 +315,8 @@ impl Report {
                 log::info!("reload by {trigger}: generation {generation} in {ms} ms; {scripts}");
             }
             Outcome::Unchanged => log::debug!("reload by {trigger}: nothing has changed"),
-            Outcome::Failed(diagnostics) => {
-                let diagnostics = indented(diagnostics);
+            Outcome::Failed { shown, .. } => {
+                let diagnostics = indented(shown);
                 log::error!("reload by {trigger} failed, generation {generation} stays:{diagnostics}");
             }
             Outcome::Refused(keys) => {

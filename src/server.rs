@@ -28,7 +28,7 @@ use crate::observe::admin::Admin;
 use crate::observe::metrics::Metrics;
 use crate::proxy::upstream::UpstreamError;
 use crate::proxy::{Gateway, Generation, Listener, Shared, listeners};
-use crate::reload::{self, Inputs, Reloads, Running};
+use crate::reload::{self, Hangup, Inputs, Reloads, Running};
 use crate::snapshot::Snapshot;
 use crate::wasm::Host;
 
@@ -54,6 +54,7 @@ pub struct Start {
     pub certificates: Certificates,
     pub metrics: Arc<Metrics>,
     pub inputs: Inputs,
+    pub hangup: Hangup,
 }
 
 /// Serves until SIGTERM or SIGINT, and then until the requests in flight have ended, or the grace period has.
@@ -61,7 +62,7 @@ pub struct Start {
 /// # Errors
 /// When an upstream's name does not resolve, the access log cannot be opened or an address is taken.
 pub fn run(start: Start) -> Result<(), ServerError> {
-    let Start { config, capabilities, host, snapshot, certificates, metrics, inputs } = start;
+    let Start { config, capabilities, host, snapshot, certificates, metrics, inputs, hangup } = start;
     let (listeners, admin, grace_period) = (listeners(&config), config.admin, config.grace_period);
     let mut server = Server::new_with_opt_and_conf(None, settings(&config));
     server.bootstrap();
@@ -91,6 +92,7 @@ pub fn run(start: Start) -> Result<(), ServerError> {
     let ready = Arc::new(AtomicBool::new(true));
     let host = Arc::new(host);
     let running = Running {
+        hangup,
         shared: shared.clone(),
         capabilities: capabilities.clone(),
         host: host.clone(),

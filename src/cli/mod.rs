@@ -11,7 +11,7 @@ use crate::capability::Capabilities;
 use crate::config::{self, Diagnostics};
 use crate::observe::error_log;
 use crate::observe::metrics::Metrics;
-use crate::reload::Inputs;
+use crate::reload::{Hangup, Inputs};
 use crate::server::tls::Certificates;
 use crate::server::{self, Start};
 use crate::snapshot::Snapshot;
@@ -70,6 +70,8 @@ fn check(path: &Path) -> Result<(), String> {
 
 /// Everything that can be known without opening a port. Warnings are shown, errors are the result.
 fn load(path: &Path) -> Result<Start, String> {
+    // First of all: who has just changed the configuration may send it at any moment.
+    let hangup = Hangup::listen().map_err(|error| format!("error: cannot listen for SIGHUP: {error}"))?;
     let metrics = Arc::new(Metrics::new());
     let own = Inputs::of(path);
     let config::Loaded { config, mut diagnostics } = config::load(path);
@@ -84,7 +86,7 @@ fn load(path: &Path) -> Result<Start, String> {
         return Err(format!("{rendered}{}", summary(path, diagnostics.error_count())));
     };
     eprint!("{rendered}");
-    Ok(Start { config, capabilities, host, snapshot, certificates, metrics, inputs })
+    Ok(Start { config, capabilities, host, snapshot, certificates, metrics, inputs, hangup })
 }
 
 fn render(diagnostics: &Diagnostics) -> String {

@@ -118,6 +118,19 @@ impl Diagnostics {
         }
         text
     }
+
+    /// The same without the lines of the file, which hold what is nobody else's business.
+    pub fn without_lines(&self) -> String {
+        let mut text = String::new();
+        for Diagnostic { severity, span, message, help, .. } in &self.list {
+            let before = &self.source()[..span.start.min(self.source().len())];
+            let line = before.matches('\n').count() + 1;
+            let severity = if *severity == Severity::Error { "error" } else { "warning" };
+            let help = help.as_ref().map(|help| format!("\n  help: {help}")).unwrap_or_default();
+            text.push_str(&format!("{severity}: {message}\n  at {}:{line}{help}\n", self.source.name));
+        }
+        text
+    }
 }
 
 impl fmt::Display for Diagnostics {

@@ -24,6 +24,11 @@ impl Inputs {
         self.0.keys().map(PathBuf::as_path)
     }
 
+    /// Whether this file is not what it was then.
+    pub fn differ_in(&self, then: &Inputs, file: &Path) -> bool {
+        self.0.get(file) != then.0.get(file)
+    }
+
     /// Whether any of them is different now.
     pub fn have_changed(&self) -> bool {
         self.0.iter().any(|(file, before)| digest(file) != *before)

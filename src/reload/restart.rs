@@ -57,6 +57,7 @@ fn checked_upstreams(running: &[Upstream], new: &[Upstream]) -> Vec<String> {
     let gone = running.iter().filter(|upstream| differs(upstream, new));
     let come = new.iter().filter(|upstream| differs(upstream, running));
     let mut keys: Vec<_> = gone.chain(come).map(|upstream| format!("upstream.{}", upstream.name)).collect();
+    keys.sort();
     keys.dedup();
     keys
 }
@@ -68,6 +69,7 @@ fn listen(running: &Config, new: &Config) -> Option<String> {
     let gone = running.iter().filter(|listener| !new.contains(listener));
     let come = new.iter().filter(|listener| !running.contains(listener));
     let mut differ: Vec<_> = gone.chain(come).map(|(addr, ..)| addr.to_string()).collect();
+    differ.sort();
     differ.dedup();
     (!differ.is_empty()).then(|| format!("server.listen ({})", differ.join(", ")))
 }

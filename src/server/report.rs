@@ -80,7 +80,7 @@ pub fn reload(report: Option<Report>) -> (StatusCode, Value) {
             (StatusCode::OK, json!({ "generation": generation, "scripts": scripts, "ms": ms }))
         }
         Outcome::Unchanged => (StatusCode::OK, json!({ "generation": generation })),
-        Outcome::Failed(error) => (StatusCode::BAD_REQUEST, json!({ "generation": generation, "error": error })),
+        Outcome::Failed { told, .. } => (StatusCode::BAD_REQUEST, json!({ "generation": generation, "error": told })),
         Outcome::Refused(keys) => {
             let error = Outcome::refusal(&keys);
             (StatusCode::CONFLICT, json!({ "generation": generation, "error": error, "keys": keys }))

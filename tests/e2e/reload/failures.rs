@@ -29,7 +29,12 @@ async fn whatever_is_wrong_the_old_one_stays() {
         proxy.configure(config);
         let (status, report) = reload(&proxy);
         assert_eq!((status, &report["generation"]), (400, &1.into()), "{what}: {report}");
-        assert!(report["error"].as_str().unwrap().contains(message), "{what}: {report}");
+        let error = report["error"].as_str().unwrap();
+        assert!(error.contains(message), "{what}: {report}");
+        assert!(
+            error.contains("phasegate.toml:") && !error.contains("wasm_path ="),
+            "without lines of the file: {error}"
+        );
         let line = proxy.wait_for_log(message);
         assert!(line.starts_with("    "), "{what}: {line}");
         failed += 1.0;
@@ -116,4 +121,21 @@ async fn what_only_a_restart_can_change_is_refused_by_name() {
     let admin = proxy.folder().join("phasegate.toml");
     fs::write(admin, config("", &upstream(1000)) + "[admin]\nlisten = '127.0.0.1:1'\n").unwrap();
     assert_eq!(reload(&proxy).1["keys"], serde_json::json!(["admin.listen"]));
+}
+
+/// They are read once, when the process starts.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_authorities_in_the_same_file_are_refused() {
+    let module = Module::new("aaaaaaaa");
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    fs::write(&ca, Authority::new().pem()).unwrap();
+    let config = format!("network = {{ ca = '{}' }}\n{}", ca.display(), marked(&module.path(), "v1"));
+    let proxy = Proxy::start(&config);
+    assert_eq!(reload(&proxy).0, 200);
+    for content in [Authority::new().pem(), "rubbish".to_owned()] {
+        fs::write(&ca, content).unwrap();
+        let (status, report) = reload(&proxy);
+        assert_eq!((status, &report["keys"]), (409, &serde_json::json!(["network.ca"])), "{report}");
+    }
 }

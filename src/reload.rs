@@ -246,9 +246,10 @@ impl Reloader {
         }
         let next = Arc::new(next);
         self.certificates.take_over(&certificates);
+        // Before the swap: no request of the new generation finds a session missing.
+        self.capabilities.named.replace(next.snapshot.definitions());
         self.shared.current.store(next.clone());
         self.shared.metrics.reloads.loaded(next.number);
-        hand_over(&self.capabilities, &next);
         Ok(ScriptChanges::between(&current.snapshot, &next.snapshot))
     }
 
@@ -271,11 +272,6 @@ impl Reloader {
             self.triggers.changed.notify_one();
         }
     }
-}
-
-/// After a swap: what is there once in the process goes over to the new generation, while requests still use the old one.
-fn hand_over(capabilities: &Capabilities, new: &Generation) {
-    capabilities.named.replace(new.snapshot.definitions());
 }
 
 impl Seen {

@@ -9,6 +9,7 @@ pub use inputs::Inputs;
 
 use std::fmt;
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -191,7 +192,13 @@ impl Reloader {
 
     fn reload(&mut self, trigger: &Trigger) -> Report {
         let started = Instant::now();
-        let outcome = self.attempt(trigger, started);
+        // A compiler that panics over some module must not be the end of all reloads.
+        let attempt = panic::catch_unwind(AssertUnwindSafe(|| self.attempt(trigger, started)));
+        let outcome = attempt.unwrap_or_else(|_| {
+            let shown =
+                "error: the new generation could not be built: a panic, which is logged before this\n".to_owned();
+            Outcome::Failed { told: shown.clone(), shown }
+        });
         let report = Report { generation: self.shared.current.load().number, outcome };
         self.shared.metrics.reloads.ended(report.outcome.result());
         report.log(trigger);

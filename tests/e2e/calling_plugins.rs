@@ -47,18 +47,70 @@ async fn a_token_is_checked_once() {
     }
     let asked: Vec<_> =
         service.received().iter().map(|request| request.header("authorization").unwrap().to_owned()).collect();
-    assert_eq!(asked, ["Bearer good", "Bearer poor", "Bearer bad"], "each once");
+    let asked_about = |token: &str| asked.iter().filter(|asked| *asked == token).count();
+    assert_eq!(["Bearer good", "Bearer poor", "Bearer bad"].map(asked_about), [1, 3, 3], "refusals are not kept");
     assert_eq!(service.last().uri, "/verify");
 
-    for tokens in [&[][..], &[""], &["Bearer good", "Bearer bad"]] {
+    for tokens in [&[][..], &[""], &["", "Bearer good"]] {
         assert_eq!(with("/", tokens).await.status, 401, "{tokens:?}");
     }
-    assert_eq!(service.received().len(), 3, "nothing to ask about");
-    for asked in [4, 5] {
+    assert_eq!(service.received().len(), 7, "nothing to ask about");
+    assert_eq!(with("/", &["Bearer good", "Bearer bad"]).await.status, 200);
+    let passed: Vec<_> = origin.last().headers.get_all("authorization").iter().cloned().collect();
+    assert_eq!(passed, ["Bearer good"], "what was checked, and nothing else");
+    for asked in [8, 9] {
         assert_eq!(with("/always", &["Bearer good"]).await.status, 200);
         assert_eq!(service.received().len(), asked);
     }
-    assert_eq!(origin.received().len(), 5);
+    assert_eq!(origin.received().len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_fails_keeps_nobody_out() {
+    let service = authentication().await;
+    let full = "store = { size = '64KiB' }";
+    let down = "store = { kind = 'redis', url = 'redis+unix:///no/such.sock' }";
+    for (store, lines) in [
+        (full, &["an answer is not kept: the store is full"][..]),
+        (down, &["no answer from the store: ", "an answer is not kept: "]),
+    ] {
+        let mut site = Site::with(store);
+        // Large values, then small ones, until there is no room for anything.
+        let fills: Vec<_> = (0..800)
+            .map(|n| serde_json::json!(["set-string", format!("{n}"), "x".repeat(if n < 80 { 1000 } else { 1 })]))
+            .collect();
+        site.answered("/fill").script("wasm_access", probe("probe", "fills", &fills));
+        site.answered("/").script("wasm_access", token_check(service.addr(), "").key(ALLOW));
+        let proxy = Proxy::start(&site.to_string());
+        let get =
+            async |path: &str, token: &str| send(http1().get(proxy.url(path)).header("authorization", token)).await;
+        get("/fill", "").await;
+        for (token, status) in [("Bearer good", 200), ("Bearer poor", 403), ("Bearer good", 200)] {
+            assert_eq!(get("/", token).await.status, status, "{store}: {token}");
+        }
+        for line in lines {
+            let line = proxy.wait_for_log(line);
+            assert!(line.contains(" WARN "), "{line}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_strangers_leave_nothing_in_the_store() {
+    let service = authentication().await;
+    let mut site = Site::with("store = { size = '64KiB' }");
+    site.answered("/").script("wasm_access", token_check(service.addr(), "").key(ALLOW));
+    let proxy = Proxy::start(&site.to_string());
+    let client = http1();
+    for n in 0..800 {
+        let answer = send(client.get(proxy.url("/")).header("authorization", format!("Bearer {n}"))).await;
+        assert_eq!(answer.status, 401, "{n}");
+    }
+    let asked = service.received().len();
+    for _ in 0..2 {
+        assert_eq!(send(client.get(proxy.url("/")).header("authorization", "Bearer good")).await.status, 200);
+    }
+    assert_eq!(service.received().len(), asked + 1, "there is room for the answer");
 }
 
 #[tokio::test(flavor = "multi_thread")]

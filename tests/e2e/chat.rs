@@ -14,7 +14,7 @@ fn chat(room: &str, talk: &str) -> Proxy {
     let mut site = Site::with(&room);
     let talk = Script::plugin("chat")
         .main(format!("role = 'talk'\n{talk}"))
-        .key("wasm_main_ext1_config = 'role = \"listen\"'");
+        .key("wasm_main_ext1_config = '''role = 'listen'\npatience_ms = 200'''");
     site.route("/chat", "").script("wasm_serverless", talk);
     Proxy::start(&site.to_string())
 }
@@ -90,4 +90,46 @@ async fn roles_that_are_mixed_up_are_explained() {
     assert_eq!(answer.status, 500);
     let line = proxy.wait_for_log("script=chat phase=wasm_serverless request=");
     assert!(line.contains("unknown field `loudest`"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_cannot_be_forged() {
+    let proxy = chat("", "");
+    let mut ann = enter(&proxy, "ann").await;
+    hears(&mut ann, "* ann has come").await;
+    ann.send_text("hi\n* bob has left\u{2028}\tbye\r").await;
+    hears(&mut ann, "ann: hi * bob has left  bye ").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_listen_is_turned_out() {
+    let proxy = chat("", "longest = 100000");
+    let mut deaf = enter(&proxy, "deaf").await;
+    hears(&mut deaf, "* deaf has come").await;
+    let mut ann = enter(&proxy, "ann").await;
+    hears(&mut ann, "* ann has come").await;
+
+    // Until all that is between the proxy and the deaf one is full.
+    let line = "x".repeat(90_000);
+    let mut lines = 0;
+    loop {
+        lines += 1;
+        assert!(lines < 1000, "deaf is still there");
+        ann.send_text(&line).await;
+        match ann.receive().await.expect("a line") {
+            message if message == Message::text("* deaf has left") => break,
+            message => assert_eq!(message.len(), line.len() + 5),
+        }
+    }
+    hears(&mut ann, &format!("ann: {line}")).await;
+    // What is on the way still comes, and then the end.
+    while let Some(message) = deaf.receive().await {
+        assert!(message.is_close() || message.len() < 100_000);
+    }
+    ann.send_text("alone").await;
+    hears(&mut ann, "ann: alone").await;
+    ann.close(1000, "").await;
+    proxy.wait_until_idle();
+    proxy.wait_for_metric("phasegate_mailboxes", 1.0);
+    proxy.wait_for_metric("phasegate_sockets", 0.0);
 }

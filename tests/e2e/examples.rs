@@ -85,3 +85,29 @@ async fn the_demo_shows_its_phases() {
     proxy.wait_for_log("script=stats");
     proxy.wait_for_stdout("GET /private/");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logins_count_for_both_rate_limits() {
+    let origin = Origin::saying("hello").await;
+    let config = example(&conf().join("rate_limit.toml"))
+        .replace("127.0.0.1:8080", "127.0.0.1:0")
+        .replace("127.0.0.1:9001", &origin.addr().to_string());
+    let proxy = Proxy::start(&config);
+    let client = http1();
+    let get = async |path: &str, status: u16, limit: &str| {
+        let answer = send(client.get(proxy.url(path))).await;
+        let state = answer.header("ratelimit").unwrap();
+        assert_eq!(answer.status, status, "{state}");
+        assert!(state.starts_with(limit), "{state}");
+    };
+    for left in (95..100).rev() {
+        get("/login", 200, &format!("\"default\";r={left};")).await;
+    }
+    get("/login", 429, "\"logins\";r=0;").await;
+    for left in (0..94).rev() {
+        get("/", 200, &format!("\"default\";r={left};")).await;
+    }
+    for path in ["/", "/login"] {
+        get(path, 429, "\"default\";r=0;").await;
+    }
+}

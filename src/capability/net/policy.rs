@@ -1,7 +1,7 @@
 //! The network policy: where a script may connect to. Everything is denied that `allow.net` does not name.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::target::{Host, Target};
 use crate::config::{HostPattern, NetHost, NetRule};
@@ -18,7 +18,7 @@ pub struct Denied {
     target: Target,
     /// What the name was resolved to.
     ip: Option<IpAddr>,
-    /// What keeps the name from being enough.
+    /// What keeps a name from being enough.
     special: Option<&'static str>,
 }
 
@@ -52,9 +52,9 @@ impl Policy {
             return Ok(());
         }
         let named = matches!(&target.host, Host::Name(name) if self.names(name, target.port));
-        match (named, special(ip)) {
-            (true, None) => Ok(()),
-            (_, special) => Err(Denied { target: target.clone(), ip: Some(ip), special: special.filter(|_| named) }),
+        match special(ip) {
+            None if named => Ok(()),
+            special => Err(Denied { target: target.clone(), ip: Some(ip), special }),
         }
     }
 
@@ -78,18 +78,44 @@ impl Policy {
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Denied { target, ip, special } = self;
+        let port = target.port;
         write!(f, "allow.net does not permit {target}")?;
-        let mut entry = target.clone();
-        match (ip, special) {
-            (Some(ip), Some(special)) => {
+        let entry = match (&target.host, ip, special) {
+            (Host::Ip(_), ..) => target.to_string(),
+            (Host::Name(_), Some(ip), Some(special)) => {
                 write!(f, " ({ip}, {special} address, for which the name is not enough)")?;
-                entry.host = Host::Ip(*ip);
+                Target::from(SocketAddr::new(*ip, port)).to_string()
             }
-            (Some(ip), None) if target.host != Host::Ip(*ip) => write!(f, " ({ip})")?,
-            _ => {}
-        }
+            (Host::Name(name), Some(ip), None) => {
+                write!(f, " ({ip})")?;
+                if is_rule(name) { target.to_string() } else { Target::from(SocketAddr::new(*ip, port)).to_string() }
+            }
+            (Host::Name(name), None, _) if is_local(name) => {
+                write!(f, " (a loopback address, for which the name is not enough)")?;
+                format!("127.0.0.1:{port}\", \"[::1]:{port}")
+            }
+            (Host::Name(name), None, _) if !is_rule(name) => {
+                return write!(
+                    f,
+                    ", which is no name: add the address that it stands for, such as net = [\"127.0.0.1:{port}\"], to \
+                     `allow` of this script"
+                );
+            }
+            (Host::Name(_), None, _) => target.to_string(),
+        };
         write!(f, ": add net = [\"{entry}\"] to `allow` of this script")
     }
+}
+
+/// Whether `allow.net` can have this name: resolvers take more, such as `127.1`.
+fn is_rule(name: &str) -> bool {
+    let is_number = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+    !is_number && HostPattern::parse(name).is_some()
+}
+
+/// Whether the name leads to the machine itself wherever it is resolved (RFC 6761, section 6.3).
+fn is_local(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 /// What kind of address it is, if none of the public internet: a name that is permitted must not lead into the machine or
@@ -256,11 +282,54 @@ mod tests {
                  add net = [\"[fd00::1]:443\"] to `allow` of this script",
             ),
             (
+                refusal(&["10.0.0.0/8"], "localhost:443", Some("127.0.0.1")),
+                "allow.net does not permit localhost:443 (127.0.0.1, a loopback address, for which the name is not enough): \
+                 add net = [\"127.0.0.1:443\"] to `allow` of this script",
+            ),
+            (
+                refusal(&[], "localhost:443", None),
+                "allow.net does not permit localhost:443 (a loopback address, for which the name is not enough): \
+                 add net = [\"127.0.0.1:443\", \"[::1]:443\"] to `allow` of this script",
+            ),
+            (
+                refusal(&[], "127.1:443", None),
+                "allow.net does not permit 127.1:443, which is no name: add the address that it stands for, such as \
+                 net = [\"127.0.0.1:443\"], to `allow` of this script",
+            ),
+            (
+                refusal(&["10.0.0.0/8"], "2130706433:443", Some("127.0.0.1")),
+                "allow.net does not permit 2130706433:443 (127.0.0.1, a loopback address, for which the name is not enough): \
+                 add net = [\"127.0.0.1:443\"] to `allow` of this script",
+            ),
+            (
+                refusal(&["10.0.0.0/8"], "3405803783:443", Some("203.0.113.7")),
+                "allow.net does not permit 3405803783:443 (203.0.113.7): add net = [\"203.0.113.7:443\"] to `allow` of this \
+                 script",
+            ),
+            (
                 refusal(&[], "[::1]:443", None),
                 "allow.net does not permit [::1]:443: add net = [\"[::1]:443\"] to `allow` of this script",
             ),
         ] {
             assert_eq!(text, expected);
+            let list =
+                text.split_once("net = [").and_then(|(_, rest)| rest.split_once("] to").or(rest.split_once("], to")));
+            for entry in list.unwrap().0.split(", ") {
+                load_rules(&[entry.trim_matches('"')]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_refusal_says_to_add_is_enough() {
+        for (rules, target, ips) in [
+            (&["127.0.0.1:443", "[::1]:443"][..], "localhost:443", &["127.0.0.1", "::1"][..]),
+            (&["127.0.0.1:443"], "127.1:443", &["127.0.0.1"]),
+            (&["203.0.113.7:443"], "3405803783:443", &["203.0.113.7"]),
+        ] {
+            for ip in ips {
+                assert!(allowed(rules, target, ip), "{target} {ip}");
+            }
         }
     }
 }

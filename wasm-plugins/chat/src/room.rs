@@ -31,11 +31,13 @@ pub fn serve(config: &Config) -> Result<Verdict, String> {
         }
         // Also when it says something: the room may have begun anew since this member came.
         if !members.contains_key(&member) {
-            if members.len() >= config.most_members {
+            let news = format!("* {name} has come");
+            // Who was dropped cannot be told anything, and does not come back.
+            if members.len() >= config.most_members || host::session_send(member, &news).is_err() {
                 return Ok(Some(FULL.to_owned()));
             }
+            tell(&mut members, news);
             members.insert(member, name.clone());
-            tell(&mut members, format!("* {name} has come"));
         }
         if let Act::Say(line) = act {
             tell(&mut members, format!("{name}: {line}"));
@@ -44,15 +46,18 @@ pub fn serve(config: &Config) -> Result<Verdict, String> {
     })
 }
 
-/// Tells everybody. Who cannot be told any more has left, and the others are told of that.
+/// Tells everybody. Who cannot be told any more is gone or too slow, and leaves.
 fn tell(members: &mut Members, line: String) {
     let cannot = |member: &u64| host::session_send(*member, &line).is_err();
     let gone: Vec<u64> = members.keys().copied().filter(cannot).collect();
     gone.into_iter().for_each(|member| leave(members, member));
 }
 
+/// Who has left gets nothing more, so that its listener ends, and the others are told.
 fn leave(members: &mut Members, member: u64) {
     if let Some(name) = members.remove(&member) {
+        // No error: it may have gone by itself.
+        let _ = host::session_quit(member);
         tell(members, format!("* {name} has left"));
     }
 }

@@ -42,7 +42,7 @@ pub fn talk(config: &Config) -> Result<Verdict, String> {
     let word =
         |act| serde_json::to_string(&Word { member, name: name.clone(), act }).map_err(|error| error.to_string());
     if host::uniq_session_request(&config.session, &word(Act::Come)?, PATIENCE)? == FULL {
-        websocket::socket_close_with(host::curr_fd(), TRY_AGAIN_LATER, "the room is full", PATIENCE)?;
+        turn_out("the room is full", PATIENCE);
         return Ok(Verdict::Ok);
     }
     // Clients come and go: an error is no failure, but the end.
@@ -52,22 +52,36 @@ pub fn talk(config: &Config) -> Result<Verdict, String> {
             let _ = websocket::socket_close_with(host::curr_fd(), TOO_BIG, "this line is too long", PATIENCE);
             break;
         }
-        host::uniq_session_request(&config.session, &word(Act::Say(line))?, PATIENCE)?;
+        let line = line.replace(splits_lines, " ");
+        if host::uniq_session_request(&config.session, &word(Act::Say(line))?, PATIENCE)? == FULL {
+            turn_out("the room is full", PATIENCE);
+            break;
+        }
     }
     host::uniq_session_send(&config.session, &word(Act::Leave)?)?;
     Ok(Verdict::Ok)
 }
 
 /// Writes a line of the room.
-pub fn write(line: String) -> Result<(), String> {
-    websocket::socket_write(host::curr_fd(), &Message::Text(line), PATIENCE)
+pub fn write(line: String, patience_ms: u64) -> Result<(), String> {
+    websocket::socket_write(host::curr_fd(), &Message::Text(line), patience_ms)
+}
+
+/// Closes the connection. It may be closed already, or have no time for the reason.
+pub fn turn_out(why: &str, patience_ms: u64) {
+    let _ = websocket::socket_close_with(host::curr_fd(), TRY_AGAIN_LATER, why, patience_ms);
 }
 
 /// What the client calls itself.
 fn name() -> Result<Option<String>, String> {
     let name = host::in_get_request()?.params.into_iter().find(|(key, _)| key == "name").map(|(_, name)| name);
-    let fits = |name: &String| (1..=32).contains(&name.chars().count()) && !name.chars().any(char::is_control);
+    let fits = |name: &String| (1..=32).contains(&name.chars().count()) && !name.contains(splits_lines);
     Ok(name.filter(fits))
+}
+
+/// Control characters, and what Unicode has for the ends of lines and paragraphs: more than a line could be forged with them.
+fn splits_lines(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 fn refuse(status: u16, why: &str) -> Result<Verdict, String> {

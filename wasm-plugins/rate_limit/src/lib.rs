@@ -11,7 +11,8 @@
 //! variable is not known count together.
 //!
 //! In `wasm_http_filter_headers`, with the same configuration, it counts nothing and adds the header fields `ratelimit-policy`
-//! and `ratelimit` (draft-ietf-httpapi-ratelimit-headers), so that clients know before they are refused.
+//! and `ratelimit` (draft-ietf-httpapi-ratelimit-headers), so that clients know before they are refused. A response that has
+//! `ratelimit` already, such as the 429 of another limit, keeps it.
 //!
 //! Verdicts: `ok`; `return` with 429, these two fields, `retry-after` in seconds and a line of text. A store that is full
 //! or cannot be reached is a failure.
@@ -39,6 +40,9 @@ fn check(text: Option<String>) -> Result<Verdict, String> {
     let config = config::<Config>(&text)?;
     let key = config.key(host::variable(&config.by)?.as_deref().unwrap_or_default());
     if host::out_get_status().is_ok() {
+        if host::out_is_header("ratelimit")? {
+            return Ok(Verdict::Ok);
+        }
         let count = store::get_s64(&key)?.unwrap_or(0);
         let [policy, state] = config.fields(count, config.wait(store::expires_in(&key)?));
         host::out_set_header("ratelimit-policy", &policy)?;

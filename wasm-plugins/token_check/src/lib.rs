@@ -1,23 +1,26 @@
-//! Token check, for `wasm_access`: an authentication service says who may come in, and its answer is kept in the store.
+//! Token check, for `wasm_access`: an authentication service says who may come in, and when it lets a token in, this is kept
+//! in the store.
 //!
 //! ```toml
 //! service = "http://10.0.0.7:8080/verify"  # asked by GET, with the token in the same header field
 //! header = "authorization"                 # where the token is (the default)
 //! identity = "x-user"                      # this field of the answer goes to the upstream (the default: none)
-//! keep_seconds = 60                        # how long an answer holds; 0: it is asked every time (the default, 60)
+//! keep_seconds = 60                        # how long its 2xx holds; 0: it is asked every time (the default, 60)
 //! timeout_ms = 1000                        # how long the service has to answer (the default)
 //! ```
 //!
 //! 2xx lets the request pass; 401 and 403 refuse it. Nobody but the service can name the user: a field `identity` that the
-//! client has sent is removed. A token is never stored, only its SHA-256. The script needs
+//! client has sent is removed. Of several tokens the first is checked, and goes to the upstream alone. A token is never
+//! stored, only its SHA-256. A refusal is not stored at all: anybody could fill the store with tokens that are none. A
+//! store that fails is a line in the log, level warn, and the service is asked every time. The script needs
 //! `allow = { net = ["10.0.0.7:8080"] }`.
 //!
-//! Verdicts: `ok`; `return` with 401 for a request without a token or with several, and with what the service said for one that is refused.
-//! A service that does not answer, or anything else, is a failure.
+//! Verdicts: `ok`; `return` with 401 for a request without a token or with one that is not UTF-8, and with what the service
+//! said for one that is refused. A service that does not answer, or anything else, is a failure.
 
 use phasegate_plugin::http::{Method, Request, Response, handle_http};
 use phasegate_plugin::socket::SocketType;
-use phasegate_plugin::{Verdict, config, export, host, store};
+use phasegate_plugin::{Verdict, config, export, host, log, store};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -55,24 +58,26 @@ fn check(text: Option<String>) -> Result<Verdict, String> {
     }
     let Some(token) = token(&config.header)? else { return refuse(401) };
     let answer = config.answer(&token)?;
-    match answer.status {
-        200..=299 => {
-            if let (Some(name), Some(value)) = (&config.identity, &answer.identity) {
-                host::in_set_header(name, value)?;
-            }
-            Ok(Verdict::Ok)
-        }
-        status => refuse(status),
+    if !answer.lets_in() {
+        return refuse(answer.status);
     }
+    if let (Some(name), Some(value)) = (&config.identity, &answer.identity) {
+        host::in_set_header(name, value)?;
+    }
+    Ok(Verdict::Ok)
 }
 
-/// The one token of the request: of two, the upstream might take the one that was not checked.
+/// The token of the request, from here on its only one: of two, the upstream might take the one that was not checked.
 fn token(header: &str) -> Result<Option<String>, String> {
-    let mut tokens = host::in_get_headers()?.into_iter().filter(|(name, _)| name.eq_ignore_ascii_case(header));
-    Ok(match (tokens.next(), tokens.next()) {
-        (Some((_, token)), None) => Some(token).filter(|token| !token.is_empty()),
-        _ => None,
-    })
+    if !host::in_is_header(header)? {
+        return Ok(None);
+    }
+    // What is no text is no token.
+    let token = host::in_get_header(header).ok().flatten().filter(|token| !token.is_empty());
+    if let Some(token) = &token {
+        host::in_set_header(header, token)?;
+    }
+    Ok(token)
 }
 
 fn refuse(status: u16) -> Result<Verdict, String> {
@@ -93,11 +98,20 @@ impl Config {
             return self.ask(token);
         }
         let key = self.key(token);
-        if let Some(answer) = store::get_string(&key)?.as_deref().and_then(Answer::from_text) {
+        let kept = store::get_string(&key).unwrap_or_else(|error| {
+            log::log_warn(&format!("no answer from the store: {error}"));
+            None
+        });
+        if let Some(answer) = kept.as_deref().and_then(Answer::from_text) {
             return Ok(answer);
         }
         let answer = self.ask(token)?;
-        store::set_string_with_expiry(&key, &answer.to_text(), u64::from(self.keep_seconds) * 1000)?;
+        if answer.lets_in() {
+            let kept = store::set_string_with_expiry(&key, &answer.to_text(), u64::from(self.keep_seconds) * 1000);
+            if let Err(error) = kept {
+                log::log_warn(&format!("an answer is not kept: {error}"));
+            }
+        }
         Ok(answer)
     }
 
@@ -140,6 +154,10 @@ struct Answer {
 }
 
 impl Answer {
+    fn lets_in(&self) -> bool {
+        (200..=299).contains(&self.status)
+    }
+
     /// As it is kept: `200`, or `200 user`.
     fn to_text(&self) -> String {
         match &self.identity {

@@ -539,3 +539,28 @@ async fn a_stream_in_flight_ends_well_at_the_shutdown() {
     assert_eq!(soon("the body", response.bytes()).await.unwrap(), "late");
     assert_eq!(proxy.wait_for_exit().code(), Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_request_is_kept_while_a_plugin_goes_on() {
+    // The response is whole before its run ends.
+    let proxy = start("write hi;close;sleep 200");
+    let mut client = Raw::connect(proxy.addr()).await;
+    for _ in 0..3 {
+        client.send(GET).await;
+        assert_eq!(client.read_response().await.text(), "hi");
+    }
+    // The next request comes before the response is whole.
+    let proxy = start("write a;sleep 200;write b");
+    let mut client = Raw::connect(proxy.addr()).await;
+    client.send(GET).await;
+    assert_eq!(client.read_head().await.unwrap().header("transfer-encoding"), Some("chunked"));
+    client.send(GET).await;
+    client.send(GET).await;
+    let body = b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n";
+    assert_eq!(client.read_exact(body.len()).await, body);
+    for _ in 0..2 {
+        assert_eq!(client.read_response().await.text(), "ab");
+    }
+    drop(client);
+    assert_released(&proxy);
+}

@@ -167,11 +167,13 @@ async fn the_framing_fits_the_client() {
     client.send("GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
     assert_eq!(client.read_response().await.text(), "onetwo", "nothing followed the head");
 
-    let mut client = Raw::connect(proxy.addr()).await;
-    client.send("GET / HTTP/1.0\r\nhost: a.example\r\n\r\n").await;
-    let response = client.read_head().await.unwrap();
-    assert_eq!((response.header("transfer-encoding"), response.header("connection")), (None, Some("close")));
-    assert_eq!(client.read_to_end().await, b"onetwo");
+    for header in ["host: a.example", "connection: keep-alive"] {
+        let mut client = Raw::connect(proxy.addr()).await;
+        client.send(format!("GET / HTTP/1.0\r\n{header}\r\n\r\n")).await;
+        let response = client.read_head().await.unwrap();
+        assert_eq!((response.header("transfer-encoding"), response.header("connection")), (None, Some("close")));
+        assert_eq!(client.read_to_end().await, b"onetwo");
+    }
 
     let http2 = http2();
     let answer = send(http2.head(proxy.url("/"))).await;

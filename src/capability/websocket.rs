@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error, Message as Frame};
 use tokio_util::sync::CancellationToken;
 
+use super::callout::with_params;
 use super::net::{Stream, Transport};
 use super::socket::{AnyStream, SocketError, within};
 use crate::observe::metrics::Counted;
@@ -269,7 +270,12 @@ impl Handshake {
     /// # Errors
     /// For an URI that is not absolute or does not fit the transport, and for headers that are not valid or belong to the
     /// handshake.
-    pub fn new(transport: Transport, uri: &str, headers: Vec<(String, String)>) -> Result<Handshake, WebSocketError> {
+    pub fn new(
+        transport: Transport,
+        uri: &str,
+        params: &[(String, String)],
+        headers: Vec<(String, String)>,
+    ) -> Result<Handshake, WebSocketError> {
         let invalid = || WebSocketError::Uri(uri.to_owned());
         let mut parts = uri.parse::<Uri>().map_err(|_| invalid())?.into_parts();
         let secure = match parts.scheme.as_ref().map(|scheme| scheme.as_str()) {
@@ -285,6 +291,7 @@ impl Handshake {
         }
         let scheme = if secure { "wss" } else { "ws" };
         parts.scheme = Some(scheme.parse().map_err(|_| invalid())?);
+        parts.path_and_query = Some(with_params(parts.path_and_query.as_ref(), params).ok_or_else(invalid)?);
         let uri_of = Uri::from_parts(parts).map_err(|_| invalid())?;
         let host = uri_of.host().filter(|host| !host.is_empty()).ok_or_else(invalid)?;
         let addr = format!("{host}:{}", uri_of.port_u16().unwrap_or(if secure { 443 } else { 80 }));

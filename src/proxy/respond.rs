@@ -73,9 +73,10 @@ impl Gateway {
                         response.insert_header(header::TRANSFER_ENCODING, "chunked")?;
                     }
                     // HTTP/2 has frames; in HTTP/1.0 the end of the connection ends the body.
-                    None => {}
+                    None => session.set_keepalive(None),
                 }
             }
+            without_body(&mut response)?;
             session.write_response_header(Box::new(response), false).await?;
             Ok(Some(status))
         })
@@ -177,12 +178,21 @@ async fn fail(session: &mut Session, status: StatusCode) -> pingora::Result<()> 
 async fn write(session: &mut Session, mut response: ResponseHeader, body: Bytes) -> pingora::Result<()> {
     let status = response.status;
     let head = session.req_header().method == http::Method::HEAD;
-    let has_body = has_body(status);
-    let sends = has_body && !head && !body.is_empty();
-    if !has_body {
-        // The chain may have changed the status.
-        response.remove_header(&header::CONTENT_LENGTH);
-    }
+    let sends = has_body(status) && !head && !body.is_empty();
+    without_body(&mut response)?;
     session.write_response_header(Box::new(response), !sends).await?;
     session.write_response_body(sends.then_some(body), true).await
+}
+
+/// Frames a response whose status, which the chain may have changed, has no body.
+fn without_body(response: &mut ResponseHeader) -> pingora::Result<()> {
+    match response.status {
+        // A client cannot know that there is none unless it is told (RFC 9110, section 15.3.6).
+        StatusCode::RESET_CONTENT => response.set_content_length(0),
+        status if !has_body(status) => {
+            response.remove_header(&header::CONTENT_LENGTH);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }

@@ -180,7 +180,7 @@ impl Gateway {
                 }
                 Event::Asked(Ask::Stream(answer)) => {
                     let (plugin, client) = stream();
-                    streaming = Some(Box::new(Streaming::new(client)));
+                    streaming = Some(Box::new(Streaming::new(client, session)));
                     let _ = answer.send(plugin);
                 }
                 Event::Asked(Ask::Head(head, answer)) => {

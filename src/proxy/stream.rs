@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{Method, StatusCode};
-use pingora::ErrorType;
 use pingora::prelude::Session;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -47,8 +46,6 @@ enum Source {
     Body,
     /// Nothing, but that it goes would show.
     Ended,
-    /// It has begun its next request: whether it goes cannot be seen.
-    Next,
 }
 
 /// A response whose head has been sent.
@@ -71,7 +68,9 @@ pub enum Step {
 }
 
 impl Streaming {
-    pub fn new(end: ClientEnd) -> Streaming {
+    pub fn new(end: ClientEnd, session: &mut Session) -> Streaming {
+        // Whether the client goes is seen by reading on: the next request, if it comes instead, is kept.
+        session.set_pipelining_enabled(true);
         Streaming {
             plugin: Some(tokio::io::split(end.stream)),
             lost: end.lost,
@@ -264,15 +263,8 @@ async fn input(
             },
             Source::Ended => match session.downstream_session.read_body_or_idle(true).await {
                 Ok(_) => continue,
-                Err(early) if *early.etype() == ErrorType::ConnectError => {
-                    // Bytes of a next request, one of which is lost now.
-                    session.set_keepalive(None);
-                    *source = Source::Next;
-                    continue;
-                }
                 Err(failed) => failed,
             },
-            Source::Next => return pending().await,
         };
         return gone(&failed);
     }

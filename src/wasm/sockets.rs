@@ -28,7 +28,7 @@ impl State {
             if !client.opened {
                 let asked = self.exchange()?.ask_stream(function)?;
                 let stream = asked.await.map_err(|_| Refused::Ended)?;
-                run.sockets.add_client(stream, &self.capabilities().live.sockets)?;
+                run.sockets.add_client(stream, &self.capabilities().live.sockets);
                 client.opened = true;
             }
         }
@@ -67,7 +67,7 @@ impl State {
                 let stream = asked.await.map_err(|_| Refused::Ended)?;
                 let upgrade = self.exchange()?.ask_upgrade(accept)?;
                 upgrade.await.map_err(|_| Refused::Ended)??;
-                run.sockets.add_client_websocket(stream, &self.capabilities().live.sockets).await?;
+                run.sockets.add_client_websocket(stream, &self.capabilities().live.sockets).await;
                 client.opened = true;
             }
         }

@@ -167,11 +167,13 @@ async fn the_framing_fits_the_client() {
     client.send("GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
     assert_eq!(client.read_response().await.text(), "onetwo", "nothing followed the head");
 
-    let mut client = Raw::connect(proxy.addr()).await;
-    client.send("GET / HTTP/1.0\r\nhost: a.example\r\n\r\n").await;
-    let response = client.read_head().await.unwrap();
-    assert_eq!((response.header("transfer-encoding"), response.header("connection")), (None, Some("close")));
-    assert_eq!(client.read_to_end().await, b"onetwo");
+    for header in ["host: a.example", "connection: keep-alive"] {
+        let mut client = Raw::connect(proxy.addr()).await;
+        client.send(format!("GET / HTTP/1.0\r\n{header}\r\n\r\n")).await;
+        let response = client.read_head().await.unwrap();
+        assert_eq!((response.header("transfer-encoding"), response.header("connection")), (None, Some("close")));
+        assert_eq!(client.read_to_end().await, b"onetwo");
+    }
 
     let http2 = http2();
     let answer = send(http2.head(proxy.url("/"))).await;
@@ -538,4 +540,29 @@ async fn a_stream_in_flight_ends_well_at_the_shutdown() {
     drop(parts);
     assert_eq!(soon("the body", response.bytes()).await.unwrap(), "late");
     assert_eq!(proxy.wait_for_exit().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_request_is_kept_while_a_plugin_goes_on() {
+    // The response is whole before its run ends.
+    let proxy = start("write hi;close;sleep 200");
+    let mut client = Raw::connect(proxy.addr()).await;
+    for _ in 0..3 {
+        client.send(GET).await;
+        assert_eq!(client.read_response().await.text(), "hi");
+    }
+    // The next request comes before the response is whole.
+    let proxy = start("write a;sleep 200;write b");
+    let mut client = Raw::connect(proxy.addr()).await;
+    client.send(GET).await;
+    assert_eq!(client.read_head().await.unwrap().header("transfer-encoding"), Some("chunked"));
+    client.send(GET).await;
+    client.send(GET).await;
+    let body = b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n";
+    assert_eq!(client.read_exact(body.len()).await, body);
+    for _ in 0..2 {
+        assert_eq!(client.read_response().await.text(), "ab");
+    }
+    drop(client);
+    assert_released(&proxy);
 }

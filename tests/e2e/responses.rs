@@ -27,6 +27,28 @@ async fn a_fixed_response_is_as_configured() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_resets_the_content_leaves_the_connection_open() {
+    let mut site = Site::new();
+    site.route("/fixed", "respond = { status = 205 }");
+    site.route("/streamed", "").script(
+        "wasm_serverless",
+        probe(
+            "probe",
+            "calls",
+            &[json!(["out-set-response", { "status": 205 }]), json!(["socket-write", 0, "x", 1000])],
+        ),
+    );
+    let proxy = Proxy::start(&site.to_string());
+    let mut client = Raw::connect(proxy.addr()).await;
+    for path in ["/fixed", "/streamed", "/fixed"] {
+        client.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+        let response = client.read_response().await;
+        assert_eq!((response.status(), response.header("content-length")), (205, Some("0")), "{path}");
+        assert_eq!(response.header("connection"), Some("keep-alive"), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_origin_says_what_it_received() {
     let proxy = Proxy::start(&server("path = '/'\necho = true"));
 

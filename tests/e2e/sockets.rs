@@ -250,11 +250,20 @@ async fn a_run_has_so_many_sockets_and_no_more() {
     let echo = Echo::tcp().await;
     let connect = json!(["socket-connect", "tcp", echo.addr.to_string(), null, LONG]);
     let mut steps = vec![connect.clone(); 65];
-    steps.extend([json!(["socket-close", "$7", LONG]), connect]);
+    steps.extend([json!(["socket-close", "$7", LONG]), connect.clone()]);
     let (given, proxy) = calls("", &steps).await;
     assert!(given[..64].iter().all(|result| result["ok"].is_u64()));
     assert!(error(&given[64]).starts_with("64 sockets are open in this run"), "{}", given[64]);
     assert!(given[66]["ok"].as_u64() > given[63]["ok"].as_u64(), "a number is used once: {}", given[66]);
+    assert_released(&proxy);
+    // The client's is beside them.
+    let mut site = Site::new();
+    let mut steps = vec![connect.clone(); 64];
+    steps.push(json!(["socket-write-all", 0, "hi", LONG]));
+    let script = probe("probe", "calls", &steps).key("allow = { net = ['127.0.0.1'] }");
+    site.route("/", "").script("wasm_serverless", script);
+    let proxy = Proxy::start(&site.to_string());
+    assert_eq!(send(http1().get(proxy.url("/"))).await.text(), "hi");
     assert_released(&proxy);
 }
 

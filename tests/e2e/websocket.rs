@@ -547,11 +547,11 @@ mod client {
         .await;
         let expected = [
             format!("{addr}: the server has not switched to WebSocket: it answered 403 Forbidden"),
-            format!("{uri}?a=b+c: the socket type tcp goes with ws://, and ssl with wss://"),
-            format!("wss://{addr}/?a=b+c: the socket type tcp goes with ws://, and ssl with wss://"),
+            format!("{uri}: the socket type tcp goes with ws://, and ssl with wss://"),
+            format!("wss://{addr}/: the socket type tcp goes with ws://, and ssl with wss://"),
             "WebSocket over QUIC is not possible: use the socket type ssl".into(),
-            "`/path?a=b+c` is not an absolute URI such as `ws://host/path` or `wss://host/path`".into(),
-            "`ftp://a/?a=b+c` is not an absolute URI such as `ws://host/path` or `wss://host/path`".into(),
+            "`/path` is not an absolute URI such as `ws://host/path` or `wss://host/path`".into(),
+            "`ftp://a/` is not an absolute URI such as `ws://host/path` or `wss://host/path`".into(),
             "`upgrade` is not a valid header for the request of an upgrade".into(),
             "`a b` is not a valid header for the request of an upgrade".into(),
             "`a` is not a valid header for the request of an upgrade".into(),
@@ -565,5 +565,19 @@ mod client {
         let received = origin.only();
         assert_eq!((received.uri.as_str(), received.header("upgrade")), ("/?a=b+c", Some("websocket")));
         assert_released(&proxy);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_uri_makes_a_valid_request() {
+        let origin = Origin::start(|_| reply(403, "no")).await;
+        let addr = origin.addr().to_string();
+        let connects: Vec<_> = ["", "?x=1", "/p?", "/p?x=1#fragment"]
+            .map(|rest| request(&format!("ws://{addr}{rest}"), json!([])))
+            .map(|request| json!(["websocket/socket-connect", "tcp", request, 60000]))
+            .into();
+        let (given, _) = calls("", &addr, &connects).await;
+        assert!(given.iter().all(|result| error(result).ends_with("it answered 403 Forbidden")), "{given:?}");
+        let received: Vec<_> = origin.received().into_iter().map(|request| request.uri).collect();
+        assert_eq!(received, ["/?a=b+c", "/?x=1&a=b+c", "/p?a=b+c", "/p?x=1&a=b+c"]);
     }
 }

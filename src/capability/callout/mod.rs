@@ -5,7 +5,7 @@ mod h3;
 mod pool;
 mod request;
 
-pub use request::Call;
+pub use request::{Call, with_params};
 
 use std::error::Error;
 use std::sync::Arc;

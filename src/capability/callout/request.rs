@@ -96,7 +96,8 @@ impl Outgoing {
     }
 }
 
-fn with_params(path: Option<&PathAndQuery>, params: &[(String, String)]) -> Option<PathAndQuery> {
+/// Path and query of a request: those of its URI, with the parameters after them; none when they are not valid together.
+pub fn with_params(path: Option<&PathAndQuery>, params: &[(String, String)]) -> Option<PathAndQuery> {
     let path = path.map_or("/", PathAndQuery::as_str);
     // `http://host?query` has a path that is not there.
     let slash = if path.starts_with('/') { "" } else { "/" };

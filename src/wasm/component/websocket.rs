@@ -8,8 +8,7 @@ impl Host for State {
         if !matches!(request.method, Method::Get) || request.body.is_some_and(|body| !body.is_empty()) {
             return Err("the request of an upgrade is a GET without a body (RFC 6455, section 4.1)".to_owned());
         }
-        let uri = with_params(request.uri, &request.params);
-        let handshake = Handshake::new(typ.into(), &uri, request.headers).map_err(text)?;
+        let handshake = Handshake::new(typ.into(), &request.uri, &request.params, request.headers).map_err(text)?;
         let run = self.run().clone();
         let net = self.net().map_err(text)?;
         run.sockets.connect_websocket(net, typ.into(), handshake, timeout_ms).await.map_err(text)
@@ -57,15 +56,6 @@ impl Host for State {
     async fn socket_close_code(&mut self, fd: u64) -> Result<Option<(u16, String)>, String> {
         Ok(self.run().sockets.websocket(fd).map_err(text)?.close_code())
     }
-}
-
-fn with_params(mut uri: String, params: &[(String, String)]) -> String {
-    if !params.is_empty() {
-        uri.push(if uri.contains('?') { '&' } else { '?' });
-        let start = uri.len();
-        uri = form_urlencoded::Serializer::for_suffix(uri, start).extend_pairs(params).finish();
-    }
-    uri
 }
 
 fn text(error: impl ToString) -> String {

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -43,10 +42,15 @@ pub enum MailError {
     AskerGone,
 }
 
-/// A number that no other session of this process has.
+/// A number that no other session of this process has, and that nobody guesses: who knows it was told. Never 0.
 pub fn new_id() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
+    loop {
+        // The bits of a UUID that are not random are elsewhere in its other half.
+        let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+        if high ^ low != 0 {
+            return high ^ low;
+        }
+    }
 }
 
 /// What lies in a mailbox.
@@ -142,7 +146,7 @@ impl Mailboxes {
     }
 
     fn shard(&self, id: u64) -> &Mutex<HashMap<u64, Arc<Mailbox>>> {
-        // Ids are given one after another, so that they spread by themselves.
+        // Ids are random, so that they spread by themselves.
         &self.shards[id as usize % SHARDS]
     }
 }
@@ -307,6 +311,19 @@ mod tests {
         drop(inbox);
         assert_eq!(mailboxes.send(7, message("c")), Err(MailError::Unknown(7)));
         assert_eq!(live.mailboxes.get(), 0);
+    }
+
+    #[test]
+    fn ids_are_unlike_each_other() {
+        let ids: Vec<_> = (0..1000).map(|_| new_id()).collect();
+        assert!(ids.iter().all(|id| *id != 0));
+        // Each of the 64 bits is set in about half of them: none is fixed, as those of a version would be.
+        for bit in 0..64 {
+            let set = ids.iter().filter(|id| *id >> bit & 1 == 1).count();
+            assert!((350..650).contains(&set), "bit {bit}: {set}");
+        }
+        let gaps: std::collections::HashSet<_> = ids.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect();
+        assert_eq!(gaps.len(), 999, "one does not tell the next");
     }
 
     #[test]

@@ -14,51 +14,48 @@ pub enum SpawnError {
     Background(#[from] BackgroundError),
 }
 
-/// Who a run is to others. Its mailbox is opened when its id is asked for: most runs have none.
+/// Who a run is to others; by default, the `wasm-main` of its script run. Its mailbox is opened when its id is asked for: most runs have none.
 #[derive(Default)]
 pub struct Session {
-    id: u64,
-    /// Of the `wasm-main` of its script run.
-    main: u64,
+    /// Made when it is asked for, as most runs never do.
+    id: Option<u64>,
+    /// Of the `wasm-main` of its script run, when that is another.
+    main: Option<u64>,
     inbox: Option<Arc<Inbox>>,
     /// Of the request that was received last.
     answer: Option<Answer>,
 }
 
 impl Session {
-    /// Of the `wasm-main` of a run.
-    pub fn of_main() -> Session {
-        let id = mailbox::new_id();
-        Session { id, main: id, ..Session::default() }
-    }
-
-    /// Of another entry point, whose `wasm-main` has this id.
+    /// Of an entry point other than `wasm-main`, which has this id.
     pub fn of_other(main: u64) -> Session {
-        Session { id: mailbox::new_id(), main, ..Session::default() }
+        Session { main: Some(main), ..Session::default() }
     }
 
     /// Of a named session, whose mailbox is there before its run.
     pub fn named(inbox: Arc<Inbox>) -> Session {
-        Session { id: inbox.id(), main: inbox.id(), inbox: Some(inbox), ..Session::default() }
+        Session { id: Some(inbox.id()), inbox: Some(inbox), ..Session::default() }
     }
 
     /// Of a run that this one spawns, open.
-    pub fn spawned(&self, mailboxes: &Arc<Mailboxes>) -> Session {
-        let mut session = Session::of_other(self.main);
+    pub fn spawned(&mut self, mailboxes: &Arc<Mailboxes>) -> Session {
+        let mut session = Session::of_other(self.main());
         session.open(mailboxes);
         session
     }
 
-    pub fn id(&self) -> u64 {
-        self.id
+    pub fn id(&mut self) -> u64 {
+        *self.id.get_or_insert_with(mailbox::new_id)
     }
 
-    pub fn main(&self) -> u64 {
-        self.main
+    pub fn main(&mut self) -> u64 {
+        self.main.unwrap_or_else(|| self.id())
     }
 
     pub fn open(&mut self, mailboxes: &Arc<Mailboxes>) {
-        self.inbox.get_or_insert_with(|| mailboxes.open(self.id));
+        if self.inbox.is_none() {
+            self.inbox = Some(mailboxes.open(self.id()));
+        }
     }
 
     /// Waits for the next message. When it is a request, that is the one to answer.

@@ -30,13 +30,15 @@ pub enum MailError {
     Full(u64),
     #[error("a message of {0} bytes is too large: {LARGEST_MESSAGE} bytes is the most")]
     TooLarge(usize),
+    #[error("there is no session outside of a run, as during initialization: use sessions in an entry point")]
+    NoRun,
     #[error("this session has quit: no more messages come")]
     Quit,
     #[error("no answer within {} ms", .0.as_millis())]
     Timeout(Duration),
-    #[error("the session ended, or took another request, without an answer")]
+    #[error("the session ended, or received another message, without an answer")]
     Unanswered,
-    #[error("there is no request to answer: receive one first, and answer it once")]
+    #[error("there is no request to answer: receive one, and answer it once and before the next message")]
     NoRequest,
     #[error("who asked does not wait for the answer any more")]
     AskerGone,
@@ -77,6 +79,11 @@ impl Message {
     pub fn request(value: String) -> Result<(Message, Asked), MailError> {
         let (answer, asked) = oneshot::channel();
         Ok((Message { value: small(value)?, answer: Some(Answer(answer)) }, Asked(asked)))
+    }
+
+    /// Whether it is a request, and nobody waits for its answer any more.
+    fn is_given_up(&self) -> bool {
+        self.answer.as_ref().is_some_and(|answer| answer.0.is_closed())
     }
 }
 
@@ -177,21 +184,20 @@ impl Inbox {
         }
     }
 
-    /// The next message, if there is one now.
+    /// The next message, if there is one now. Requests that were given up meanwhile are none.
     ///
     /// # Errors
     /// As [`Inbox::recv`].
     pub fn try_recv(&self) -> Result<Option<Message>, MailError> {
         let mut queue = self.mailbox.queue.lock();
-        match queue.messages.pop_front() {
-            Some(message) => {
-                queue.bytes -= message.value.len();
+        while let Some(message) = queue.messages.pop_front() {
+            queue.bytes -= message.value.len();
+            if !message.is_given_up() {
                 queue.received += 1;
-                Ok(Some(message))
+                return Ok(Some(message));
             }
-            None if queue.closed => Err(MailError::Quit),
-            None => Ok(None),
         }
+        if queue.closed { Err(MailError::Quit) } else { Ok(None) }
     }
 
     /// # Errors
@@ -223,7 +229,7 @@ impl Inbox {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.mailbox.queue.lock().messages.is_empty()
+        self.mailbox.queue.lock().messages.iter().all(Message::is_given_up)
     }
 
     /// How many messages have been received.
@@ -256,14 +262,28 @@ struct Queue {
     closed: bool,
 }
 
+impl Queue {
+    fn has_room(&self, message: &Message) -> bool {
+        self.messages.len() < MOST_MESSAGES && self.bytes + message.value.len() <= MOST_BYTES
+    }
+
+    fn drop_given_up(&mut self) {
+        self.messages.retain(|message| !message.is_given_up());
+        self.bytes = self.messages.iter().map(|message| message.value.len()).sum();
+    }
+}
+
 impl Mailbox {
     fn put(&self, message: Message) -> Result<(), MailError> {
         let mut queue = self.queue.lock();
         if queue.closed {
             return Err(MailError::Closed(self.id));
         }
-        if queue.messages.len() >= MOST_MESSAGES || queue.bytes + message.value.len() > MOST_BYTES {
-            return Err(MailError::Full(self.id));
+        if !queue.has_room(&message) {
+            queue.drop_given_up();
+            if !queue.has_room(&message) {
+                return Err(MailError::Full(self.id));
+            }
         }
         queue.bytes += message.value.len();
         queue.messages.push_back(message);
@@ -375,8 +395,9 @@ mod tests {
         assert_eq!(asked.answer(long).await, Ok("2".into()));
 
         let short = Duration::from_millis(1);
-        assert_eq!(ask("late").answer(short).await, Err(MailError::Timeout(short)));
+        let asked = ask("late");
         let late = inbox.recv().await.unwrap().answer.unwrap();
+        assert_eq!(asked.answer(short).await, Err(MailError::Timeout(short)));
         assert_eq!(late.give("x".into()), Err(MailError::AskerGone));
 
         let (ignored, waiting) = (ask("ignored"), ask("waiting"));
@@ -384,6 +405,23 @@ mod tests {
         assert_eq!(ignored.answer(long).await, Err(MailError::Unanswered));
         drop(inbox);
         assert_eq!(waiting.answer(long).await, Err(MailError::Unanswered));
+    }
+
+    #[test]
+    fn requests_that_were_given_up_take_no_room() {
+        let (mailboxes, _) = mailboxes();
+        let inbox = mailboxes.open(1);
+        let give_up = || mailboxes.send(1, Message::request("x".into()).unwrap().0);
+        (0..MOST_MESSAGES).for_each(|_| give_up().unwrap());
+        assert!(inbox.is_empty());
+        mailboxes.send(1, message("a")).unwrap();
+        (1..MOST_MESSAGES).for_each(|_| give_up().unwrap());
+        mailboxes.send(1, message("b")).unwrap();
+        assert_eq!(inbox.try_recv().unwrap().unwrap().value, "a");
+        give_up().unwrap();
+        assert_eq!(inbox.try_recv().unwrap().unwrap().value, "b");
+        assert!(inbox.try_recv().unwrap().is_none());
+        assert_eq!((inbox.received(), inbox.mailbox.queue.lock().bytes), (2, 0));
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ pub struct Session {
     /// Of the `wasm-main` of its script run, when that is another.
     main: Option<u64>,
     inbox: Option<Arc<Inbox>>,
-    /// Of the request that was received last.
+    /// Of the message that was received last, when it was a request.
     answer: Option<Answer>,
 }
 
@@ -37,8 +37,9 @@ impl Session {
         Session { id: Some(inbox.id()), inbox: Some(inbox), ..Session::default() }
     }
 
-    /// Of a run that this one spawns, open.
+    /// Of a run that this one spawns; both are open then.
     pub fn spawned(&mut self, mailboxes: &Arc<Mailboxes>) -> Session {
+        self.open(mailboxes);
         let mut session = Session::of_other(self.main());
         session.open(mailboxes);
         session
@@ -58,13 +59,13 @@ impl Session {
         }
     }
 
-    /// Waits for the next message. When it is a request, that is the one to answer.
+    /// Waits for the next message. When it is a request, that is the one to answer; the one before gets no answer any more.
     ///
     /// # Errors
     /// When the session has quit, or was never opened.
     pub async fn recv(&mut self) -> Result<String, MailError> {
         let message = self.inbox.as_ref().ok_or(MailError::Quit)?.recv().await?;
-        self.answer = message.answer.or(self.answer.take());
+        self.answer = message.answer;
         Ok(message.value)
     }
 
@@ -74,15 +75,46 @@ impl Session {
     /// As [`Session::recv`].
     pub fn try_recv(&mut self) -> Result<Option<String>, MailError> {
         let Some(message) = self.inbox.as_ref().ok_or(MailError::Quit)?.try_recv()? else { return Ok(None) };
-        self.answer = message.answer.or(self.answer.take());
+        self.answer = message.answer;
         Ok(Some(message.value))
     }
 
-    /// Answers the request that was received last.
+    /// Answers the request that was received last, if no message was after it.
     ///
     /// # Errors
     /// When there is none, it was answered, or nobody waits for the answer any more.
     pub fn respond(&mut self, value: String) -> Result<(), MailError> {
         self.answer.take().ok_or(MailError::NoRequest)?.give(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::capability::mailbox::Message;
+
+    #[tokio::test]
+    async fn an_answer_is_for_what_was_received_last() {
+        let mailboxes = Arc::new(Mailboxes::new(Default::default()));
+        let mut session = Session::default();
+        session.open(&mailboxes);
+        let ask = |session: &mut Session| {
+            let (message, asked) = Message::request("ask".into()).unwrap();
+            mailboxes.send(session.id(), message).unwrap();
+            asked
+        };
+        let tell = |session: &mut Session| mailboxes.send(session.id(), Message::new("tell".into()).unwrap()).unwrap();
+        let (first, ()) = (ask(&mut session), tell(&mut session));
+        assert_eq!((session.recv().await.unwrap(), session.recv().await.unwrap()), ("ask".into(), "tell".into()));
+        assert_eq!(session.respond("x".into()), Err(MailError::NoRequest));
+        assert_eq!(first.answer(Duration::from_secs(20)).await, Err(MailError::Unanswered));
+
+        let (second, ()) = (ask(&mut session), tell(&mut session));
+        session.try_recv().unwrap().unwrap();
+        session.try_recv().unwrap().unwrap();
+        assert_eq!(session.respond("x".into()), Err(MailError::NoRequest));
+        assert_eq!(second.answer(Duration::from_secs(20)).await, Err(MailError::Unanswered));
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+use super::budget::{Budget, MOST_WAITING, Taken};
 use crate::observe::metrics::{Counted, Live};
 
 /// Messages that wait in one mailbox at the most.
@@ -28,6 +29,8 @@ pub enum MailError {
     Closed(u64),
     #[error("the mailbox of session {0} is full: {MOST_MESSAGES} messages, or {MOST_BYTES} bytes, wait in it")]
     Full(u64),
+    #[error("{MOST_WAITING} bytes wait in the mailboxes and timers of the process: send again when some are received")]
+    NoRoom,
     #[error("a message of {0} bytes is too large: {LARGEST_MESSAGE} bytes is the most")]
     TooLarge(usize),
     #[error("there is no session outside of a run, as during initialization: use sessions in an entry point")]
@@ -117,16 +120,18 @@ impl Asked {
 pub struct Mailboxes {
     shards: [Mutex<HashMap<u64, Arc<Mailbox>>>; SHARDS],
     live: Live,
+    waiting: Budget,
 }
 
 impl Mailboxes {
-    pub fn new(live: Live) -> Mailboxes {
-        Mailboxes { shards: Default::default(), live }
+    pub fn new(live: Live, waiting: Budget) -> Mailboxes {
+        Mailboxes { shards: Default::default(), live, waiting }
     }
 
     /// Opens the mailbox of a session: from now on it can be sent to, until the inbox is dropped.
     pub fn open(self: &Arc<Mailboxes>, id: u64) -> Arc<Inbox> {
-        let mailbox = Arc::new(Mailbox { id, queue: Mutex::default(), changed: Notify::new() });
+        let mailbox =
+            Arc::new(Mailbox { id, queue: Mutex::default(), changed: Notify::new(), waiting: self.waiting.clone() });
         self.shard(id).lock().insert(id, mailbox.clone());
         Arc::new(Inbox { mailbox, mailboxes: self.clone(), _counted: Counted::new(&self.live.mailboxes) })
     }
@@ -190,7 +195,7 @@ impl Inbox {
     /// As [`Inbox::recv`].
     pub fn try_recv(&self) -> Result<Option<Message>, MailError> {
         let mut queue = self.mailbox.queue.lock();
-        while let Some(message) = queue.messages.pop_front() {
+        while let Some((message, _)) = queue.messages.pop_front() {
             queue.bytes -= message.value.len();
             if !message.is_given_up() {
                 queue.received += 1;
@@ -229,7 +234,7 @@ impl Inbox {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.mailbox.queue.lock().messages.iter().all(Message::is_given_up)
+        self.mailbox.queue.lock().messages.iter().all(|(message, _)| message.is_given_up())
     }
 
     /// How many messages have been received.
@@ -252,11 +257,12 @@ struct Mailbox {
     id: u64,
     queue: Mutex<Queue>,
     changed: Notify,
+    waiting: Budget,
 }
 
 #[derive(Default)]
 struct Queue {
-    messages: VecDeque<Message>,
+    messages: VecDeque<(Message, Taken)>,
     bytes: usize,
     received: u64,
     closed: bool,
@@ -268,8 +274,8 @@ impl Queue {
     }
 
     fn drop_given_up(&mut self) {
-        self.messages.retain(|message| !message.is_given_up());
-        self.bytes = self.messages.iter().map(|message| message.value.len()).sum();
+        self.messages.retain(|(message, _)| !message.is_given_up());
+        self.bytes = self.messages.iter().map(|(message, _)| message.value.len()).sum();
     }
 }
 
@@ -285,8 +291,9 @@ impl Mailbox {
                 return Err(MailError::Full(self.id));
             }
         }
+        let taken = self.waiting.take(message.value.len()).ok_or(MailError::NoRoom)?;
         queue.bytes += message.value.len();
-        queue.messages.push_back(message);
+        queue.messages.push_back((message, taken));
         drop(queue);
         // There is one receiver at the most; the notice is kept until it looks.
         self.changed.notify_one();
@@ -309,7 +316,7 @@ mod tests {
 
     fn mailboxes() -> (Arc<Mailboxes>, Live) {
         let live = Live::default();
-        (Arc::new(Mailboxes::new(live.clone())), live)
+        (Arc::new(Mailboxes::new(live.clone(), Budget::new(MOST_WAITING))), live)
     }
 
     fn message(value: &str) -> Message {
@@ -405,6 +412,22 @@ mod tests {
         assert_eq!(ignored.answer(long).await, Err(MailError::Unanswered));
         drop(inbox);
         assert_eq!(waiting.answer(long).await, Err(MailError::Unanswered));
+    }
+
+    #[test]
+    fn all_mailboxes_share_what_may_wait() {
+        let waiting = Budget::new(5);
+        let mailboxes = Arc::new(Mailboxes::new(Live::default(), waiting.clone()));
+        let (one, other) = (mailboxes.open(1), mailboxes.open(2));
+        mailboxes.send(1, message("123")).unwrap();
+        mailboxes.send(2, message("12")).unwrap();
+        assert_eq!(mailboxes.send(2, message("1")), Err(MailError::NoRoom));
+        one.try_recv().unwrap().unwrap();
+        mailboxes.send(2, message("123")).unwrap();
+        other.hand_over(&one);
+        assert_eq!(mailboxes.send(1, message("1")), Err(MailError::NoRoom));
+        drop((one, other));
+        assert!(waiting.take(5).is_some());
     }
 
     #[test]

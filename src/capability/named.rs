@@ -297,6 +297,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
     use super::*;
+    use crate::capability::budget::Budget;
 
     /// Answers with its generation and how many messages it has seen; ends on `return`, fails on `fail`, does not listen
     /// any more on `hang`.
@@ -345,7 +346,7 @@ mod tests {
     impl Test {
         fn new() -> Test {
             let live = Live::default();
-            let named = NamedSessions::new(Arc::new(Mailboxes::new(live.clone())), live.clone());
+            let named = NamedSessions::new(Arc::new(Mailboxes::new(live.clone(), Budget::new(1 << 20))), live.clone());
             let test = Test { named, live, running: Arc::default() };
             test.define(&["a"], "old");
             test

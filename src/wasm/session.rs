@@ -93,11 +93,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::capability::budget::Budget;
     use crate::capability::mailbox::Message;
 
     #[tokio::test]
     async fn an_answer_is_for_what_was_received_last() {
-        let mailboxes = Arc::new(Mailboxes::new(Default::default()));
+        let mailboxes = Arc::new(Mailboxes::new(Default::default(), Budget::new(1 << 20)));
         let mut session = Session::default();
         session.open(&mailboxes);
         let ask = |session: &mut Session| {

@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+use super::budget::{Budget, MOST_WAITING, Taken};
 use crate::observe::metrics::{Counted, Live};
 
 /// Messages that wait in one mailbox at the most.
@@ -29,24 +29,33 @@ pub enum MailError {
     Closed(u64),
     #[error("the mailbox of session {0} is full: {MOST_MESSAGES} messages, or {MOST_BYTES} bytes, wait in it")]
     Full(u64),
+    #[error("{MOST_WAITING} bytes wait in the mailboxes and timers of the process: send again when some are received")]
+    NoRoom,
     #[error("a message of {0} bytes is too large: {LARGEST_MESSAGE} bytes is the most")]
     TooLarge(usize),
+    #[error("there is no session outside of a run, as during initialization: use sessions in an entry point")]
+    NoRun,
     #[error("this session has quit: no more messages come")]
     Quit,
     #[error("no answer within {} ms", .0.as_millis())]
     Timeout(Duration),
-    #[error("the session ended, or took another request, without an answer")]
+    #[error("the session ended, or received another message, without an answer")]
     Unanswered,
-    #[error("there is no request to answer: receive one first, and answer it once")]
+    #[error("there is no request to answer: receive one, and answer it once and before the next message")]
     NoRequest,
     #[error("who asked does not wait for the answer any more")]
     AskerGone,
 }
 
-/// A number that no other session of this process has.
+/// A number that no other session of this process has, and that nobody guesses: who knows it was told. Never 0.
 pub fn new_id() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
+    loop {
+        // The bits of a UUID that are not random are elsewhere in its other half.
+        let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+        if high ^ low != 0 {
+            return high ^ low;
+        }
+    }
 }
 
 /// What lies in a mailbox.
@@ -73,6 +82,11 @@ impl Message {
     pub fn request(value: String) -> Result<(Message, Asked), MailError> {
         let (answer, asked) = oneshot::channel();
         Ok((Message { value: small(value)?, answer: Some(Answer(answer)) }, Asked(asked)))
+    }
+
+    /// Whether it is a request, and nobody waits for its answer any more.
+    fn is_given_up(&self) -> bool {
+        self.answer.as_ref().is_some_and(|answer| answer.0.is_closed())
     }
 }
 
@@ -106,16 +120,18 @@ impl Asked {
 pub struct Mailboxes {
     shards: [Mutex<HashMap<u64, Arc<Mailbox>>>; SHARDS],
     live: Live,
+    waiting: Budget,
 }
 
 impl Mailboxes {
-    pub fn new(live: Live) -> Mailboxes {
-        Mailboxes { shards: Default::default(), live }
+    pub fn new(live: Live, waiting: Budget) -> Mailboxes {
+        Mailboxes { shards: Default::default(), live, waiting }
     }
 
     /// Opens the mailbox of a session: from now on it can be sent to, until the inbox is dropped.
     pub fn open(self: &Arc<Mailboxes>, id: u64) -> Arc<Inbox> {
-        let mailbox = Arc::new(Mailbox { id, queue: Mutex::default(), changed: Notify::new() });
+        let mailbox =
+            Arc::new(Mailbox { id, queue: Mutex::default(), changed: Notify::new(), waiting: self.waiting.clone() });
         self.shard(id).lock().insert(id, mailbox.clone());
         Arc::new(Inbox { mailbox, mailboxes: self.clone(), _counted: Counted::new(&self.live.mailboxes) })
     }
@@ -142,7 +158,7 @@ impl Mailboxes {
     }
 
     fn shard(&self, id: u64) -> &Mutex<HashMap<u64, Arc<Mailbox>>> {
-        // Ids are given one after another, so that they spread by themselves.
+        // Ids are random, so that they spread by themselves.
         &self.shards[id as usize % SHARDS]
     }
 }
@@ -173,21 +189,20 @@ impl Inbox {
         }
     }
 
-    /// The next message, if there is one now.
+    /// The next message, if there is one now. Requests that were given up meanwhile are none.
     ///
     /// # Errors
     /// As [`Inbox::recv`].
     pub fn try_recv(&self) -> Result<Option<Message>, MailError> {
         let mut queue = self.mailbox.queue.lock();
-        match queue.messages.pop_front() {
-            Some(message) => {
-                queue.bytes -= message.value.len();
+        while let Some((message, _)) = queue.messages.pop_front() {
+            queue.bytes -= message.value.len();
+            if !message.is_given_up() {
                 queue.received += 1;
-                Ok(Some(message))
+                return Ok(Some(message));
             }
-            None if queue.closed => Err(MailError::Quit),
-            None => Ok(None),
         }
+        if queue.closed { Err(MailError::Quit) } else { Ok(None) }
     }
 
     /// # Errors
@@ -219,7 +234,7 @@ impl Inbox {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.mailbox.queue.lock().messages.is_empty()
+        self.mailbox.queue.lock().messages.iter().all(|(message, _)| message.is_given_up())
     }
 
     /// How many messages have been received.
@@ -242,14 +257,26 @@ struct Mailbox {
     id: u64,
     queue: Mutex<Queue>,
     changed: Notify,
+    waiting: Budget,
 }
 
 #[derive(Default)]
 struct Queue {
-    messages: VecDeque<Message>,
+    messages: VecDeque<(Message, Taken)>,
     bytes: usize,
     received: u64,
     closed: bool,
+}
+
+impl Queue {
+    fn has_room(&self, message: &Message) -> bool {
+        self.messages.len() < MOST_MESSAGES && self.bytes + message.value.len() <= MOST_BYTES
+    }
+
+    fn drop_given_up(&mut self) {
+        self.messages.retain(|(message, _)| !message.is_given_up());
+        self.bytes = self.messages.iter().map(|(message, _)| message.value.len()).sum();
+    }
 }
 
 impl Mailbox {
@@ -258,11 +285,15 @@ impl Mailbox {
         if queue.closed {
             return Err(MailError::Closed(self.id));
         }
-        if queue.messages.len() >= MOST_MESSAGES || queue.bytes + message.value.len() > MOST_BYTES {
-            return Err(MailError::Full(self.id));
+        if !queue.has_room(&message) {
+            queue.drop_given_up();
+            if !queue.has_room(&message) {
+                return Err(MailError::Full(self.id));
+            }
         }
+        let taken = self.waiting.take(message.value.len()).ok_or(MailError::NoRoom)?;
         queue.bytes += message.value.len();
-        queue.messages.push_back(message);
+        queue.messages.push_back((message, taken));
         drop(queue);
         // There is one receiver at the most; the notice is kept until it looks.
         self.changed.notify_one();
@@ -285,7 +316,7 @@ mod tests {
 
     fn mailboxes() -> (Arc<Mailboxes>, Live) {
         let live = Live::default();
-        (Arc::new(Mailboxes::new(live.clone())), live)
+        (Arc::new(Mailboxes::new(live.clone(), Budget::new(MOST_WAITING))), live)
     }
 
     fn message(value: &str) -> Message {
@@ -307,6 +338,19 @@ mod tests {
         drop(inbox);
         assert_eq!(mailboxes.send(7, message("c")), Err(MailError::Unknown(7)));
         assert_eq!(live.mailboxes.get(), 0);
+    }
+
+    #[test]
+    fn ids_are_unlike_each_other() {
+        let ids: Vec<_> = (0..1000).map(|_| new_id()).collect();
+        assert!(ids.iter().all(|id| *id != 0));
+        // Each of the 64 bits is set in about half of them: none is fixed, as those of a version would be.
+        for bit in 0..64 {
+            let set = ids.iter().filter(|id| *id >> bit & 1 == 1).count();
+            assert!((350..650).contains(&set), "bit {bit}: {set}");
+        }
+        let gaps: std::collections::HashSet<_> = ids.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect();
+        assert_eq!(gaps.len(), 999, "one does not tell the next");
     }
 
     #[test]
@@ -358,8 +402,9 @@ mod tests {
         assert_eq!(asked.answer(long).await, Ok("2".into()));
 
         let short = Duration::from_millis(1);
-        assert_eq!(ask("late").answer(short).await, Err(MailError::Timeout(short)));
+        let asked = ask("late");
         let late = inbox.recv().await.unwrap().answer.unwrap();
+        assert_eq!(asked.answer(short).await, Err(MailError::Timeout(short)));
         assert_eq!(late.give("x".into()), Err(MailError::AskerGone));
 
         let (ignored, waiting) = (ask("ignored"), ask("waiting"));
@@ -367,6 +412,39 @@ mod tests {
         assert_eq!(ignored.answer(long).await, Err(MailError::Unanswered));
         drop(inbox);
         assert_eq!(waiting.answer(long).await, Err(MailError::Unanswered));
+    }
+
+    #[test]
+    fn all_mailboxes_share_what_may_wait() {
+        let waiting = Budget::new(5);
+        let mailboxes = Arc::new(Mailboxes::new(Live::default(), waiting.clone()));
+        let (one, other) = (mailboxes.open(1), mailboxes.open(2));
+        mailboxes.send(1, message("123")).unwrap();
+        mailboxes.send(2, message("12")).unwrap();
+        assert_eq!(mailboxes.send(2, message("1")), Err(MailError::NoRoom));
+        one.try_recv().unwrap().unwrap();
+        mailboxes.send(2, message("123")).unwrap();
+        other.hand_over(&one);
+        assert_eq!(mailboxes.send(1, message("1")), Err(MailError::NoRoom));
+        drop((one, other));
+        assert!(waiting.take(5).is_some());
+    }
+
+    #[test]
+    fn requests_that_were_given_up_take_no_room() {
+        let (mailboxes, _) = mailboxes();
+        let inbox = mailboxes.open(1);
+        let give_up = || mailboxes.send(1, Message::request("x".into()).unwrap().0);
+        (0..MOST_MESSAGES).for_each(|_| give_up().unwrap());
+        assert!(inbox.is_empty());
+        mailboxes.send(1, message("a")).unwrap();
+        (1..MOST_MESSAGES).for_each(|_| give_up().unwrap());
+        mailboxes.send(1, message("b")).unwrap();
+        assert_eq!(inbox.try_recv().unwrap().unwrap().value, "a");
+        give_up().unwrap();
+        assert_eq!(inbox.try_recv().unwrap().unwrap().value, "b");
+        assert!(inbox.try_recv().unwrap().is_none());
+        assert_eq!((inbox.received(), inbox.mailbox.queue.lock().bytes), (2, 0));
     }
 
     #[tokio::test]

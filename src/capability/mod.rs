@@ -2,6 +2,7 @@
 //! plugin spells a call; the skins in `wasm` do.
 
 pub mod background;
+pub mod budget;
 pub mod callout;
 pub mod mailbox;
 pub mod named;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 pub use run::Run;
 pub use store::{Store, StoreError, ttl};
 
+use self::budget::{Budget, MOST_WAITING};
 use self::callout::Callouts;
 use self::mailbox::Mailboxes;
 use self::named::NamedSessions;
@@ -31,6 +33,8 @@ pub struct Capabilities {
     pub network: Network,
     pub callouts: Callouts,
     pub store: Store,
+    /// What may wait in mailboxes and timers.
+    pub waiting: Budget,
     /// Counts what lives now.
     pub live: Live,
 }
@@ -40,13 +44,15 @@ impl Capabilities {
     /// reported.
     pub fn load(config: &Config, metrics: &Metrics, diagnostics: &mut Diagnostics) -> Capabilities {
         let live = metrics.live().clone();
-        let mailboxes = Arc::new(Mailboxes::new(live.clone()));
+        let waiting = Budget::new(MOST_WAITING);
+        let mailboxes = Arc::new(Mailboxes::new(live.clone(), waiting.clone()));
         Capabilities {
             named: NamedSessions::new(mailboxes.clone(), live.clone()),
             mailboxes,
             network: Network::load(&config.network, metrics, diagnostics),
             callouts: Callouts::new(&config.network, metrics),
             store: Store::new(&config.store, &metrics.store),
+            waiting,
             live,
         }
     }

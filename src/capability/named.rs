@@ -78,8 +78,14 @@ impl NamedSessions {
         if state.program.is_none() {
             return Err(unknown());
         }
-        if let Some(inbox) = &state.inbox {
-            return Ok(inbox.put(message)?);
+        if let Some(inbox) = state.inbox.clone() {
+            if !inbox.has_quit() {
+                return Ok(inbox.put(message)?);
+            }
+            // It was quit, but does not end: the message is for the next.
+            state.turn_over(inbox, &self.mailboxes).put(message)?;
+            named.changed.notify_one();
+            return Ok(());
         }
         let home = self.home()?;
         let inbox = self.mailboxes.open(mailbox::new_id());
@@ -169,18 +175,14 @@ impl Named {
 
     fn turn_into(&self, program: Option<Arc<dyn Program>>, mailboxes: &Arc<Mailboxes>) {
         let mut state = self.state.lock();
-        let same =
-            |(program, other): (&Arc<dyn Program>, _)| std::ptr::addr_eq(Arc::as_ptr(program), Arc::as_ptr(other));
-        if program.as_ref().zip(state.program.as_ref()).is_some_and(same) {
+        if program.as_ref().zip(state.program.as_ref()).is_some_and(|(program, other)| same(program, other)) {
             return;
         }
         let stays = program.is_some();
         state.program = program;
         let Some(running) = state.inbox.take() else { return };
         if stays {
-            let inbox = mailboxes.open(mailbox::new_id());
-            running.hand_over(&inbox);
-            state.inbox = Some(inbox);
+            state.turn_over(running, mailboxes);
         } else {
             running.quit();
         }
@@ -191,7 +193,12 @@ impl Named {
     /// Runs the session as long as messages come, or failures.
     async fn supervise(self: Arc<Named>, _counted: Counted) {
         let mut pauses = Pauses::default();
+        let mut last: Option<Arc<dyn Program>> = None;
         while let Some((program, inbox)) = self.current() {
+            // What another program did is nothing against this one.
+            if !last.replace(program.clone()).is_some_and(|before| same(&before, &program)) {
+                pauses = Pauses::default();
+            }
             let (started, received) = (Instant::now(), inbox.received());
             let outcome = self.run(program, &inbox).await;
             if started.elapsed() >= PAUSES.1 {
@@ -254,9 +261,20 @@ impl Named {
 }
 
 impl State {
+    /// Lets what runs quit, and leaves what waits for it to the one that runs after it.
+    fn turn_over(&mut self, running: Arc<Inbox>, mailboxes: &Arc<Mailboxes>) -> &Arc<Inbox> {
+        let inbox = mailboxes.open(mailbox::new_id());
+        running.hand_over(&inbox);
+        self.inbox.insert(inbox)
+    }
+
     fn has(&self, inbox: &Arc<Inbox>) -> bool {
         self.inbox.as_ref().is_some_and(|current| Arc::ptr_eq(current, inbox))
     }
+}
+
+fn same(program: &Arc<dyn Program>, other: &Arc<dyn Program>) -> bool {
+    std::ptr::addr_eq(Arc::as_ptr(program), Arc::as_ptr(other))
 }
 
 /// The pauses before restarts: each is twice as long as the one before, and up to a quarter longer, so that sessions
@@ -279,6 +297,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
     use super::*;
+    use crate::capability::budget::Budget;
 
     /// Answers with its generation and how many messages it has seen; ends on `return`, fails on `fail`, does not listen
     /// any more on `hang`.
@@ -327,7 +346,7 @@ mod tests {
     impl Test {
         fn new() -> Test {
             let live = Live::default();
-            let named = NamedSessions::new(Arc::new(Mailboxes::new(live.clone())), live.clone());
+            let named = NamedSessions::new(Arc::new(Mailboxes::new(live.clone(), Budget::new(1 << 20))), live.clone());
             let test = Test { named, live, running: Arc::default() };
             test.define(&["a"], "old");
             test
@@ -399,6 +418,35 @@ mod tests {
         test.wait_for(0).await;
         assert_eq!((test.live.mailboxes.get(), test.running.load(SeqCst)), (0, 0));
         assert!(matches!(test.named.send("a", Message::new("x".into()).unwrap()), Err(NamedError::Unknown(_))));
+    }
+
+    #[tokio::test]
+    async fn one_that_was_quit_and_hangs_is_followed_by_the_next() {
+        let test = Test::new();
+        test.send("hang");
+        eventually_running(&test).await;
+        test.send("waits");
+        let id = test.named.table.read()["a"].state.lock().inbox.as_ref().unwrap().id();
+        test.named.mailboxes.quit(id).unwrap();
+        let start = Instant::now();
+        assert_eq!(test.ask().await, "old 2", "it has what waited, too");
+        assert!(start.elapsed() >= GRACE, "{:?}", start.elapsed());
+        assert_eq!(test.ask().await, "old 3");
+        assert_eq!((test.live.mailboxes.get(), test.running.load(SeqCst)), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn another_program_begins_with_the_first_pause() {
+        let test = Test::new();
+        let pause = async |failures| {
+            let start = Instant::now();
+            (0..failures).for_each(|_| test.send("fail"));
+            test.ask().await;
+            start.elapsed()
+        };
+        assert!(pause(2).await >= PAUSES.0 * 3);
+        test.define(&["a"], "new");
+        assert!(pause(1).await < PAUSES.0 * 2);
     }
 
     async fn eventually_running(test: &Test) {

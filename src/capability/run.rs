@@ -13,6 +13,9 @@ pub struct Run {
 
 impl Run {
     pub fn new(capabilities: &Capabilities) -> Run {
-        Run { sockets: Sockets::default(), timers: Timers::new(capabilities.live.clone()) }
+        Run {
+            sockets: Sockets::default(),
+            timers: Timers::new(capabilities.live.clone(), capabilities.waiting.clone()),
+        }
     }
 }

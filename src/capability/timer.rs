@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::budget::{Budget, MOST_WAITING, Taken};
 use crate::observe::metrics::Live;
 
 /// Timers of one run at the most.
@@ -23,6 +24,8 @@ pub enum TimerError {
     TooMany(u64),
     #[error("the values of the run's timers would be more than {MOST_BYTES} bytes: the timer {0} is dropped")]
     TooLarge(u64),
+    #[error("{MOST_WAITING} bytes wait in the mailboxes and timers of the process: the timer {0} is dropped")]
+    NoRoom(u64),
 }
 
 /// Shared by the entry points of a run: one may wait for what another has set.
@@ -30,20 +33,21 @@ pub struct Timers {
     set: Mutex<Set>,
     changed: Notify,
     live: Live,
+    waiting: Budget,
 }
 
 #[derive(Default)]
 struct Set {
     /// By key: when it expires, and its value.
-    timers: HashMap<u64, (Instant, String)>,
+    timers: HashMap<u64, (Instant, String, Taken)>,
     /// The same, in the order in which they expire.
     order: BTreeSet<(Instant, u64)>,
     bytes: usize,
 }
 
 impl Timers {
-    pub fn new(live: Live) -> Timers {
-        Timers { set: Mutex::default(), changed: Notify::new(), live }
+    pub fn new(live: Live, waiting: Budget) -> Timers {
+        Timers { set: Mutex::default(), changed: Notify::new(), live, waiting }
     }
 
     /// Sets a timer. One with the same key is replaced.
@@ -59,10 +63,11 @@ impl Timers {
         if set.bytes + value.len() > MOST_BYTES {
             return Err(TimerError::TooLarge(key));
         }
+        let taken = self.waiting.take(value.len()).ok_or(TimerError::NoRoom(key))?;
         let at = Instant::now() + after.min(LONGEST);
         set.bytes += value.len();
         set.order.insert((at, key));
-        set.timers.insert(key, (at, value));
+        set.timers.insert(key, (at, value, taken));
         drop(set);
         self.live.timers.inc();
         self.changed.notify_waiters();
@@ -72,7 +77,7 @@ impl Timers {
     /// Removes a timer, if there is one with this key.
     pub fn remove(&self, key: u64) {
         let mut set = self.set.lock();
-        if let Some((at, value)) = set.timers.remove(&key) {
+        if let Some((at, value, _)) = set.timers.remove(&key) {
             set.order.remove(&(at, key));
             set.bytes -= value.len();
             self.live.timers.dec();
@@ -105,7 +110,7 @@ impl Timers {
         let mut expired = Vec::new();
         while let Some((at, key)) = set.order.first().copied().filter(|(at, _)| *at <= now) {
             set.order.remove(&(at, key));
-            if let Some((_, value)) = set.timers.remove(&key) {
+            if let Some((_, value, _)) = set.timers.remove(&key) {
                 set.bytes -= value.len();
                 expired.push(value);
             }
@@ -130,7 +135,7 @@ mod tests {
 
     fn timers() -> (Timers, Live) {
         let live = Live::default();
-        (Timers::new(live.clone()), live)
+        (Timers::new(live.clone(), Budget::new(MOST_WAITING)), live)
     }
 
     #[tokio::test(start_paused = true)]
@@ -171,6 +176,18 @@ mod tests {
         timers.add(Duration::from_millis(u64::MAX), 1, "never".to_owned()).unwrap();
         assert_eq!(timers.expired(MS).await, [""; 0]);
         assert_eq!(timers.expired(Duration::from_millis(u64::MAX)).await, ["never"], "the clock of this test leaps");
+    }
+
+    #[test]
+    fn runs_share_what_may_wait() {
+        let waiting = Budget::new(5);
+        let timers = [(); 2].map(|()| Timers::new(Live::default(), waiting.clone()));
+        timers[0].add(LONG, 1, "1234".to_owned()).unwrap();
+        assert_eq!(timers[1].add(LONG, 2, "12".to_owned()), Err(TimerError::NoRoom(2)));
+        timers[0].remove(1);
+        timers[1].add(LONG, 2, "12".to_owned()).unwrap();
+        drop(timers);
+        assert!(waiting.take(5).is_some());
     }
 
     #[test]

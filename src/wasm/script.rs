@@ -193,7 +193,7 @@ impl Script {
             None => self.instantiate().map_err(|error| Failure::from_instantiation(&error))?,
         };
         let entry = instance.entries[EntryPoint::Main as usize].ok_or_else(no_export)?;
-        let (exchange, session) = (exchange.clone(), Session::of_main());
+        let (exchange, session) = (exchange.clone(), Session::default());
         instance.begin(Work { exchange, run: None, session, kind: Kind::Now, wall: self.spec.wall });
         let result = entry.call(&mut instance.store, (self.config(EntryPoint::Main),));
         if instance.store.data().cpu.was_slow() {
@@ -227,7 +227,7 @@ impl Script {
             kind: Kind::Waits,
             wall: self.spec.wall,
         };
-        let mut main = Session::of_main();
+        let mut main = Session::default();
         if self.entries.len() == 1 {
             return self.run_entry(EntryPoint::Main, self.config(EntryPoint::Main), work(main)).await;
         }

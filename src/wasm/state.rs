@@ -166,7 +166,7 @@ impl State {
         let run = self.run().clone();
         let request = self.log.request_id(Some(&exchange)).unwrap_or_else(|| "-".into());
         let mailboxes = self.capabilities.mailboxes.clone();
-        let session = self.open_session().spawned(&mailboxes);
+        let mut session = self.open_session().spawned(&mailboxes);
         let id = session.id();
         let work =
             Work { exchange: exchange.clone(), run: Some(run), session, kind: Kind::Beside(request), wall: None };

@@ -11,7 +11,8 @@ pub fn rest() -> ! {
 
 /// Receives messages until the session quits, and answers requests: what a named session is made of.
 ///
-/// The function makes an answer of each message; none for a message that wants none.
+/// The function makes an answer of each message; none for a message that wants none. What it makes of a message that was
+/// sent, and not asked, goes nowhere. A request without an answer is one until the next message, and then `err`.
 ///
 /// ```
 /// # use phasegate_plugin::{Verdict, session};

@@ -28,6 +28,8 @@ pub struct Config {
     pub access_log: Option<AccessLog>,
     /// How long a shutdown waits for the requests in flight.
     pub grace_period: Duration,
+    /// How long a client may take nothing of what is written to it.
+    pub client_timeout: Duration,
     /// Bytes of the largest request body that a plugin may read.
     pub body_limit: usize,
     /// Who may say by a header which client a request comes from.
@@ -55,6 +57,7 @@ impl Config {
             error_log: LevelFilter::Info,
             access_log: None,
             grace_period: Duration::from_secs(30),
+            client_timeout: Duration::from_secs(60),
             body_limit: 1 << 20,
             trusted_proxies: Vec::new(),
             admin: None,

@@ -122,6 +122,7 @@ impl ProxyHttp for Gateway {
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<bool> {
         let generation = self.shared.current.load_full();
         ctx.arrive(session, &generation.config.trusted_proxies);
+        session.set_write_timeout(Some(generation.config.client_timeout));
         ctx.route = Some(self.route(session, generation));
         for phase in [Phase::Access, Phase::Serverless] {
             match self.run(phase, session, ctx, Subject::Request).await {

@@ -16,6 +16,9 @@ use crate::exchange::{Refused, Reply};
 use crate::facts::path_and_query;
 use crate::phase::Phase;
 
+/// Most bytes of a body that are written at once: the client has its timeout for each.
+const PIECE: usize = 64 << 10;
+
 /// The response of a `respond` route.
 pub fn fixed(respond: &Respond) -> Reply {
     let headers = respond.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
@@ -181,7 +184,11 @@ async fn write(session: &mut Session, mut response: ResponseHeader, body: Bytes)
     let sends = has_body(status) && !head && !body.is_empty();
     without_body(&mut response)?;
     session.write_response_header(Box::new(response), !sends).await?;
-    session.write_response_body(sends.then_some(body), true).await
+    let mut body = Some(body).filter(|_| sends);
+    while let Some(piece) = body.as_mut().filter(|body| body.len() > PIECE).map(|body| body.split_to(PIECE)) {
+        session.write_response_body(Some(piece), false).await?;
+    }
+    session.write_response_body(body, true).await
 }
 
 /// Frames a response whose status, which the chain may have changed, has no body.

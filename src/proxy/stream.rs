@@ -25,6 +25,9 @@ const WITHOUT_CLIENT: Duration = Duration::from_secs(10);
 /// For this long the last bytes of a run that has failed may take, and the client's end of a connection that was upgraded.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// Why a response is cut off whose client does not read.
+const NOT_TAKEN: &str = "the client does not take it";
+
 /// The stream of a request.
 pub struct Streaming {
     /// The plugin's side; none once the client has gone.
@@ -38,6 +41,10 @@ pub struct Streaming {
     plugin_ended: bool,
     /// When a run whose client has gone ends.
     deadline: Option<Instant>,
+    /// The session's, which is not the plugin's: a client may be silent for as long as the plugin waits for it.
+    read_timeout: Option<Duration>,
+    /// How long the client may take nothing of what is written to it.
+    write_timeout: Duration,
 }
 
 /// What the client still sends.
@@ -71,6 +78,8 @@ impl Streaming {
     pub fn new(end: ClientEnd, session: &mut Session) -> Streaming {
         // Whether the client goes is seen by reading on: the next request, if it comes instead, is kept.
         session.set_pipelining_enabled(true);
+        let read_timeout = session.get_read_timeout();
+        session.set_read_timeout(None);
         Streaming {
             plugin: Some(tokio::io::split(end.stream)),
             lost: end.lost,
@@ -80,6 +89,8 @@ impl Streaming {
             sink: None,
             plugin_ended: false,
             deadline: None,
+            read_timeout,
+            write_timeout: session.get_write_timeout().unwrap_or(Duration::MAX),
         }
     }
 
@@ -118,7 +129,7 @@ impl Streaming {
                 match written {
                     Some(Ok(())) => {}
                     Some(Err(error)) => self.lose(gone(&error)),
-                    None => self.lose("the client does not take it".to_owned()),
+                    None => self.lose(NOT_TAKEN.to_owned()),
                 }
                 return ended;
             }
@@ -133,12 +144,16 @@ impl Streaming {
     }
 
     /// Sends what the plugin has written. Must not be cancelled, but to cut the response off.
-    pub async fn write(&mut self, session: &mut Session, bytes: Bytes) -> pingora::Result<()> {
+    pub async fn write(&mut self, session: &mut Session, mut bytes: Bytes) -> pingora::Result<()> {
         let Some(sink) = self.sink.as_mut().filter(|sink| !sink.silent) else { return Ok(()) };
         if let Some(missing) = &mut sink.missing {
             *missing = missing.saturating_sub(bytes.len() as u64);
         }
-        session.write_response_body(Some(bytes), false).await
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(CHUNK));
+            session.write_response_body(Some(piece), false).await?;
+        }
+        Ok(())
     }
 
     /// The client has gone: the plugin learns it from its next call.
@@ -162,12 +177,16 @@ impl Streaming {
                 linger(session).await;
                 Ok(())
             }
-            Some(_) => session.write_response_body(None, true).await.map_err(|error| error.to_string()),
+            Some(_) => match timeout(self.write_timeout, session.write_response_body(None, true)).await {
+                Ok(ended) => ended.map_err(|error| error.to_string()),
+                Err(_) => Err(NOT_TAKEN.to_owned()),
+            },
         }
     }
 
     /// After the run: sends what is left, and ends the response. The error says why the response must be cut off instead.
     pub async fn finish(mut self, session: &mut Session, failed: bool) -> Result<(), String> {
+        session.set_read_timeout(self.read_timeout);
         let upgraded = match &self.sink {
             _ if self.deadline.is_some() => return Err(self.lost.get().cloned().unwrap_or_default()),
             _ if self.plugin_ended => return Ok(()),
@@ -175,7 +194,7 @@ impl Streaming {
             Some(sink) => sink.upgraded,
         };
         if !failed {
-            self.drain(session).await?;
+            timeout(self.write_timeout, self.drain(session)).await.unwrap_or_else(|_| Err(NOT_TAKEN.to_owned()))?;
             return self.close(session).await;
         }
         let _ = timeout(LAST_WORDS, self.drain(session)).await;
@@ -277,6 +296,9 @@ fn gone(error: &pingora::Error) -> String {
 /// Ends an upgraded connection so that the last bytes arrive: closed with input unread, they could be lost with it.
 async fn linger(session: &mut Session) {
     let client = &mut session.downstream_session;
-    client.shutdown().await;
-    let _ = timeout(LAST_WORDS, async { while let Ok(Some(_)) = client.read_request_body().await {} }).await;
+    let _ = timeout(LAST_WORDS, async {
+        client.shutdown().await;
+        while let Ok(Some(_)) = client.read_request_body().await {}
+    })
+    .await;
 }

@@ -18,6 +18,7 @@ pub fn needed_for(running: &Config, new: &Config) -> Vec<String> {
         servers: _, // but for where they listen
         path: _,
         watch: _,
+        client_timeout: _,
         body_limit: _,
         trusted_proxies: _,
         files: _,

@@ -479,16 +479,6 @@ async fn closing_ends_the_response_while_the_plugin_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_is_early_with_its_next_request_gets_this_response_whole() {
-    let proxy = start("write one;sleep 300;write two");
-    let mut client = Raw::connect(proxy.addr()).await;
-    client.send(GET).await;
-    client.read_head().await.unwrap();
-    client.send(GET).await;
-    assert_eq!(client.read_to_end().await, b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn only_one_script_has_the_stream() {
     let mut site = Site::new();
     site.route("/", "").plugin(
@@ -565,4 +555,37 @@ async fn the_next_request_is_kept_while_a_plugin_goes_on() {
     }
     drop(client);
     assert_released(&proxy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_nothing_is_cut_off() {
+    let origin = Origin::start(|_| reply(200, bytes(20 << 20))).await;
+    let mut site = Site::with("client_timeout_ms = 300");
+    site.listen("listen = [{ addr = '127.0.0.1:0', h2 = true }]".to_owned());
+    let flood = |ms: u64| streams(&format!("flood 50000000 {ms}"));
+    // It is the plugin that waits, or a plugin that has ended.
+    site.route("/waits", "").script("wasm_serverless", flood(600_000));
+    site.route("/ended", "").script("wasm_serverless", flood(50));
+    site.proxied("/proxied", origin.addr());
+    let proxy = Proxy::start(&site.to_string());
+    for path in ["/waits", "/ended", "/proxied"] {
+        let mut client = Raw::connect(proxy.addr()).await;
+        client.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+        assert_eq!(client.read_head().await.unwrap().status(), 200);
+        proxy.wait_until_idle();
+        let response = soon("the head", http2().get(proxy.url(path)).send()).await.unwrap();
+        proxy.wait_until_idle();
+        drop(response);
+    }
+    assert_released(&proxy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_larger_than_one_write_is_whole() {
+    let mut site = Site::new();
+    let steps = [json!(["out-set-response", { "status": 200, "body": "x".repeat(1 << 20) }])];
+    site.route("/", "").script("wasm_serverless", probe("probe", "calls", &steps));
+    let proxy = Proxy::start(&site.to_string());
+    let answer = send(http1().get(proxy.url("/"))).await;
+    assert_eq!((answer.status, answer.body.len()), (200, 1 << 20));
 }

@@ -13,6 +13,7 @@ use super::log::RunLog;
 use super::script::Script;
 use super::session::{Session, SpawnError};
 use crate::capability::background::BackgroundError;
+use crate::capability::mailbox::MailError;
 use crate::capability::net::Policy;
 use crate::capability::{Capabilities, Run};
 use crate::exchange::{Exchange, Refused, Shared};
@@ -141,17 +142,25 @@ impl State {
         }
     }
 
-    /// The session of this run.
-    pub fn session(&mut self) -> &mut Session {
+    /// Where messages go.
+    ///
+    /// # Errors
+    /// Outside of a run, as during initialization: nobody is there who could send.
+    pub fn mail(&mut self) -> Result<&Capabilities, MailError> {
         self.cpu.host_call();
-        &mut self.session
+        self.exchange.as_ref().ok_or(MailError::NoRun)?;
+        Ok(&self.capabilities)
     }
 
-    /// The same with its mailbox open.
-    pub fn open_session(&mut self) -> &mut Session {
+    /// The session of this run, with its mailbox open.
+    ///
+    /// # Errors
+    /// Outside of a run: a mailbox would stay as long as the instance.
+    pub fn session(&mut self) -> Result<&mut Session, MailError> {
         self.cpu.host_call();
+        self.exchange.as_ref().ok_or(MailError::NoRun)?;
         self.session.open(&self.capabilities.mailboxes);
-        &mut self.session
+        Ok(&mut self.session)
     }
 
     /// Runs an entry point of the same script in the background of the request; its session id.
@@ -166,7 +175,7 @@ impl State {
         let run = self.run().clone();
         let request = self.log.request_id(Some(&exchange)).unwrap_or_else(|| "-".into());
         let mailboxes = self.capabilities.mailboxes.clone();
-        let mut session = self.open_session().spawned(&mailboxes);
+        let mut session = self.session.spawned(&mailboxes);
         let id = session.id();
         let work =
             Work { exchange: exchange.clone(), run: Some(run), session, kind: Kind::Beside(request), wall: None };

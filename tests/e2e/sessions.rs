@@ -95,6 +95,23 @@ async fn what_cannot_be_delivered_is_an_error() {
     }
 }
 
+/// The `visits` plugin gives no answer to a path; what is sent after that is not answered in its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_does_not_go_to_who_asked_before() {
+    let visits = format!(
+        "[[wasm_session]]\nname = \"visits\"\nwasm_path = '{}'\nwasm_main_config = 'role = \"keep\"'\n",
+        plugins::path("visits").display()
+    );
+    let mut site = Site::with(&visits);
+    let ask = answers(&[json!(["uniq-session-request", "visits", "/x", 15_000])]);
+    let tell = [json!(["sleep", 50]), json!(["uniq-session-send", "visits", "show"])];
+    let tell = format!("wasm_main_ext1_config = '''{}'''", calls_and_rest(&tell));
+    site.answered("/").script("wasm_access", Script::guest("probe", "asks").main(ask).key(tell));
+    let proxy = Proxy::start(&site.to_string());
+    let given = send(http1().get(proxy.url("/"))).await.json();
+    assert_eq!(given[0]["err"], "the session ended, or received another message, without an answer");
+}
+
 /// A module without functions that wait can use its mailbox all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn synchronous_scripts_send_and_receive() {

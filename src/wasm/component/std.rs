@@ -9,6 +9,7 @@ use crate::capability::mailbox::{self, Message};
 use crate::exchange::{BodyOr, Edit, Refused, Reply, contains, first_value, pairs};
 use crate::facts::path_and_query;
 use crate::wasm;
+use crate::wasm::session::Session;
 use crate::wasm::state::State;
 
 type Pairs = Vec<(String, String)>;
@@ -27,7 +28,7 @@ impl Host for State {
     }
 
     fn curr_session_id(&mut self) -> u64 {
-        self.open_session().id()
+        self.session().map_or(NO_SESSION, Session::id)
     }
 
     fn curr_fd(&mut self) -> u64 {
@@ -35,7 +36,7 @@ impl Host for State {
     }
 
     fn main_session_id(&mut self) -> u64 {
-        self.open_session().main()
+        self.session().map_or(NO_SESSION, Session::main)
     }
 
     fn main_fd(&mut self) -> u64 {
@@ -49,29 +50,29 @@ impl Host for State {
 
     fn session_send(&mut self, session_id: u64, value: String) -> Result<(), String> {
         let message = Message::new(value).map_err(text)?;
-        self.capabilities().mailboxes.send(session_id, message).map_err(text)
+        self.mail().and_then(|mail| mail.mailboxes.send(session_id, message)).map_err(text)
     }
 
     async fn session_recv(&mut self) -> Result<String, String> {
-        self.open_session().recv().await.map_err(text)
+        self.session().map_err(text)?.recv().await.map_err(text)
     }
 
     fn session_try_recv(&mut self) -> Result<Option<String>, String> {
-        self.open_session().try_recv().map_err(text)
+        self.session().map_err(text)?.try_recv().map_err(text)
     }
 
     async fn session_request(&mut self, session_id: u64, value: String, timeout_ms: u64) -> Result<String, String> {
         let (message, asked) = Message::request(value).map_err(text)?;
-        self.capabilities().mailboxes.send(session_id, message).map_err(text)?;
+        self.mail().and_then(|mail| mail.mailboxes.send(session_id, message)).map_err(text)?;
         asked.answer(Duration::from_millis(timeout_ms)).await.map_err(text)
     }
 
     fn session_response(&mut self, value: String) -> Result<(), String> {
-        self.session().respond(value).map_err(text)
+        self.session().and_then(|session| session.respond(value)).map_err(text)
     }
 
     fn session_quit(&mut self, session_id: u64) -> Result<(), String> {
-        self.capabilities().mailboxes.quit(session_id).map_err(text)
+        self.mail().and_then(|mail| mail.mailboxes.quit(session_id)).map_err(text)
     }
 
     fn spawn(&mut self, entry: EntryPoint, config: Option<String>) -> Result<u64, String> {
@@ -80,12 +81,12 @@ impl Host for State {
 
     fn uniq_session_send(&mut self, name: String, value: String) -> Result<(), String> {
         let message = Message::new(value).map_err(text)?;
-        self.capabilities().named.send(&name, message).map_err(text)
+        self.mail().map_err(text)?.named.send(&name, message).map_err(text)
     }
 
     async fn uniq_session_request(&mut self, name: String, value: String, timeout_ms: u64) -> Result<String, String> {
         let (message, asked) = Message::request(value).map_err(text)?;
-        self.capabilities().named.send(&name, message).map_err(text)?;
+        self.mail().map_err(text)?.named.send(&name, message).map_err(text)?;
         asked.answer(Duration::from_millis(timeout_ms)).await.map_err(text)
     }
 
@@ -218,6 +219,9 @@ impl Host for State {
 
 /// The downstream connection, as plugins name it.
 const CLIENT_FD: u64 = 0;
+
+/// What no session has for its id: the id of an instance that does not run yet.
+const NO_SESSION: u64 = 0;
 
 impl State {
     fn in_headers<T>(&mut self, read: impl FnOnce(&HeaderMap) -> Result<T, Refused>) -> Result<T, String> {

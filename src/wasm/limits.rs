@@ -82,6 +82,8 @@ struct Sample {
     /// CPU time of the thread so far.
     cpu: Duration,
     host_calls: u64,
+    /// Whether the run let others go on after it, who have used the thread since.
+    yielded: bool,
 }
 
 impl Cpu {
@@ -135,15 +137,22 @@ impl Cpu {
         // Not at the first tick, which may come at once: a run that is shorter than an epoch finishes when it is polled,
         // so that it is the order of the entry points which decides a tie, and not the clock.
         let yields = self.can_yield && self.total > TICK;
+        if let Some(last) = &mut self.last {
+            last.yielded = yields;
+        }
         Ok(if yields { UpdateDeadline::Yield(1) } else { UpdateDeadline::Continue(1) })
     }
 
     /// Adds the CPU time since the last tick. After a move to another thread, that is taken to be one tick.
     fn count(&mut self) {
         let cpu = ThreadTime::now().as_duration();
-        let sample = Sample { thread: thread::current().id(), cpu, host_calls: self.host_calls };
+        let sample = Sample { thread: thread::current().id(), cpu, host_calls: self.host_calls, yielded: false };
         let used = match self.last {
-            Some(last) if last.thread == sample.thread => sample.cpu.saturating_sub(last.cpu),
+            Some(last) if last.thread == sample.thread => {
+                let used = sample.cpu.saturating_sub(last.cpu);
+                // What it has used itself since then is an epoch at the most.
+                if last.yielded { used.min(TICK) } else { used }
+            }
             _ => TICK,
         };
         self.total += used;
@@ -187,6 +196,18 @@ mod tests {
             })
             .expect("the limit is reached");
         assert_eq!(error.downcast_ref(), Some(&Exceeded::Cpu(Duration::from_millis(20))));
+    }
+
+    #[test]
+    fn what_others_compute_after_a_yield_does_not_count() {
+        let mut cpu = Cpu::new(Duration::from_millis(20));
+        cpu.reset(true, None);
+        for _ in 0..3 {
+            burn(TICK / 2);
+            let _ = cpu.tick().expect("little was computed");
+        }
+        burn(Duration::from_millis(30));
+        assert!(cpu.tick().is_ok(), "others did that");
     }
 
     #[test]

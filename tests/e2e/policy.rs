@@ -20,8 +20,12 @@ const CASES: &[Case] = &[
     case("", "127.0.0.1", Some("127.0.0.1:PORT: add net = [\"127.0.0.1:PORT\"] to")),
     case("", "[::1]", Some("[::1]:PORT: add net = [\"[::1]:PORT\"] to")),
     // Not even looked up.
-    case("", "localhost", Some("localhost:PORT: add net = [\"localhost:PORT\"] to")),
-    case("'api.example.cn'", "localhost", Some("localhost:PORT: add net = [\"localhost:PORT\"] to")),
+    case("", "localhost", Some("for which the name is not enough): add net = [\"127.0.0.1:PORT\", \"[::1]:PORT\"] to")),
+    case(
+        "'api.example.cn'",
+        "localhost",
+        Some("for which the name is not enough): add net = [\"127.0.0.1:PORT\", \"[::1]:PORT\"] to"),
+    ),
     // A name that leads into the machine.
     case("'localhost'", "localhost", Some("address, for which the name is not enough): add net = [\"")),
     case("'localhost:PORT'", "LOCALHOST", Some("address, for which the name is not enough): add net = [\"")),
@@ -40,7 +44,11 @@ const CASES: &[Case] = &[
     case("'[::1]'", "[::1]", None),
     case("'[::/64]:PORT'", "[::1]", None),
     case("'[2001:db8::/32]'", "[::1]", Some("[::1]:PORT: add")),
-    case("'*.localhost'", "localhost", Some("localhost:PORT: add net = [\"localhost:PORT\"] to")),
+    case(
+        "'*.localhost'",
+        "localhost",
+        Some("for which the name is not enough): add net = [\"127.0.0.1:PORT\", \"[::1]:PORT\"] to"),
+    ),
     // Other ways to write 127.0.0.1, which resolvers know.
     case("'10.0.0.0/8'", "127.1", Some("127.1:PORT (127.0.0.1): add")),
     case("'10.0.0.0/8'", "2130706433", Some("2130706433:PORT (127.0.0.1): add")),

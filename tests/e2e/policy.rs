@@ -50,8 +50,8 @@ const CASES: &[Case] = &[
         Some("for which the name is not enough): add net = [\"127.0.0.1:PORT\", \"[::1]:PORT\"] to"),
     ),
     // Other ways to write 127.0.0.1, which resolvers know.
-    case("'10.0.0.0/8'", "127.1", Some("127.1:PORT (127.0.0.1): add")),
-    case("'10.0.0.0/8'", "2130706433", Some("2130706433:PORT (127.0.0.1): add")),
+    case("'10.0.0.0/8'", "127.1", Some("127.1:PORT (127.0.0.1, a loopback")),
+    case("'10.0.0.0/8'", "2130706433", Some("2130706433:PORT (127.0.0.1, a loopback")),
 ];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,8 @@ pub enum SpawnError {
     Background(#[from] BackgroundError),
 }
 
-/// Who a run is to others; by default, the `wasm-main` of its script run. Its mailbox is opened when its id is asked for: most runs have none.
+/// Who a run is to others; by default, the `wasm-main` of its script run. Its mailbox is opened when its id is asked for:
+/// most runs have none.
 #[derive(Default)]
 pub struct Session {
     /// Made when it is asked for, as most runs never do.

@@ -12,27 +12,6 @@ use tokio::sync::mpsc;
 
 use super::support::*;
 
-fn streams(config: &str) -> Script {
-    Script::guest("streams", "streams").main(config)
-}
-
-/// A site with a script at `/`.
-fn site(script: Script) -> Site {
-    let mut site = Site::new();
-    site.route("/", "").script("wasm_serverless", script);
-    site
-}
-
-fn start(config: &str) -> Proxy {
-    Proxy::start(&site(streams(config)).to_string())
-}
-
-/// Everything that a run held is released.
-fn assert_released(proxy: &Proxy) {
-    proxy.wait_until_idle();
-    proxy.wait_for_metric("phasegate_sockets", 0.0);
-}
-
 /// The next piece of a body: over HTTP/2 an empty one comes at the end.
 async fn piece(
     body: &mut (impl futures::Stream<Item = reqwest::Result<Bytes>> + Unpin),
@@ -64,7 +43,7 @@ struct Clients {
 fn every_client(script: &Script) -> Clients {
     let authority = Authority::new();
     let tls = authority.issue("a.example").tls();
-    let mut site = site(script.clone());
+    let mut site = serverless(script.clone());
     site.listen(format!(
         "listen = [{{ addr = '127.0.0.1:0', h2 = true }}, {{ addr = '127.0.0.2:0', h2 = true, tls = {tls} }}]"
     ));
@@ -87,7 +66,7 @@ async fn events_arrive_one_by_one() {
     // The origin of the events writes the next one when the client has the last one.
     let events = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = events.local_addr().unwrap();
-    let script = streams(&format!("relay {addr}")).key(format!("allow = {{ net = ['{addr}'] }}"));
+    let script = streaming(&format!("relay {addr}")).key(format!("allow = {{ net = ['{addr}'] }}"));
     let Clients { proxy, clients, .. } = every_client(&script);
     for (kind, client, url) in &clients {
         let response = tokio::spawn(client.get(url).send());
@@ -110,7 +89,7 @@ async fn events_arrive_one_by_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_of_any_size_is_echoed_while_it_comes() {
-    let Clients { proxy, clients, .. } = every_client(&streams("echo 16384").key("limits = { memory = '4MiB' }"));
+    let Clients { proxy, clients, .. } = every_client(&streaming("echo 16384").key("limits = { memory = '4MiB' }"));
     let sent = Bytes::from(bytes(10 << 20));
     for (kind, client, url) in &clients {
         let (parts, body) = body_in_parts();
@@ -142,7 +121,7 @@ async fn an_upload_of_any_size_is_echoed_while_it_comes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_can_be_read_and_answered_as_a_whole() {
     // Without a write, it is the response that the plugin has set.
-    let proxy = start("count");
+    let proxy = start_streaming("count");
     for client in [http1(), http2()] {
         for size in [0, 1, 70_000, 5_000_000] {
             let answer = send(client.post(proxy.url("/")).body(bytes(size))).await;
@@ -154,7 +133,7 @@ async fn a_body_can_be_read_and_answered_as_a_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_framing_fits_the_client() {
-    let proxy = start("write one;write two");
+    let proxy = start_streaming("write one;write two");
     let mut client = Raw::connect(proxy.addr()).await;
     for _ in 0..2 {
         client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
@@ -227,7 +206,7 @@ async fn the_head_is_the_response_that_was_set() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flush_sends_the_head_alone() {
-    let proxy = start("flush;echo 10");
+    let proxy = start_streaming("flush;echo 10");
     for client in [http1(), http2()] {
         let (parts, body) = body_in_parts();
         let response = soon("the head", client.post(proxy.url("/")).body(body).send()).await.unwrap();
@@ -353,7 +332,7 @@ async fn curr_fd_is_refused_where_it_makes_no_sense() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_client_stalls_the_plugin_until_its_timeout() {
     // More than all buffers on the way hold.
-    let proxy = start("flood 50000000 100");
+    let proxy = start_streaming("flood 50000000 100");
     let mut client = Raw::connect(proxy.addr()).await;
     client.send(GET).await;
     proxy.wait_for_log("flood: socket 0: not done within 100 ms");
@@ -362,7 +341,7 @@ async fn a_slow_client_stalls_the_plugin_until_its_timeout() {
     assert!(response.body.len() > 100_000 && response.body.len() < 50_000_000, "{}", response.body.len());
     assert_released(&proxy);
 
-    let proxy = start("flood 50000000 20000");
+    let proxy = start_streaming("flood 50000000 20000");
     let mut client = Raw::connect(proxy.addr()).await;
     client.send(GET).await;
     let response = client.read_response().await;
@@ -372,7 +351,7 @@ async fn a_slow_client_stalls_the_plugin_until_its_timeout() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_away_releases_everything() {
-    let proxy = start("write x;wait");
+    let proxy = start_streaming("write x;wait");
     for _ in 0..3 {
         let mut client = Raw::connect(proxy.addr()).await;
         client.send("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n").await;
@@ -385,7 +364,7 @@ async fn a_client_that_goes_away_releases_everything() {
     eventually("each has learned of it", || proxy.log().matches("wait: socket 0: the client has gone").count() == 3);
 
     // And one whose plugin only writes now and then: it learns of it by its next write.
-    let proxy = start("write x;sleep 300;write y;sleep 60000");
+    let proxy = start_streaming("write x;sleep 300;write y;sleep 60000");
     let http2 = http2();
     let response = soon("the head", http2.get(proxy.url("/")).send()).await.unwrap();
     drop(response);
@@ -395,7 +374,7 @@ async fn a_client_that_goes_away_releases_everything() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_does_not_see_that_its_client_has_gone_ends_all_the_same() {
-    let proxy = start("write x;sleep 600000");
+    let proxy = start_streaming("write x;sleep 600000");
     let mut client = Raw::connect(proxy.addr()).await;
     client.send(GET).await;
     client.read_head().await.unwrap();
@@ -409,7 +388,7 @@ async fn a_run_that_does_not_see_that_its_client_has_gone_ends_all_the_same() {
 async fn a_failure_in_the_middle_cuts_the_response_off() {
     for end in ["trap", "fail"] {
         for more in ["", "on_failure = 'open'"] {
-            let script = streams(&format!("write begun;{end}")).key(more);
+            let script = streaming(&format!("write begun;{end}")).key(more);
             let Clients { proxy, clients, .. } = every_client(&script);
             for (kind, client, url) in &clients {
                 let response = soon("the head", client.get(url).send()).await.unwrap();
@@ -430,20 +409,21 @@ async fn a_failure_in_the_middle_cuts_the_response_off() {
         }
     }
     // Before the first byte it is an error like any other.
-    let proxy = start("sleep 1;trap");
+    let proxy = start_streaming("sleep 1;trap");
     assert_eq!(send(http1().get(proxy.url("/"))).await.status, 500);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_takes_too_long_is_cut_off_too() {
-    let proxy = Proxy::start(&site(streams("write x;sleep 60000").key("limits = { wall_ms = 200 }")).to_string());
+    let proxy =
+        Proxy::start(&serverless(streaming("write x;sleep 60000").key("limits = { wall_ms = 200 }")).to_string());
     let response = soon("the head", http1().get(proxy.url("/")).send()).await.unwrap();
     assert!(soon("the body", response.bytes()).await.is_err());
     assert_released(&proxy);
 
     // Also while a client that does not read holds it up.
-    let script = streams("flood 50000000 600000").key("limits = { wall_ms = 300 }");
-    let proxy = Proxy::start(&site(script).to_string());
+    let script = streaming("flood 50000000 600000").key("limits = { wall_ms = 300 }");
+    let proxy = Proxy::start(&serverless(script).to_string());
     let mut client = Raw::connect(proxy.addr()).await;
     client.send(GET).await;
     proxy.wait_for_log("failed: wall");
@@ -454,7 +434,7 @@ async fn a_run_that_takes_too_long_is_cut_off_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn entry_points_read_and_write_at_the_same_time() {
     let mut site = Site::new();
-    let script = streams("wait").key("wasm_main_ext1_config = 'write 0;sleep 50;write 1;sleep 600000'");
+    let script = streaming("wait").key("wasm_main_ext1_config = 'write 0;sleep 50;write 1;sleep 600000'");
     site.route("/", "").script("wasm_serverless", script);
     let proxy = Proxy::start(&site.to_string());
     for client in [http1(), http2()] {
@@ -471,7 +451,7 @@ async fn entry_points_read_and_write_at_the_same_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn closing_ends_the_response_while_the_plugin_goes_on() {
-    let proxy = start("write done;close;sleep 300;write more");
+    let proxy = start_streaming("write done;close;sleep 300;write more");
     for client in [http1(), http2()] {
         assert_eq!(send(client.get(proxy.url("/"))).await.text(), "done");
         proxy.wait_for_log("failed: err: there is no open socket 0");
@@ -485,7 +465,7 @@ async fn only_one_script_has_the_stream() {
         "wasm_serverless",
         "two",
         [
-            streams("write first"),
+            streaming("write first"),
             Script::guest("probe", "second")
                 .main(json!([{ "call": "socket-write", "args": [0, "second", 1000] }, { "deliver": "log" }])),
         ],
@@ -498,7 +478,7 @@ async fn only_one_script_has_the_stream() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_waits_for_100_continue_is_told() {
-    let proxy = start("echo 100");
+    let proxy = start_streaming("echo 100");
     let mut client = Raw::connect(proxy.addr()).await;
     client.send("POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n").await;
     assert_eq!(client.read_response().await.status(), 100);
@@ -510,7 +490,7 @@ async fn a_client_that_waits_for_100_continue_is_told() {
 async fn a_filter_that_fails_answers_instead() {
     let mut site = Site::new();
     site.route("/", "")
-        .script("wasm_serverless", streams("write x"))
+        .script("wasm_serverless", streaming("write x"))
         .script("wasm_http_filter_headers", Script::guest("hostile", "hostile").main("trap"));
     let proxy = Proxy::start(&site.to_string());
     let answer = send(http1().get(proxy.url("/"))).await;
@@ -520,7 +500,7 @@ async fn a_filter_that_fails_answers_instead() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_in_flight_ends_well_at_the_shutdown() {
-    let proxy = start("flush;echo 10");
+    let proxy = start_streaming("flush;echo 10");
     let (parts, body) = body_in_parts();
     let response = soon("the head", http1().post(proxy.url("/")).body(body).send()).await.unwrap();
     proxy.signal(Signal::Terminate);
@@ -535,14 +515,14 @@ async fn a_stream_in_flight_ends_well_at_the_shutdown() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_request_is_kept_while_a_plugin_goes_on() {
     // The response is whole before its run ends.
-    let proxy = start("write hi;close;sleep 200");
+    let proxy = start_streaming("write hi;close;sleep 200");
     let mut client = Raw::connect(proxy.addr()).await;
     for _ in 0..3 {
         client.send(GET).await;
         assert_eq!(client.read_response().await.text(), "hi");
     }
     // The next request comes before the response is whole.
-    let proxy = start("write a;sleep 200;write b");
+    let proxy = start_streaming("write a;sleep 200;write b");
     let mut client = Raw::connect(proxy.addr()).await;
     client.send(GET).await;
     assert_eq!(client.read_head().await.unwrap().header("transfer-encoding"), Some("chunked"));
@@ -562,7 +542,7 @@ async fn a_client_that_reads_nothing_is_cut_off() {
     let origin = Origin::start(|_| reply(200, bytes(20 << 20))).await;
     let mut site = Site::with("client_timeout_ms = 300");
     site.listen("listen = [{ addr = '127.0.0.1:0', h2 = true }]".to_owned());
-    let flood = |ms: u64| streams(&format!("flood 50000000 {ms}"));
+    let flood = |ms: u64| streaming(&format!("flood 50000000 {ms}"));
     // It is the plugin that waits, or a plugin that has ended.
     site.route("/waits", "").script("wasm_serverless", flood(600_000));
     site.route("/ended", "").script("wasm_serverless", flood(50));

@@ -15,26 +15,6 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::support::*;
 
-fn streams(config: &str) -> Script {
-    Script::guest("streams", "streams").main(config)
-}
-
-/// A script that serves `/`.
-fn serverless(script: Script) -> Site {
-    let mut site = Site::new();
-    site.route("/", "").script("wasm_serverless", script);
-    site
-}
-
-fn start(config: &str) -> Proxy {
-    Proxy::start(&serverless(streams(config)).to_string())
-}
-
-fn assert_released(proxy: &Proxy) {
-    proxy.wait_until_idle();
-    proxy.wait_for_metric("phasegate_sockets", 0.0);
-}
-
 fn error(result: &Value) -> &str {
     result["err"].as_str().unwrap_or_else(|| panic!("no error: {result}"))
 }
@@ -212,7 +192,7 @@ mod server {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_plugin_speaks_with_the_client() {
         let authority = Authority::new();
-        let mut site = serverless(streams("websocket"));
+        let mut site = serverless(streaming("websocket"));
         site.listen(listen_both(&authority));
         let proxy = Proxy::start(&site.to_string());
 
@@ -319,7 +299,7 @@ mod server {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn the_protocol_is_kept() {
-        let proxy = start("websocket");
+        let proxy = start_streaming("websocket");
         let goodbye = frame(FINAL | CLOSE, &1000_u16.to_be_bytes());
         let text = |text: &str| [&[FINAL | TEXT, text.len() as u8], text.as_bytes()].concat();
 
@@ -363,7 +343,7 @@ mod server {
             ("websocket-write x;fail", 1011),
             ("websocket-write x;websocket-close 4000 why", 4000),
         ] {
-            let proxy = start(config);
+            let proxy = start_streaming(config);
             let mut client = WebSocket::connect(proxy.addr(), "/", &[]).await;
             assert_eq!(client.receive().await, Some(Message::text("x")));
             assert_eq!(client.closed().await.0, code, "{config}");
@@ -373,7 +353,7 @@ mod server {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_client_that_just_goes_is_noticed() {
-        let proxy = start("websocket");
+        let proxy = start_streaming("websocket");
         let mut client = WebSocket::connect(proxy.addr(), "/", &[]).await;
         client.echo(Message::text("x")).await;
         drop(client);
@@ -405,7 +385,7 @@ mod server {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn entry_points_read_and_write_at_the_same_time() {
-        let script = streams("websocket")
+        let script = streaming("websocket")
             .key("wasm_main_ext1_config = 'websocket-write 0;sleep 50;websocket-write 1;sleep 600000'");
         let proxy = Proxy::start(&serverless(script).to_string());
         let mut client = WebSocket::connect(proxy.addr(), "/", &[]).await;

@@ -20,6 +20,7 @@ mod raw;
 mod redis;
 mod secure;
 mod site;
+mod streaming;
 mod wasm;
 mod websocket;
 
@@ -35,6 +36,7 @@ pub use raw::{Raw, RawMessage};
 pub use redis::RedisServer;
 pub use secure::SecureOrigin;
 pub use site::{Script, Site};
+pub use streaming::{assert_released, serverless, start_streaming, streaming};
 pub use wasm::{cargo, guests, plugins};
 pub use websocket::{WebSocket, WebSocketOrigin, serve as serve_websocket};
 

@@ -1,5 +1,6 @@
 //! Running plugins: engine, modules, instances and their pools, limits, and the skins that host functions wear.
 
+mod cache;
 pub mod component;
 pub mod engine;
 mod entry;
@@ -13,6 +14,7 @@ mod session;
 mod sockets;
 mod state;
 
+pub use cache::CacheError;
 pub use entry::EntryPoint;
 pub use failure::{Failure, FailureKind};
 pub use module::{Digest, Module, ModuleError};

@@ -10,6 +10,7 @@ use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, InstancePre, Linker};
 
 use super::SERVICE;
+use super::cache::{self, CacheError};
 use super::component::{self, wasi};
 use super::engine::EngineClock;
 use super::entry::EntryPoint;
@@ -37,15 +38,27 @@ pub struct Host {
     linker: Linker<State>,
     modules: Modules,
     capabilities: Arc<Capabilities>,
+    cache_error: Option<CacheError>,
 }
 
 impl Host {
+    /// Keeps what it compiles in the folder `cache`.
+    ///
     /// # Errors
     /// When the machine cannot run compiled WebAssembly.
-    pub fn new(capabilities: Arc<Capabilities>) -> wasmtime::Result<Host> {
-        let clock = EngineClock::start()?;
+    pub fn new(capabilities: Arc<Capabilities>, cache: Option<&Path>) -> wasmtime::Result<Host> {
+        let (cache, cache_error) = match cache.map(cache::open).transpose() {
+            Ok(cache) => (cache, None),
+            Err(error) => (None, Some(error)),
+        };
+        let clock = EngineClock::start(cache)?;
         let linker = component::linker(clock.engine(), capabilities.store.waits())?;
-        Ok(Host { clock, linker, modules: Modules::default(), capabilities })
+        Ok(Host { clock, linker, modules: Modules::default(), capabilities, cache_error })
+    }
+
+    /// Why what it compiles is not kept, although it should be.
+    pub fn cache_error(&self) -> Option<&CacheError> {
+        self.cache_error.as_ref()
     }
 
     /// Reads a file and compiles it, unless a module with the same content is in use.

@@ -1,7 +1,9 @@
 //! What is counted. Whoever counts asks once for its counters; from then on each count is one atomic addition.
 
+mod code;
 mod reloads;
 
+pub use code::RemoteCodeMetrics;
 pub use reloads::{ReloadMetrics, ReloadResult};
 
 use std::fmt;
@@ -33,6 +35,7 @@ pub struct Metrics {
     plugin_instances: Family<Script, Counter>,
     live: Live,
     pub store: StoreMetrics,
+    pub remote_code: RemoteCodeMetrics,
     pub reloads: ReloadMetrics,
 }
 
@@ -138,6 +141,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("phasegate");
         let mut metrics = Metrics {
             reloads: ReloadMetrics::new(&mut registry),
+            remote_code: RemoteCodeMetrics::new(&mut registry),
             registry,
             requests: ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(class),
             requests_in_flight: Gauge::default(),

@@ -1,6 +1,7 @@
 //! Running plugins: engine, modules, instances and their pools, limits, and the skins that host functions wear.
 
 mod cache;
+pub mod code;
 pub mod component;
 pub mod engine;
 mod entry;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, Response};
+use http::{HeaderName, Method, Response};
 
 use self::connection::{Answer, Connection, Failure};
 use self::pool::{Key, Lease, Pool};
@@ -112,6 +112,21 @@ impl Callouts {
         let answer = lease.connection().send(outgoing, self.body_limit).await;
         settle(lease, answer, outgoing.target())
     }
+}
+
+/// GETs what the configuration names, not a plugin: no policy asks where it is, and no limit of `[network]` counts it. It
+/// goes over a connection of its own, and may take as long as it takes: bound it in time, and drop it to give up.
+///
+/// # Errors
+/// When the body is larger than `limit`, or something fails on the way.
+pub async fn fetch(network: &Network, uri: &str, limit: usize) -> Result<Response<Option<Bytes>>, CalloutError> {
+    let secure = uri.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"));
+    let transport = if secure { Transport::Ssl } else { Transport::Tcp };
+    let (params, headers) = (Vec::new(), Vec::new());
+    let call = Call { method: Method::GET, uri: uri.to_owned(), params, headers, body: Bytes::new() };
+    let outgoing = Outgoing::new(transport, call, 0)?;
+    let (mut connection, _) = Connection::open(network, &Policy::everything(), &outgoing).await?;
+    connection.send(&outgoing, limit).await.map_err(|failure| failure.into_error(outgoing.target()))
 }
 
 /// A connection whose call has come to its end goes on to the next one.

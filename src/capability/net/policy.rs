@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use ipnet::IpNet;
+
 use super::target::{Host, Target};
 use crate::config::{HostPattern, NetHost, NetRule};
 
@@ -25,6 +27,13 @@ pub struct Denied {
 impl Policy {
     pub fn new(rules: Vec<NetRule>) -> Policy {
         Policy { rules }
+    }
+
+    /// For what the configuration itself names, and no plugin has a hand in.
+    pub fn everything() -> Policy {
+        let net = |ip: IpAddr| IpNet::new_assert(ip, 0);
+        let hosts = [net(Ipv4Addr::UNSPECIFIED.into()), net(Ipv6Addr::UNSPECIFIED.into())].map(NetHost::Net);
+        Policy { rules: hosts.map(|host| NetRule { host, ports: 1..=u16::MAX }).into() }
     }
 
     /// Whether any address of the target could be permitted. A name that has no chance is not even looked up: the question

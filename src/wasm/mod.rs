@@ -10,6 +10,7 @@ mod limits;
 mod log;
 mod module;
 mod pool;
+pub mod proxy_wasm;
 mod script;
 mod session;
 mod sockets;

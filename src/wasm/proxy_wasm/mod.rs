@@ -1,0 +1,3 @@
+//! Filters of the Proxy-Wasm ABI.
+
+pub mod module;

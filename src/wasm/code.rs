@@ -50,7 +50,7 @@ impl CodeError {
             return "check the path, which is relative to the configuration file, and its permissions";
         };
         match reason {
-            FetchError::Redirect { .. } => "write the address that it leads to as `url`: redirects are not followed",
+            FetchError::Redirect { .. } => "write the address that it leads to as `url`",
             FetchError::Digest { .. } => {
                 "set `sha256` to what `sha256sum` prints for the file that was meant, or have that file served"
             }
@@ -70,7 +70,7 @@ pub enum FetchError {
     Timeout(Duration),
     #[error("expected status 200, found {0}")]
     Status(StatusCode),
-    #[error("expected status 200, found {status}, which leads to {location}")]
+    #[error("expected status 200, found {status} to {location}, which is not followed")]
     Redirect { status: StatusCode, location: String },
     #[error("expected at most 64 MiB, found more")]
     TooLarge,

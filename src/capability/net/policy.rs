@@ -189,6 +189,18 @@ mod tests {
     }
 
     #[test]
+    fn everything_is_permitted_to_the_configuration() {
+        for target in ["a.cn:1", "localhost:80", "127.0.0.1:65535", "[::1]:80"] {
+            let target = Target::parse(target).unwrap();
+            let policy = Policy::everything();
+            assert_eq!(policy.check_before_lookup(&target), Ok(()), "{target}");
+            for ip in ["10.0.0.1", "2001:db8::1", "::ffff:127.0.0.1"] {
+                assert_eq!(policy.check(&target, ip.parse().unwrap()), Ok(()), "{target} {ip}");
+            }
+        }
+    }
+
+    #[test]
     fn nothing_is_permitted_by_default() {
         for (target, ip) in [("a.cn:80", "203.0.113.7"), ("127.0.0.1:80", "127.0.0.1"), ("[::1]:80", "::1")] {
             assert!(!allowed(&[], target, ip));

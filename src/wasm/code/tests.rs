@@ -199,7 +199,7 @@ fn what_will_not_pass_is_not_tried_again() {
         (response("206 Partial Content", CODE), "expected status 200, found 206 Partial Content".to_owned()),
         (
             response("302 Found\r\nlocation: http://a.cn/f", b""),
-            "expected status 200, found 302 Found, which leads to http://a.cn/f".to_owned(),
+            "expected status 200, found 302 Found to http://a.cn/f, which is not followed".to_owned(),
         ),
         (response("200 OK", b"other"), format!("expected the SHA-256 {expected}, found {other} of 5 bytes")),
         (

@@ -8,6 +8,7 @@ pub mod mailbox;
 pub mod named;
 pub mod net;
 mod run;
+pub mod shared;
 pub mod socket;
 mod store;
 pub mod timer;
@@ -23,6 +24,7 @@ use self::callout::Callouts;
 use self::mailbox::Mailboxes;
 use self::named::NamedSessions;
 use self::net::Network;
+use self::shared::Shared;
 use crate::config::{Config, Diagnostics};
 use crate::observe::metrics::{Live, Metrics};
 
@@ -33,6 +35,8 @@ pub struct Capabilities {
     pub network: Network,
     pub callouts: Callouts,
     pub store: Store,
+    /// Of Proxy-Wasm filters.
+    pub shared: Arc<Shared>,
     /// What may wait in mailboxes and timers.
     pub waiting: Budget,
     /// Counts what lives now.
@@ -52,6 +56,7 @@ impl Capabilities {
             network: Network::load(&config.network, metrics, diagnostics),
             callouts: Callouts::new(&config.network, metrics),
             store: Store::new(&config.store, &metrics.store),
+            shared: Arc::default(),
             waiting,
             live,
         }

@@ -8,6 +8,10 @@ mod limits;
 mod log;
 mod module;
 mod pool;
+mod proxy_wasm {
+    #[cfg_attr(not(test), expect(dead_code, reason = "the VM of filters comes next"))]
+    mod pairs;
+}
 mod script;
 mod session;
 mod sockets;

@@ -11,6 +11,8 @@ mod pool;
 mod proxy_wasm {
     #[cfg_attr(not(test), expect(dead_code, reason = "the VM of filters comes next"))]
     mod pairs;
+    #[cfg_attr(not(test), expect(dead_code, reason = "the VM of filters comes next"))]
+    mod wasi;
 }
 mod script;
 mod session;

@@ -43,9 +43,7 @@ impl ModuleError {
     pub fn help(&self) -> &'static str {
         match self {
             ModuleError::Read(_) => "check the path, which is relative to the configuration file, and its permissions",
-            ModuleError::NotAPlugin { found: Found::ProxyWasm(_) } => {
-                "a Proxy-Wasm filter goes under [[proxy_wasm]], which is not available in this build"
-            }
+            ModuleError::NotAPlugin { found: Found::ProxyWasm(_) } => "a Proxy-Wasm filter goes under [[proxy_wasm]]",
             ModuleError::NotAPlugin { .. } | ModuleError::NoService => {
                 "expected a component, or a core module that wit-bindgen built for the world \
                  phasegate:plugin/wasm-server: cargo build --target wasm32-wasip1 --release"

@@ -332,12 +332,21 @@ mod tests {
     #[test]
     fn names_that_look_the_same_do_not_break_the_exposition() {
         let metrics = DefinedMetrics::default();
-        let names = ["a", "a.b", "a-b", "a_b", "a_b_total", "a_b_count", "a_b_total_total", "", "\n", "1", "_1", "é"];
         let mut defined = 0;
-        for name in names.into_iter().chain(["phasegate_requests", "filter_phasegate_requests", "a\n# EOF", "a\\\"b"]) {
+        let mut define = |kind, name| {
+            metrics.record(metrics.define(kind, name).unwrap(), 1).unwrap();
+            defined += 1;
+        };
+        // Samples that have the names of others' families.
+        define(Gauge, "y_total");
+        define(Counter, "y");
+        define(Gauge, "z_count");
+        define(Histogram, "z");
+        let alike = ["a", "a.b", "a-b", "a_b", "a_b_total", "a_b_count", "a_b_total_total"];
+        let odd = ["", "\n", "1", "_1", "é", "a\n# EOF", "a\\\"b", "phasegate_requests", "filter_phasegate_requests"];
+        for name in alike.into_iter().chain(odd) {
             for kind in MetricKind::ALL {
-                metrics.record(metrics.define(kind, name).unwrap(), 1).unwrap();
-                defined += 1;
+                define(kind, name);
             }
         }
         let text = exposition(&metrics);

@@ -4,6 +4,7 @@
 pub mod background;
 pub mod budget;
 pub mod callout;
+pub mod cluster;
 pub mod mailbox;
 pub mod named;
 pub mod net;
@@ -20,6 +21,7 @@ pub use store::{Store, StoreError, ttl};
 
 use self::budget::{Budget, MOST_WAITING};
 use self::callout::Callouts;
+use self::cluster::Clusters;
 use self::mailbox::Mailboxes;
 use self::named::NamedSessions;
 use self::net::Network;
@@ -32,6 +34,7 @@ pub struct Capabilities {
     pub named: NamedSessions,
     pub network: Network,
     pub callouts: Callouts,
+    pub clusters: Arc<Clusters>,
     pub store: Store,
     /// What may wait in mailboxes and timers.
     pub waiting: Budget,
@@ -51,6 +54,7 @@ impl Capabilities {
             mailboxes,
             network: Network::load(&config.network, metrics, diagnostics),
             callouts: Callouts::new(&config.network, metrics),
+            clusters: Arc::default(),
             store: Store::new(&config.store, &metrics.store),
             waiting,
             live,

@@ -80,13 +80,14 @@ fn load(path: &Path) -> Result<Start, String> {
     let host = Host::new(capabilities.clone())
         .map_err(|error| format!("error: WebAssembly cannot be run on this machine: {error:#}"))?;
     let certificates = Certificates::load(&config, &mut diagnostics);
+    let announced = capabilities.clusters.announce(config.upstream_names());
     let snapshot = Snapshot::build(&config, &host, &metrics, None, &mut diagnostics);
     let rendered = render(&diagnostics);
     let Some(snapshot) = snapshot else {
         return Err(format!("{rendered}{}", summary(path, diagnostics.error_count())));
     };
     eprint!("{rendered}");
-    Ok(Start { config, capabilities, host, snapshot, certificates, metrics, inputs, hangup })
+    Ok(Start { config, capabilities, announced, host, snapshot, certificates, metrics, inputs, hangup })
 }
 
 fn render(diagnostics: &Diagnostics) -> String {

@@ -26,6 +26,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::{HttpPeer, Session};
 use pingora::protocols::Digest;
+use pingora::upstreams::peer::ALPN;
 use pingora_proxy::{FailToProxy, ProxyHttp};
 
 use self::context::{Context, Route};
@@ -151,19 +152,21 @@ impl ProxyHttp for Gateway {
         let Some(selected) = upstream.select(key.as_deref().unwrap_or_default().as_bytes()) else {
             return Err(error::status(503, "no healthy server in the upstream"));
         };
-        let mut peer = Box::new(HttpPeer::new(selected.addr, false, String::new()));
-        let timeouts = upstream.timeouts();
-        peer.options.connection_timeout = Some(timeouts.connect);
-        peer.options.read_timeout = Some(timeouts.silence);
+        let mut peer = upstream.peer(&selected);
+        if upstream.tls() && session.is_upgrade_req() {
+            // A WebSocket begins in HTTP/1.1.
+            peer.options.alpn = ALPN::H1;
+        }
         if !session.is_body_empty() {
             // A header by itself does not wait for a server that takes nothing: the socket's buffer takes it.
-            peer.options.write_timeout = Some(timeouts.silence);
+            peer.options.write_timeout = Some(upstream.timeouts().silence);
         }
         ctx.facts.upstream = Some(UpstreamFacts {
             name: upstream.name().clone(),
             host: selected.host.clone(),
             addr: selected.addr,
             balancer: upstream.balancer(),
+            tls: upstream.tls(),
             asked: quanta::Instant::now(),
             connect_time: None,
             version: None,

@@ -5,6 +5,7 @@ pub mod background;
 pub mod budget;
 pub mod callout;
 pub mod cluster;
+pub mod grpc;
 pub mod mailbox;
 pub mod named;
 pub mod net;

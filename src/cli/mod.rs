@@ -80,16 +80,17 @@ fn load(path: &Path) -> Result<Start, String> {
     let config::Loaded { config, mut diagnostics } = config::load(path);
     let inputs = own.with(&config.files);
     let capabilities = Arc::new(Capabilities::load(&config, &metrics, &mut diagnostics));
-    let host = Host::new(capabilities.clone(), config.cache.as_deref())
+    let host = Host::new(capabilities.clone(), config.cache.as_deref(), &metrics)
         .map_err(|error| format!("error: WebAssembly cannot be run on this machine: {error:#}"))?;
     let certificates = Certificates::load(&config, &mut diagnostics);
+    let announced = capabilities.clusters.announce(config.upstream_names());
     let snapshot = Snapshot::build(&config, &host, &metrics, None, &mut diagnostics);
     let rendered = render(&diagnostics);
     let Some(snapshot) = snapshot else {
         return Err(format!("{rendered}{}", summary(path, diagnostics.error_count())));
     };
     eprint!("{rendered}");
-    Ok(Start { config, capabilities, host, snapshot, certificates, metrics, inputs, hangup })
+    Ok(Start { config, capabilities, announced, host, snapshot, certificates, metrics, inputs, hangup })
 }
 
 fn render(diagnostics: &Diagnostics) -> String {

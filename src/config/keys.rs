@@ -37,7 +37,7 @@ impl Level {
 }
 
 /// All levels, to find out where a misplaced key belongs.
-pub static LEVELS: [&Level; 24] = [
+pub static LEVELS: [&Level; 25] = [
     &MAIN,
     &PHASES,
     &ACCESS_LOG,
@@ -46,6 +46,7 @@ pub static LEVELS: [&Level; 24] = [
     &STORE,
     &UPSTREAM,
     &UPSTREAM_SERVER,
+    &UPSTREAM_TLS,
     &HEALTH_CHECK,
     &SERVER,
     &LISTEN,
@@ -144,6 +145,8 @@ pub static UPSTREAM: Level = level(
         key("balance", "balance = \"round_robin\""),
         key("hash_key", "hash_key = \"${client_ip}\""),
         key("health_check", "health_check = { path = \"/healthz\", interval_ms = 1000 }"),
+        key("tls", "tls = { sni = \"origin.example.cn\", verify = true }"),
+        key("h2", "h2 = true"),
         key("connect_timeout_ms", "connect_timeout_ms = 10000"),
         key("silence_timeout_ms", "silence_timeout_ms = 60000"),
     ],
@@ -151,6 +154,9 @@ pub static UPSTREAM: Level = level(
 
 pub static UPSTREAM_SERVER: Level =
     level("an entry of `servers`", &[key("addr", "addr = \"127.0.0.1:9001\""), key("weight", "weight = 2")]);
+
+pub static UPSTREAM_TLS: Level =
+    level("`tls` of an upstream", &[key("sni", "sni = \"origin.example.cn\""), key("verify", "verify = false")]);
 
 pub static HEALTH_CHECK: Level =
     level("`health_check`", &[key("path", "path = \"/healthz\""), key("interval_ms", "interval_ms = 1000")]);
@@ -176,7 +182,8 @@ pub static LISTEN: Level = level(
     ],
 );
 
-pub static TLS: Level = level("`tls`", &[key("cert", "cert = \"cert.pem\""), key("key", "key = \"key.pem\"")]);
+pub static TLS: Level =
+    level("`tls` of `listen`", &[key("cert", "cert = \"cert.pem\""), key("key", "key = \"key.pem\"")]);
 
 pub static LOCAL: Level = Level {
     name: "a `[[server.local]]`",

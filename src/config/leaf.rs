@@ -152,6 +152,18 @@ impl Leaf for HostPort {
     }
 }
 
+/// The name of a host.
+#[derive(Clone, Debug)]
+pub struct Host(pub String);
+
+impl Leaf for Host {
+    const EXPECTED: &'static str = "a host name, such as \"origin.example.cn\", with no port";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        value.as_str().filter(|name| is_host(name)).map(|name| Host(name.to_owned()))
+    }
+}
+
 impl Leaf for HostPattern {
     const EXPECTED: &'static str = "a host name, or `*.` and a host name, with no port (non-ASCII names as `xn--…`)";
 

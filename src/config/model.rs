@@ -55,6 +55,10 @@ pub struct Config {
 }
 
 impl Config {
+    pub fn upstream_names(&self) -> impl Iterator<Item = String> + '_ {
+        self.upstreams.iter().map(|upstream| upstream.name.clone())
+    }
+
     /// The defaults, with no server.
     pub fn empty(path: &Path) -> Self {
         Config {
@@ -168,7 +172,18 @@ pub struct Upstream {
     /// Always there when `balance` is `Hash`.
     pub hash_key: Option<Template>,
     pub health_check: Option<HealthCheck>,
+    pub tls: Option<UpstreamTls>,
+    /// HTTP/2: with TLS where the server chooses it, without TLS with no question.
+    pub h2: bool,
     pub timeouts: Timeouts,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// The name to send and to verify; none: the host of the server.
+    pub sni: Option<String>,
+    /// Whether the certificate has to be right.
+    pub verify: bool,
 }
 
 /// How long to wait for a server of an upstream.

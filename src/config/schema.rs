@@ -13,7 +13,7 @@ use log::LevelFilter;
 use toml::Spanned;
 
 use super::keys::{self, Level};
-use super::leaf::{HostPort, Name, RedisUrl, Size, StoreKind, UriPath};
+use super::leaf::{Host, HostPort, Name, RedisUrl, Size, StoreKind, UriPath};
 use super::model::{Balance, HostPattern, Instance, OnFailure};
 use super::net::NetRule;
 use super::reader::{FromTable, Reader};
@@ -158,6 +158,8 @@ pub struct Upstream {
     pub balance: Option<Spanned<Balance>>,
     pub hash_key: Option<Spanned<String>>,
     pub health_check: Option<HealthCheck>,
+    pub tls: Option<UpstreamTls>,
+    pub h2: Option<bool>,
     pub connect_timeout_ms: Option<NonZeroU64>,
     pub silence_timeout_ms: Option<NonZeroU64>,
 }
@@ -176,6 +178,8 @@ impl FromTable for Upstream {
             balance: reader.leaf("balance"),
             hash_key: reader.leaf("hash_key"),
             health_check: reader.table("health_check"),
+            tls: reader.table("tls"),
+            h2: inner(reader.leaf("h2")),
             connect_timeout_ms: inner(reader.leaf("connect_timeout_ms")),
             silence_timeout_ms: inner(reader.leaf("silence_timeout_ms")),
         }
@@ -192,6 +196,19 @@ impl FromTable for UpstreamServer {
 
     fn read(reader: &mut Reader) -> Self {
         UpstreamServer { addr: inner(reader.required("addr")), weight: inner(reader.leaf("weight")) }
+    }
+}
+
+pub struct UpstreamTls {
+    pub sni: Option<Host>,
+    pub verify: Option<bool>,
+}
+
+impl FromTable for UpstreamTls {
+    const LEVEL: &'static Level = &keys::UPSTREAM_TLS;
+
+    fn read(reader: &mut Reader) -> Self {
+        UpstreamTls { sni: inner(reader.leaf("sni")), verify: inner(reader.leaf("verify")) }
     }
 }
 

@@ -20,6 +20,8 @@ pub use cache::CacheError;
 pub use entry::EntryPoint;
 pub use failure::{Failure, FailureKind};
 pub use module::{Digest, Module, ModuleError};
+pub use proxy_wasm::abi::Direction;
+pub use proxy_wasm::{End, Filter, FilterChain, Filters, Flow, LocalReply, Plugin};
 pub use script::{Host, Script, ScriptSpec};
 
 /// The interface that every plugin exports.

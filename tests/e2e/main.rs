@@ -38,6 +38,7 @@ mod spawn;
 mod store;
 mod timers;
 mod tls;
+mod upstreams;
 mod variables;
 mod verdicts;
 mod websocket;

@@ -66,7 +66,7 @@ pub enum Instances {
     Request,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FilterLimits {
     /// Bytes of guest memory.
     pub memory: usize,

@@ -243,16 +243,11 @@ impl Vm {
     /// Done, log, delete: the stream has ended.
     ///
     /// # Errors
-    /// A trap. The context is gone in any case.
+    /// A trap. The context is still there then, to say whose it was.
     pub fn end_stream(&mut self, id: u32) -> wasmtime::Result<()> {
-        let callbacks = &self.callbacks;
-        let ended = (|| {
-            run(&mut self.store, id, on_or(&callbacks.on_done, id, 1))?;
-            run(&mut self.store, id, on(&callbacks.on_log, id))?;
-            run(&mut self.store, id, on(&callbacks.on_delete, id))
-        })();
-        self.store.data_mut().contexts.remove(id);
-        ended
+        run(&mut self.store, id, on_or(&self.callbacks.on_done, id, 1))?;
+        run(&mut self.store, id, on(&self.callbacks.on_log, id))?;
+        self.delete(id)
     }
 }
 
@@ -313,10 +308,10 @@ impl Vm {
 
     /// # Errors
     /// A trap.
-    pub fn delete(&mut self, root: u32) -> wasmtime::Result<()> {
-        let deleted = run(&mut self.store, root, on(&self.callbacks.on_delete, root));
-        self.store.data_mut().contexts.remove(root);
-        deleted
+    pub fn delete(&mut self, id: u32) -> wasmtime::Result<()> {
+        run(&mut self.store, id, on(&self.callbacks.on_delete, id))?;
+        self.store.data_mut().contexts.remove(id);
+        Ok(())
     }
 }
 

@@ -59,6 +59,8 @@ impl Gateway {
         ctx.body.freeze(session);
         let end = ctx.body.is_over(session);
         let before = target(session.req_header());
+        // Made now: all copies of the facts have the same.
+        ctx.facts.request_id();
         let request = std::mem::replace(session.req_header_mut(), no_request());
         let mut filters = Filters::new(chain, request, ctx.facts.clone());
         let flow = filters.request_headers(end);
@@ -104,15 +106,19 @@ impl Gateway {
         mut flow: Flow,
     ) -> pingora::Result<Flow> {
         let stream = filters.stream().clone();
-        let mut over = false;
+        let mut over = ctx.body.is_over(session);
         let mut timer = PauseTimer::default();
+        // The next request, if it comes instead of the client's end, is kept.
+        session.set_pipelining_enabled(true);
         while flow == Flow::On && !filters.headers_passed(Direction::Request) {
-            let reads = !over && !filters.is_full(Direction::Request) && (filters.holds_headers_alone(Direction::Request) || !ctx.body.waits_for_invitation());
+            let reads = !over
+                && !filters.is_full(Direction::Request)
+                && (filters.holds_headers_alone(Direction::Request) || !ctx.body.waits_for_invitation());
             let paused = timer.left(filters.paused(Direction::Request));
             flow = tokio::select! {
                 biased;
                 () = stream.woken() => filters.run(Direction::Request),
-                () = tokio::time::sleep(paused) => filters.give_up(Direction::Request),
+                () = tokio::time::sleep(paused.unwrap_or_default()), if paused.is_some() => filters.give_up(Direction::Request),
                 chunk = ctx.body.next_or_gone(session, over), if reads || over => {
                     let chunk = chunk?;
                     over |= chunk.is_none() || ctx.body.is_over(session);
@@ -143,7 +149,9 @@ impl Gateway {
         let state = filtering.state.clone();
         let stream = {
             let mut state = state.lock();
-            if state.response == Response::Past {
+            if state.response != Response::Ahead {
+                // Another is sent in its place: the filters have seen theirs.
+                state.response = Response::Past;
                 return Filtered::Continue;
             }
             state.response = Response::Begun;
@@ -158,7 +166,9 @@ impl Gateway {
         while flow == Flow::On {
             let paused = {
                 let state = state.lock();
-                if state.filters.headers_passed(Direction::Response) || state.filters.holds_headers_alone(Direction::Response) {
+                if state.filters.headers_passed(Direction::Response)
+                    || state.filters.holds_headers_alone(Direction::Response)
+                {
                     break;
                 }
                 timer.left(state.filters.paused(Direction::Response))
@@ -166,7 +176,7 @@ impl Gateway {
             flow = tokio::select! {
                 biased;
                 () = stream.woken() => state.lock().filters.run(Direction::Response),
-                () = tokio::time::sleep(paused) => state.lock().filters.give_up(Direction::Response),
+                () = tokio::time::sleep(paused.unwrap_or_default()), if paused.is_some() => state.lock().filters.give_up(Direction::Response),
             };
         }
         let mut state = state.lock();
@@ -258,13 +268,13 @@ impl From<LocalReply> for Reply {
 struct PauseTimer(Option<tokio::time::Instant>);
 
 impl PauseTimer {
-    /// What is left of the longest pause.
-    fn left(&mut self, longest: Option<Duration>) -> Duration {
+    /// What is left of the longest pause; none: nothing is paused.
+    fn left(&mut self, longest: Option<Duration>) -> Option<Duration> {
         let Some(longest) = longest else {
             self.0 = None;
-            return Duration::MAX;
+            return None;
         };
-        longest.saturating_sub(self.0.get_or_insert_with(tokio::time::Instant::now).elapsed())
+        Some(longest.saturating_sub(self.0.get_or_insert_with(tokio::time::Instant::now).elapsed()))
     }
 }
 

@@ -79,12 +79,7 @@ impl FilteredSession {
     }
 
     /// Lets a part of the response through, and waits where a filter has paused it until there is more of it, or the end.
-    async fn pass(
-        &mut self,
-        session: &mut ServerSession,
-        flow: Flow,
-        out: &mut Vec<HttpTask>,
-    ) -> Result<()> {
+    async fn pass(&mut self, session: &mut ServerSession, flow: Flow, out: &mut Vec<HttpTask>) -> Result<()> {
         let mut flow = flow;
         loop {
             self.follow(std::mem::replace(&mut flow, Flow::On), Direction::Response)?;
@@ -106,7 +101,7 @@ impl FilteredSession {
             flow = tokio::select! {
                 biased;
                 () = stream.woken() => self.state.lock().filters.run(Direction::Response),
-                () = sleep(paused) => self.state.lock().filters.give_up(Direction::Response),
+                () = sleep(paused.unwrap_or_default()), if paused.is_some() => self.state.lock().filters.give_up(Direction::Response),
             };
         }
     }
@@ -201,7 +196,7 @@ impl Decoration for FilteredSession {
             let flow = tokio::select! {
                 biased;
                 () = stream.woken() => self.state.lock().filters.run(Direction::Request),
-                () = sleep(paused) => self.state.lock().filters.give_up(Direction::Request),
+                () = sleep(paused.unwrap_or_default()), if paused.is_some() => self.state.lock().filters.give_up(Direction::Request),
                 chunk = session.read_request_body(), if reads => {
                     let chunk = chunk?;
                     self.over = chunk.is_none() || session.is_body_done();
@@ -213,7 +208,11 @@ impl Decoration for FilteredSession {
         }
     }
 
-    async fn read_body_or_idle(&mut self, session: &mut ServerSession, no_body_expected: bool) -> Result<Option<Bytes>> {
+    async fn read_body_or_idle(
+        &mut self,
+        session: &mut ServerSession,
+        no_body_expected: bool,
+    ) -> Result<Option<Bytes>> {
         if no_body_expected || session.was_upgraded() {
             return session.read_body_or_idle(no_body_expected).await;
         }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use http::HeaderMap;
+use pingora::http::ResponseHeader;
 use wasmtime::TypedFunc;
 
 use super::abi::Status;
@@ -15,11 +16,10 @@ use super::plugin::Identity;
 use super::slot::Slot;
 use super::stream::Stream;
 use super::{Services, wasi};
-use crate::wasm::Failure;
-use crate::wasm::limits::{Cpu, Memory};
 use crate::capability::shared::{Namespace, QueueListener};
 use crate::observe::metrics::Counted;
-
+use crate::wasm::Failure;
+use crate::wasm::limits::{Cpu, Memory};
 
 /// The data of a VM's store.
 pub struct State {
@@ -127,7 +127,7 @@ pub struct StreamContext {
 pub struct Shown {
     /// While a plugin starts.
     pub plugin_configuration: Option<Arc<str>>,
-    pub call_headers: Option<HeaderMap>,
+    pub call_headers: Option<ResponseHeader>,
     pub call_trailers: Option<HeaderMap>,
     pub call_body: Option<Bytes>,
     pub grpc_initial_metadata: Option<HeaderMap>,

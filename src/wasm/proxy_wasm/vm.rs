@@ -54,7 +54,7 @@ struct Callbacks {
     on_response_headers: Option<HeadersCallback>,
     on_response_body: Option<TypedFunc<(u32, u32, u32), u32>>,
     on_response_trailers: Option<TypedFunc<(u32, u32), u32>>,
-    on_http_call_response: Option<TypedFunc<(u32, u32, u32, u32, u32), ()>>,
+    on_http_call_response: Option<TypedFunc<CallResponse, ()>>,
     on_grpc_receive_initial_metadata: Option<TypedFunc<(u32, u32, u32), ()>>,
     on_grpc_receive: Option<TypedFunc<(u32, u32, u32), ()>>,
     on_grpc_receive_trailing_metadata: Option<TypedFunc<(u32, u32, u32), ()>>,
@@ -63,6 +63,9 @@ struct Callbacks {
     on_log: Option<TypedFunc<u32, ()>>,
     on_delete: Option<TypedFunc<u32, ()>>,
 }
+
+/// Of a root context: the id of the call, and how many headers, bytes of the body and trailers there are.
+type CallResponse = (u32, u32, u32, u32, u32);
 
 /// `proxy_on_request_headers`, `proxy_on_response_headers`.
 enum HeadersCallback {
@@ -86,8 +89,7 @@ impl Vm {
         store.set_epoch_deadline(1);
         store.data_mut().cpu = Cpu::new(LONGEST_START);
         store.data_mut().cpu.reset(false, None);
-        let instance =
-            pre.instantiate(&mut store).map_err(|error| StartError::Instantiate(format!("{error:#}")))?;
+        let instance = pre.instantiate(&mut store).map_err(|error| StartError::Instantiate(format!("{error:#}")))?;
         let memory = instance.get_memory(&mut store, "memory").ok_or(StartError::NoMemory)?;
         let allocate = match export(&instance, &mut store, &["proxy_on_memory_allocate", "malloc"])? {
             Some(allocate) => allocate,
@@ -217,8 +219,7 @@ impl Vm {
     /// # Errors
     /// A trap.
     pub fn on_headers(&mut self, request: bool, id: u32, count: u32, end: bool) -> wasmtime::Result<u32> {
-        let callback =
-            if request { &self.callbacks.on_request_headers } else { &self.callbacks.on_response_headers };
+        let callback = if request { &self.callbacks.on_request_headers } else { &self.callbacks.on_response_headers };
         match callback {
             None => Ok(0),
             Some(HeadersCallback::Two(callback)) => run(&mut self.store, id, call(callback, (id, count))),
@@ -238,8 +239,7 @@ impl Vm {
     /// # Errors
     /// A trap.
     pub fn on_trailers(&mut self, request: bool, id: u32, count: u32) -> wasmtime::Result<u32> {
-        let callback =
-            if request { &self.callbacks.on_request_trailers } else { &self.callbacks.on_response_trailers };
+        let callback = if request { &self.callbacks.on_request_trailers } else { &self.callbacks.on_response_trailers };
         run(&mut self.store, id, on_or(callback, (id, count), 0))
     }
 

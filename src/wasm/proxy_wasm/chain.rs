@@ -7,9 +7,9 @@ mod lane;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::exchange::{RequestHeader, ResponseHeader};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use pingora::http::{RequestHeader, ResponseHeader};
 
 use self::lane::{Headers, Lane, Pause};
 use super::abi::{BodyAction, Direction, HeadersAction};

@@ -1,9 +1,9 @@
 //! What callouts bring back, given to the root context that made them. The guest finds the stream that it was for by
 //! itself (`proxy_set_effective_context`).
 
+use crate::exchange::ResponseHeader;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use pingora::http::ResponseHeader;
 
 use super::fields::Fields;
 use super::state::Shown;
@@ -138,14 +138,12 @@ fn stand_in(error: CalloutError) -> Result<ClusterResponse, CalloutError> {
 }
 
 fn response_header(status: StatusCode, headers: &HeaderMap) -> wasmtime::Result<ResponseHeader> {
-    let build = || {
-        let mut header = ResponseHeader::build(status, Some(headers.len()))?;
-        for (name, value) in headers {
-            header.append_header(name, value)?;
-        }
-        Ok::<_, Box<pingora::Error>>(header)
-    };
-    build().map_err(|error| wasmtime::Error::msg(format!("the response of a callout has a wrong header: {error}")))
+    let wrong = |error| wasmtime::Error::msg(format!("the response of a callout has a wrong header: {error}"));
+    let mut header = ResponseHeader::build(status, Some(headers.len())).map_err(|error| wrong(error.to_string()))?;
+    for (name, value) in headers {
+        header.append_header(name, value).map_err(|error| wrong(error.to_string()))?;
+    }
+    Ok(header)
 }
 
 fn length(length: usize) -> u32 {

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Weak};
 
+use crate::exchange::ResponseHeader;
 use bytes::Bytes;
 use http::HeaderMap;
-use pingora::http::ResponseHeader;
 use wasmtime::TypedFunc;
 
 use super::abi::Status;

@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
+use crate::exchange::{RequestHeader, ResponseHeader};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use parking_lot::{Mutex, MutexGuard};
-use pingora::http::{RequestHeader, ResponseHeader};
 use tokio::sync::Notify;
 
 use super::abi::Direction;

@@ -511,7 +511,7 @@ pub fn no_response() -> ResponseHeader {
 }
 
 /// A request header that stands in while the real one is lent.
-fn no_request() -> RequestHeader {
+pub fn no_request() -> RequestHeader {
     let (parts, ()) = http::Request::new(()).into_parts();
     parts.into()
 }

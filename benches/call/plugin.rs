@@ -17,7 +17,7 @@ pub fn host() -> Host {
     let path = Path::new("bench.toml");
     let mut diagnostics = Diagnostics::new(path, String::new());
     let capabilities = Capabilities::load(&Config::empty(path), &Metrics::new(), &mut diagnostics);
-    Host::new(capabilities.into()).expect("the machine runs WebAssembly")
+    Host::new(capabilities.into(), None).expect("the machine runs WebAssembly")
 }
 
 /// `rewrite_one`, compiled.

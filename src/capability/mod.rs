@@ -10,6 +10,7 @@ pub mod mailbox;
 pub mod named;
 pub mod net;
 mod run;
+pub mod shared;
 pub mod socket;
 mod store;
 pub mod timer;
@@ -26,7 +27,9 @@ use self::cluster::Clusters;
 use self::mailbox::Mailboxes;
 use self::named::NamedSessions;
 use self::net::Network;
+use self::shared::Shared;
 use crate::config::{Config, Diagnostics};
+use crate::observe::defined_metrics::DefinedMetrics;
 use crate::observe::metrics::{Live, Metrics};
 
 /// What there is once in a process. It outlives reloads.
@@ -37,6 +40,10 @@ pub struct Capabilities {
     pub callouts: Callouts,
     pub clusters: Arc<Clusters>,
     pub store: Store,
+    /// Of Proxy-Wasm filters.
+    pub shared: Arc<Shared>,
+    /// Those that filters define.
+    pub metrics: DefinedMetrics,
     /// What may wait in mailboxes and timers.
     pub waiting: Budget,
     /// Counts what lives now.
@@ -57,6 +64,8 @@ impl Capabilities {
             callouts: Callouts::new(&config.network, metrics),
             clusters: Arc::default(),
             store: Store::new(&config.store, &metrics.store),
+            shared: Arc::default(),
+            metrics: metrics.defined.clone(),
             waiting,
             live,
         }

@@ -1,5 +1,9 @@
 //! What the user typed: keys and types are right, nothing else is checked yet.
 
+mod filter;
+
+pub use filter::{Filter, FilterLimits, Remote, Service};
+
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
 
@@ -26,18 +30,24 @@ pub struct Main {
     pub client_timeout_ms: Option<NonZeroU64>,
     pub body_limit: Option<Size>,
     pub trusted_proxies: Vec<IpNet>,
+    pub cache: Option<String>,
     pub admin: Option<SocketAddr>,
     pub network: Option<Network>,
     pub store: Option<Store>,
     pub upstreams: Vec<(Spanned<String>, Upstream)>,
     pub sessions: Vec<Session>,
+    pub services: Vec<Service>,
     /// None: there is no `server` at all.
     pub servers: Option<Vec<Server>>,
     pub chains: Chains,
 }
 
-/// In the order of `Phase::ALL`; none where the level says nothing.
-pub type Chains = [Option<Vec<Plugin>>; Phase::ALL.len()];
+/// What every one of the three levels can set; none where the level says nothing.
+pub struct Chains {
+    /// In the order of `Phase::ALL`.
+    pub phases: [Option<Vec<Plugin>>; Phase::ALL.len()],
+    pub filters: Option<Vec<Filter>>,
+}
 
 impl FromTable for Main {
     const LEVEL: &'static Level = &keys::MAIN;
@@ -58,11 +68,13 @@ impl FromTable for Main {
             client_timeout_ms: inner(reader.leaf("client_timeout_ms")),
             body_limit: inner(reader.leaf("body_limit")),
             trusted_proxies: inner_all(reader.leaves("trusted_proxies")),
+            cache: inner(reader.leaf("cache")),
             admin: reader.table("admin").and_then(|admin: Admin| admin.listen),
             network: reader.table("network"),
             store: reader.table("store"),
             upstreams: reader.named_tables("upstream"),
             sessions: reader.tables("wasm_session").unwrap_or_default(),
+            services: reader.tables("wasm_service").unwrap_or_default(),
             servers: reader.key("server").map(|_| reader.tables("server").unwrap_or_default()),
             chains: read_chains(reader),
         }
@@ -471,7 +483,8 @@ fn read_entry_config(reader: &mut Reader, name: &'static str) -> Option<EntryCon
 }
 
 fn read_chains(reader: &mut Reader) -> Chains {
-    Phase::ALL.map(|phase| reader.tables(phase.directive()))
+    let phases = Phase::ALL.map(|phase| reader.tables(phase.directive()));
+    Chains { phases, filters: reader.tables("proxy_wasm") }
 }
 
 /// Those of the keys that are there, in the order of the file.

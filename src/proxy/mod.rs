@@ -2,7 +2,9 @@
 
 mod body;
 mod context;
+mod decorate;
 mod error;
+mod filter;
 mod generation;
 mod path;
 mod replay;
@@ -30,6 +32,7 @@ use pingora::upstreams::peer::ALPN;
 use pingora_proxy::{FailToProxy, ProxyHttp};
 
 use self::context::{Context, Route};
+use self::filter::{Filtered, Filtering};
 use self::run::{Outcome, Subject};
 use self::upstream::Upstream;
 use crate::config::{self, Handler, Template};
@@ -134,6 +137,16 @@ impl ProxyHttp for Gateway {
                 }
                 Outcome::Replied => return Ok(true),
                 Outcome::Cut => return Err(error::cut()),
+            }
+        }
+        if ctx.has_filters() {
+            match Box::pin(self.filter_request(session, ctx)).await? {
+                Filtered::Continue => {}
+                Filtered::Reply(reply) => {
+                    self.respond_as(session, ctx, reply.into()).await?;
+                    return Ok(true);
+                }
+                Filtered::Reset => return Err(error::cut()),
             }
         }
         if !matches!(ctx.local().and_then(|local| local.handler.as_ref()), Some(Handler::ProxyPass(_))) {
@@ -251,7 +264,19 @@ impl ProxyHttp for Gateway {
         self.run(Phase::HttpFilterHeadersPre, session, ctx, Subject::Response(response)).await.only_continue()
     }
 
-    /// `wasm_http_filter_headers`.
+    /// Pingora says only here whether a body follows the header.
+    async fn adjust_upstream_modules(
+        &self,
+        _session: &mut Session,
+        _response: &ResponseHeader,
+        end: bool,
+        ctx: &mut Self::CTX,
+    ) -> pingora::Result<()> {
+        ctx.header_only = end;
+        Ok(())
+    }
+
+    /// `proxy_wasm`, `wasm_http_filter_headers`.
     async fn response_filter(
         &self,
         session: &mut Session,
@@ -267,6 +292,9 @@ impl ProxyHttp for Gateway {
             // Such a client knows no chunks: the end of the connection ends the body (RFC 9112, sections 6.1 and 6.3).
             session.set_keepalive(None);
         }
+        if ctx.filtering.is_some() {
+            Box::pin(self.filter_upstream_response(session, ctx, response)).await?;
+        }
         ctx.filtered = true;
         self.run(Phase::HttpFilterHeaders, session, ctx, Subject::Response(response)).await.only_continue()
     }
@@ -275,7 +303,12 @@ impl ProxyHttp for Gateway {
         ctx.facts.timed_out |= error::is_timeout(failure);
         let code = error::status_of(failure);
         let written = session.response_written().is_some_and(|response| !is_interim(response.status));
-        if code > 0 && !written {
+        if let Some(reply) = ctx.filtering.as_ref().and_then(Filtering::take_reply).filter(|_| !written) {
+            session.set_keepalive(None);
+            if let Err(error) = self.respond_as(session, ctx, reply.into()).await {
+                log::debug!("the response of a filter could not be sent: {error}");
+            }
+        } else if code > 0 && !written {
             // Whatever went wrong, the connection is not worth keeping.
             session.set_keepalive(None);
             let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -290,6 +323,7 @@ impl ProxyHttp for Gateway {
     async fn logging(&self, session: &mut Session, _failure: Option<&pingora::Error>, ctx: &mut Self::CTX) {
         body::take_back(session, ctx);
         ctx.depart(session);
+        self.end_filters(session, ctx);
         self.run_at_the_end(session, ctx).await;
         self.account(session, ctx);
     }

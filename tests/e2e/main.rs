@@ -7,6 +7,7 @@ mod access_log;
 mod admin;
 mod bad_modules;
 mod bodies;
+mod cache;
 mod calling_plugins;
 mod callouts;
 mod chaos;

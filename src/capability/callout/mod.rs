@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, Response};
+use http::{HeaderName, Method, Response};
 use hyper::body::Incoming;
 
 use self::connection::{Failure, Received};
@@ -223,6 +223,23 @@ impl Callouts {
         let (connection, addr) = way.open(network, target).await?;
         Ok(self.pool.lease(way.key(target), connection, addr))
     }
+}
+
+/// GETs what the configuration names, not a plugin: no policy asks where it is, and no limit of `[network]` counts it. It
+/// goes over a connection of its own, and may take as long as it takes: bound it in time, and drop it to give up.
+///
+/// # Errors
+/// When the body is larger than `limit`, or something fails on the way.
+pub async fn fetch(network: &Network, uri: &str, limit: usize) -> Result<Response<Option<Bytes>>, CalloutError> {
+    let secure = uri.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"));
+    let transport = if secure { Transport::Ssl } else { Transport::Tcp };
+    let (params, headers) = (Vec::new(), Vec::new());
+    let call = Call { method: Method::GET, uri: uri.to_owned(), params, headers, body: Bytes::new() };
+    let outgoing = Outgoing::new(transport, call, 0)?;
+    let way = Way::Script { policy: &Policy::everything(), transport };
+    let (mut connection, _) = way.open(network, &outgoing.target).await?;
+    let received = connection.send(&outgoing, limit).await;
+    Ok(received.map_err(|failure| failure.into_error(&outgoing.target))?.response)
 }
 
 /// An error with its causes, in one line.

@@ -29,7 +29,11 @@ pub trait Decoration: Send + Sync + Unpin + 'static {
     }
 
     /// As [`Decoration::read_body`] while the body is not done, else until the client goes.
-    async fn read_body_or_idle(&mut self, session: &mut ServerSession, no_body_expected: bool) -> Result<Option<Bytes>> {
+    async fn read_body_or_idle(
+        &mut self,
+        session: &mut ServerSession,
+        no_body_expected: bool,
+    ) -> Result<Option<Bytes>> {
         session.read_body_or_idle(no_body_expected).await
     }
 

@@ -107,7 +107,9 @@ impl Gateway {
         let mut over = false;
         let mut timer = PauseTimer::default();
         while flow == Flow::On && !filters.headers_passed(Direction::Request) {
-            let reads = !over && !filters.is_full(Direction::Request) && (filters.holds_headers_alone(Direction::Request) || !ctx.body.waits_for_invitation());
+            let reads = !over
+                && !filters.is_full(Direction::Request)
+                && (filters.holds_headers_alone(Direction::Request) || !ctx.body.waits_for_invitation());
             let paused = timer.left(filters.paused(Direction::Request));
             flow = tokio::select! {
                 biased;
@@ -158,7 +160,9 @@ impl Gateway {
         while flow == Flow::On {
             let paused = {
                 let state = state.lock();
-                if state.filters.headers_passed(Direction::Response) || state.filters.holds_headers_alone(Direction::Response) {
+                if state.filters.headers_passed(Direction::Response)
+                    || state.filters.holds_headers_alone(Direction::Response)
+                {
                     break;
                 }
                 timer.left(state.filters.paused(Direction::Response))

@@ -10,8 +10,8 @@ use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, InstancePre, Linker};
 
 use super::SERVICE;
-use super::code::CodeStore;
 use super::cache::{self, CacheError};
+use super::code::CodeStore;
 use super::component::{self, wasi};
 use super::engine::EngineClock;
 use super::entry::EntryPoint;

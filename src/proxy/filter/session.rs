@@ -79,12 +79,7 @@ impl FilteredSession {
     }
 
     /// Lets a part of the response through, and waits where a filter has paused it until there is more of it, or the end.
-    async fn pass(
-        &mut self,
-        session: &mut ServerSession,
-        flow: Flow,
-        out: &mut Vec<HttpTask>,
-    ) -> Result<()> {
+    async fn pass(&mut self, session: &mut ServerSession, flow: Flow, out: &mut Vec<HttpTask>) -> Result<()> {
         let mut flow = flow;
         loop {
             self.follow(std::mem::replace(&mut flow, Flow::On), Direction::Response)?;
@@ -213,7 +208,11 @@ impl Decoration for FilteredSession {
         }
     }
 
-    async fn read_body_or_idle(&mut self, session: &mut ServerSession, no_body_expected: bool) -> Result<Option<Bytes>> {
+    async fn read_body_or_idle(
+        &mut self,
+        session: &mut ServerSession,
+        no_body_expected: bool,
+    ) -> Result<Option<Bytes>> {
         if no_body_expected || session.was_upgraded() {
             return session.read_body_or_idle(no_body_expected).await;
         }

@@ -84,7 +84,7 @@ impl<'a> Fields<'a> {
             return self.get(name.to_ascii_lowercase().as_bytes()).map(Cow::into_owned);
         }
         let values: Vec<_> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-        if values.is_empty() { None } else { Some(values.join(&b','))  }
+        if values.is_empty() { None } else { Some(values.join(&b',')) }
     }
 }
 
@@ -179,7 +179,9 @@ impl FieldsMut<'_> {
                 b":method" => request.set_method(Method::from_bytes(value).map_err(|_| Status::BadArgument)?),
                 b":scheme" => **scheme = Some(std::str::from_utf8(value).map_err(|_| Status::BadArgument)?.to_owned()),
                 b":authority" => set_authority(request, value).ok_or(Status::BadArgument)?,
-                name if name.eq_ignore_ascii_case(b"host") => set_authority(request, value).ok_or(Status::BadArgument)?,
+                name if name.eq_ignore_ascii_case(b"host") => {
+                    set_authority(request, value).ok_or(Status::BadArgument)?
+                }
                 _ => return not_pseudo(name),
             },
             FieldsMut::Response(response) if name == b":status" => {

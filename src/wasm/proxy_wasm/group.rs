@@ -41,9 +41,7 @@ impl Group {
     pub fn plugin(self: &Arc<Group>, identity: Identity) -> Result<Arc<Plugin>, StartError> {
         let mut plugins = self.plugins.lock();
         let running = plugins.iter().filter_map(Weak::upgrade).find(|plugin| plugin.identity.is_same(&identity));
-        let plugin = running.unwrap_or_else(|| {
-            Arc::new(Plugin { identity: Arc::new(identity), group: self.clone() })
-        });
+        let plugin = running.unwrap_or_else(|| Arc::new(Plugin { identity: Arc::new(identity), group: self.clone() }));
         let known: Vec<_> = plugins.iter().filter_map(Weak::upgrade).collect();
         self.start(&plugin, &known)?;
         plugins.retain(|other| other.strong_count() > 0 && !std::ptr::eq(other.as_ptr(), Arc::as_ptr(&plugin)));
@@ -74,7 +72,13 @@ impl Group {
     ///
     /// # Errors
     /// When all of them have failed, or the one that was taken does now.
-    pub fn open(self: &Arc<Group>, plugin: &Plugin, policy: FailurePolicy, stream: &Arc<super::stream::Stream>, position: usize) -> Result<Link, Lost> {
+    pub fn open(
+        self: &Arc<Group>,
+        plugin: &Plugin,
+        policy: FailurePolicy,
+        stream: &Arc<super::stream::Stream>,
+        position: usize,
+    ) -> Result<Link, Lost> {
         let identity = &plugin.identity;
         let context = |root| StreamContext { stream: stream.clone(), position, root };
         if self.size == 0 {

@@ -160,8 +160,8 @@ impl FilterHost {
             abi: module.abi,
             shared: self.services.capabilities.shared.open(&config.vm_id),
         };
-        let allowed = (!config.allowed_capabilities.is_empty())
-            .then(|| config.allowed_capabilities.iter().cloned().collect());
+        let allowed =
+            (!config.allowed_capabilities.is_empty()).then(|| config.allowed_capabilities.iter().cloned().collect());
         let group = Arc::new(Group {
             environment: Arc::new(environment),
             pre: self.link(module, &allowed)?,

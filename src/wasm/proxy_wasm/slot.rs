@@ -1,8 +1,8 @@
 //! A place for a VM. A stream is pinned to its slot from its first callback to its last; the slot is locked for one
 //! callback at a time, never while anything waits.
 
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -75,12 +75,20 @@ impl Slot {
     }
 
     /// Opens a stream in the VM; none when there is no VM.
-    pub fn open(self: &Arc<Slot>, identity: &Arc<Identity>, context: impl FnOnce(u32) -> StreamContext) -> Option<Result<Link, Lost>> {
+    pub fn open(
+        self: &Arc<Slot>,
+        identity: &Arc<Identity>,
+        context: impl FnOnce(u32) -> StreamContext,
+    ) -> Option<Result<Link, Lost>> {
         self.open_in(self.vm.lock(), identity, context)
     }
 
     /// As [`Slot::open`], unless the VM is busy.
-    pub fn try_open(self: &Arc<Slot>, identity: &Arc<Identity>, context: impl FnOnce(u32) -> StreamContext) -> Option<Result<Link, Lost>> {
+    pub fn try_open(
+        self: &Arc<Slot>,
+        identity: &Arc<Identity>,
+        context: impl FnOnce(u32) -> StreamContext,
+    ) -> Option<Result<Link, Lost>> {
         self.open_in(self.vm.try_lock()?, identity, context)
     }
 

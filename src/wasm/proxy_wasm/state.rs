@@ -15,11 +15,10 @@ use super::plugin::Identity;
 use super::slot::Slot;
 use super::stream::Stream;
 use super::{Services, wasi};
-use crate::wasm::Failure;
-use crate::wasm::limits::{Cpu, Memory};
 use crate::capability::shared::{Namespace, QueueListener};
 use crate::observe::metrics::Counted;
-
+use crate::wasm::Failure;
+use crate::wasm::limits::{Cpu, Memory};
 
 /// The data of a VM's store.
 pub struct State {

@@ -86,8 +86,7 @@ impl Vm {
         store.set_epoch_deadline(1);
         store.data_mut().cpu = Cpu::new(LONGEST_START);
         store.data_mut().cpu.reset(false, None);
-        let instance =
-            pre.instantiate(&mut store).map_err(|error| StartError::Instantiate(format!("{error:#}")))?;
+        let instance = pre.instantiate(&mut store).map_err(|error| StartError::Instantiate(format!("{error:#}")))?;
         let memory = instance.get_memory(&mut store, "memory").ok_or(StartError::NoMemory)?;
         let allocate = match export(&instance, &mut store, &["proxy_on_memory_allocate", "malloc"])? {
             Some(allocate) => allocate,
@@ -217,8 +216,7 @@ impl Vm {
     /// # Errors
     /// A trap.
     pub fn on_headers(&mut self, request: bool, id: u32, count: u32, end: bool) -> wasmtime::Result<u32> {
-        let callback =
-            if request { &self.callbacks.on_request_headers } else { &self.callbacks.on_response_headers };
+        let callback = if request { &self.callbacks.on_request_headers } else { &self.callbacks.on_response_headers };
         match callback {
             None => Ok(0),
             Some(HeadersCallback::Two(callback)) => run(&mut self.store, id, call(callback, (id, count))),
@@ -238,8 +236,7 @@ impl Vm {
     /// # Errors
     /// A trap.
     pub fn on_trailers(&mut self, request: bool, id: u32, count: u32) -> wasmtime::Result<u32> {
-        let callback =
-            if request { &self.callbacks.on_request_trailers } else { &self.callbacks.on_response_trailers };
+        let callback = if request { &self.callbacks.on_request_trailers } else { &self.callbacks.on_response_trailers };
         run(&mut self.store, id, on_or(callback, (id, count), 0))
     }
 

@@ -21,6 +21,8 @@ pub struct Case {
     pub unordered: bool,
     /// A Lua script in front of the filters, in Envoy only.
     pub lua: Option<&'static str>,
+    /// Envoy does not survive it: what is compared is only that Phasegate does.
+    pub crashes: bool,
     /// How many bytes a body may have that is held, where it is not the default.
     pub buffer_limit: Option<u32>,
 }
@@ -103,6 +105,7 @@ impl Case {
             waits_for: None,
             unordered: false,
             lua: None,
+            crashes: false,
             buffer_limit: None,
         }
     }
@@ -127,7 +130,9 @@ impl Case {
 
     /// With an origin that always answers so.
     pub fn answered(self, message: Message) -> Case {
-        self.origin(Origin::new("origin", move |_, _| message.clone()))
+        // In HTTP/1.1 trailers come only to who says that it wants them.
+        let h2 = !message.trailers.is_empty();
+        self.origin(Origin { h2, ..Origin::new("origin", move |_, _| message.clone()) })
     }
 
     /// With a cluster `@callee` that answers with its number and the path.
@@ -153,9 +158,23 @@ impl Case {
         self
     }
 
+    /// With steps for another callback of the first filter.
+    pub fn plan(mut self, callback: &str, steps: Value) -> Case {
+        let mut plan: Value = serde_json::from_str(&self.filters[0].configuration).expect("the guest is a probe");
+        plan[callback] = steps;
+        self.filters[0].configuration = plan.to_string();
+        self
+    }
+
     /// With `allow_on_headers_stop_iteration`.
     pub fn stop_iteration(mut self) -> Case {
         self.filters[0].allow_on_headers_stop_iteration = true;
+        self
+    }
+
+    /// It ends Envoy's process.
+    pub fn crashes(mut self) -> Case {
+        self.crashes = true;
         self
     }
 

@@ -19,12 +19,14 @@ use tokio::task::JoinHandle;
 
 use super::case::{Answer, Message, Origin, Request};
 use super::seen::Seen;
-use crate::support::PATIENCE;
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Between the pieces of a body, so that a proxy sees them one by one.
 const GAP: Duration = Duration::from_millis(20);
+
+/// For an answer. Where none is to come, this is how long the case takes.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An origin that runs. It ends when this is dropped.
 pub struct Server {
@@ -127,7 +129,9 @@ pub async fn ask(addr: SocketAddr, host: &str, request: &Request) -> Seen {
 }
 
 async fn exchange(addr: SocketAddr, host: &str, request: &Request) -> Seen {
-    let stream = TcpStream::connect(addr).await.unwrap();
+    let Ok(stream) = TcpStream::connect(addr).await else {
+        return Seen { line: "no connection".into(), ..Seen::default() };
+    };
     stream.set_nodelay(true).unwrap();
     let mut head = hyper::Request::builder().method(request.method);
     head = match request.h2 {
@@ -140,6 +144,11 @@ async fn exchange(addr: SocketAddr, host: &str, request: &Request) -> Seen {
         if !(request.h2 && *name == "transfer-encoding") {
             head = head.header(*name, value);
         }
+    }
+    if !request.h2 && !request.message.trailers.is_empty() {
+        // Hyper sends those that are announced.
+        let names: Vec<_> = request.message.trailers.iter().map(|(name, _)| *name).collect();
+        head = head.header("trailer", names.join(", "));
     }
     let head = head.body(body_of(&request.message)).unwrap();
     let io = TokioIo::new(stream);

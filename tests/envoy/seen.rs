@@ -20,8 +20,8 @@ pub struct Seen {
 }
 
 /// Headers that are each proxy's own business.
-const OWN: [&str; 8] =
-    ["connection", "date", "keep-alive", "server", "te", "transfer-encoding", "via", "x-forwarded-proto"];
+const OWN: [&str; 9] =
+    ["connection", "date", "keep-alive", "server", "te", "trailer", "transfer-encoding", "via", "x-forwarded-proto"];
 
 impl Seen {
     /// Lines with this indentation.
@@ -41,7 +41,7 @@ impl Seen {
 fn render_headers(headers: &HeaderMap, to: &mut String, before: &str) {
     let mut lines: Vec<_> = headers
         .iter()
-        .filter(|(name, _)| !OWN.contains(&name.as_str()))
+        .filter(|(name, _)| !OWN.contains(&name.as_str()) && !name.as_str().starts_with("x-envoy-"))
         .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
         .collect();
     // Stable: the values of one header keep their order.
@@ -60,14 +60,48 @@ fn text(body: &[u8]) -> String {
 
 /// Lines of the log as they are recorded.
 pub fn render_log(lines: &[String], unordered: bool, to: &mut String) {
-    let lines = lines.iter().map(|line| normal(line));
+    let lines = whole_bodies(lines.iter().map(|line| normal(line)).collect());
     let lines: Vec<_> = match unordered {
-        true => lines.collect::<BTreeSet<_>>().into_iter().collect(),
-        false => lines.collect(),
+        true => lines.into_iter().collect::<BTreeSet<_>>().into_iter().collect(),
+        false => lines,
     };
     for line in lines {
         let _ = writeln!(to, "  {line}");
     }
+}
+
+/// Into how many pieces a body falls is the network's affair: callbacks between which the guest does nothing but go on, or
+/// hold, are one.
+fn whole_bodies(lines: Vec<String>) -> Vec<String> {
+    let mut whole: Vec<String> = Vec::new();
+    for line in lines {
+        if let Some((start, size, end)) = piece(&line) {
+            let held = whole.last().is_some_and(|last| last.ends_with(" pause() -> OK"));
+            let before = whole.len().checked_sub(1 + usize::from(held)).and_then(|index| whole.get(index));
+            if let Some((same, earlier, "0")) = before.and_then(|before| piece(before))
+                && same == start
+            {
+                // What is held comes again with what is new.
+                let size = if held { size } else { earlier + size };
+                let merged = format!("{start}({size}, {end})");
+                whole.truncate(whole.len() - 1 - usize::from(held));
+                whole.push(merged);
+                continue;
+            }
+        }
+        whole.push(line);
+    }
+    whole
+}
+
+/// `#2 on_request_body(5, 0)` in its parts.
+fn piece(line: &str) -> Option<(&str, usize, &str)> {
+    let (start, rest) = line.split_once('(')?;
+    if !start.ends_with("_body") {
+        return None;
+    }
+    let (size, end) = rest.strip_suffix(')')?.split_once(", ")?;
+    Some((start, size.parse().ok()?, end))
 }
 
 /// What differs from run to run, by a word for it.
@@ -76,6 +110,8 @@ fn normal(line: &str) -> String {
     let patterns = PATTERNS.get_or_init(|| {
         let pattern = |pattern: &str, word| (Regex::new(pattern).unwrap(), word);
         vec![
+            // Envoy dates a response after the filters have seen it; the log sees the date.
+            pattern(r#"(, )?"date": "[^"]*""#, ""),
             pattern(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
             pattern(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "UUID"),
             pattern(

@@ -57,6 +57,8 @@ pub struct Origin {
     /// `origin` is where requests go; others are clusters for callouts. `@name` in a configuration is such a cluster.
     pub name: &'static str,
     pub h2: bool,
+    /// Nobody listens there.
+    pub down: bool,
     pub answer: Arc<Answers>,
 }
 
@@ -235,7 +237,12 @@ impl Origin {
         name: &'static str,
         answer: impl Fn(usize, &str) -> A + Send + Sync + 'static,
     ) -> Origin {
-        Origin { name, h2: false, answer: Arc::new(move |number, path| answer(number, path).into()) }
+        Origin { name, h2: false, down: false, answer: Arc::new(move |number, path| answer(number, path).into()) }
+    }
+
+    pub fn down(mut self) -> Origin {
+        self.down = true;
+        self
     }
 
     pub fn h2(mut self) -> Origin {

@@ -63,7 +63,7 @@ async fn in_envoy(binary: &Path, cases: &[Case]) -> String {
     let observed = with_servers
         .iter()
         .zip(&envoy.listeners)
-        .map(|((case, servers), addr)| async move { observe(case, servers, *addr, || envoy.lines(case.name)).await });
+        .map(|((case, servers), addr)| async move { observe(case, servers, *addr, || envoy.lines(case)).await });
     let text: Vec<_> = stream::iter(observed).buffered(AT_ONCE).collect().await;
     let log = envoy.log();
     if std::env::var_os("CASE").is_some() {
@@ -71,7 +71,12 @@ async fn in_envoy(binary: &Path, cases: &[Case]) -> String {
     }
     // It ends the process, with all that was tried after it: such a case cannot be here.
     let crash = log.find("Caught ").map_or("", |start| &log[start..]);
-    assert!(crash.is_empty(), "Envoy has crashed: {crash}\n{}", &log[log.len().saturating_sub(crash.len() + 2000)..]);
+    let lost = text.iter().find(|text| text.contains("no connection")).map_or("", String::as_str);
+    assert!(
+        crash.is_empty(),
+        "{lost}Envoy has crashed: {crash}\n{}",
+        &log[log.len().saturating_sub(crash.len() + 2000)..]
+    );
     text.concat()
 }
 

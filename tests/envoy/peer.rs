@@ -43,6 +43,10 @@ impl Server {
         let (log, origin) = (received.clone(), origin.clone());
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
+            if origin.down {
+                drop(listener);
+                return;
+            }
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 connections.spawn(serve(stream, origin.clone(), log.clone()));

@@ -71,15 +71,19 @@ impl Envoy {
         }
     }
 
-    /// The lines that a filter of this case has written so far.
-    pub fn lines(&self, case: &str) -> Vec<String> {
-        let log = self.log();
-        let start = format!("wasm log {case}");
-        let line = |line: &str| Some(line.split_once(&start)?.1.split_once(": ")?.1.to_owned());
-        log.lines()
-            .filter(|line| line.split_once(&start).is_some_and(|(_, rest)| rest.starts_with([' ', ':', '.'])))
-            .filter_map(line)
-            .collect()
+    /// The lines that the filters of this case have written so far. Envoy puts the plugin's name (of streams) or its root id
+    /// (of the root), then the VM's id before each.
+    pub fn lines(&self, case: &Case) -> Vec<String> {
+        let mut own = vec![case.name.to_owned()];
+        own.extend(
+            case.filters.iter().filter_map(|filter| filter.vm_id).filter(|id| !id.is_empty()).map(str::to_owned),
+        );
+        let line = |line: &str| {
+            let (names, text) = line.split_once("wasm log")?.1.split_once(": ")?;
+            let is_own = names.split(' ').any(|name| own.iter().any(|own| own == name));
+            is_own.then(|| text.to_owned())
+        };
+        self.log().lines().filter_map(line).collect()
     }
 
     /// Everything that it has said.

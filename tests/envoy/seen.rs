@@ -112,6 +112,14 @@ fn normal(line: &str) -> String {
         vec![
             // Envoy dates a response after the filters have seen it; the log sees the date.
             pattern(r#"(, )?"date": "[^"]*""#, ""),
+            // It tells an answer to a callout how long that took, in a header more.
+            pattern(r#"(, )?"x-envoy-[^"]*": "[^"]*""#, ""),
+            pattern(r"on_http_call_response\((\d+), [1-9]\d*,", "on_http_call_response($1, SOME,"),
+            pattern(
+                r"on_grpc_receive_initial_metadata\((\d+), [1-9]\d*\)",
+                "on_grpc_receive_initial_metadata($1, SOME)",
+            ),
+            pattern(r"on_queue_ready\(\d+\)", "on_queue_ready(an id)"),
             pattern(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
             pattern(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "UUID"),
             pattern(

@@ -67,12 +67,14 @@ fn closes() -> Vec<Case> {
     ] {
         for side in ["request", "response"] {
             let name: &'static str = format!("close_{side}_in_{name}").leak();
-            cases.push(
-                Case::probe(name, json!({ "on_log": [["property", ["response", "code"]], ["property", ["response", "code_details"]]], callback: [["if", 1, [["close", side]]], ["pause"]] }))
-                    .answered(response(200, "").chunks(["one", "two"]).trailer("x-after", "1"))
-                    .request(post("/", "").chunks(["one", "two"]).trailer("x-end", "1").h2())
-                    .request(post("/", "").chunks(["one", "two"]).trailer("x-end", "1")),
-            );
+            let mut plan =
+                json!({ "on_log": [["property", ["response", "code"]], ["property", ["response", "code_details"]]] });
+            plan[callback] = json!([["if", 1, [["close", side]]], ["pause"]]);
+            let case = Case::probe(name, plan)
+                .answered(response(200, "").chunks(["one", "two"]).trailer("x-after", "1"))
+                .request(post("/", "").chunks(["one", "two"]).trailer("x-end", "1").h2())
+                .request(post("/", "").chunks(["one", "two"]).trailer("x-end", "1"));
+            cases.push(if callback == "on_log" { case.crashes() } else { case });
         }
     }
     cases.push(Case::probe(

@@ -80,6 +80,8 @@ pub struct Request {
     pub path: String,
     pub h2: bool,
     pub message: Message,
+    /// It comes this long after the one before.
+    pub after: Duration,
     /// The client leaves after this time.
     pub leaves_after: Option<Duration>,
 }
@@ -268,7 +270,14 @@ pub fn empty(status: u16) -> Message {
 }
 
 pub fn get(path: &str) -> Request {
-    Request { method: "GET", path: path.to_owned(), h2: false, message: Message::default(), leaves_after: None }
+    Request {
+        method: "GET",
+        path: path.to_owned(),
+        h2: false,
+        message: Message::default(),
+        after: Duration::ZERO,
+        leaves_after: None,
+    }
 }
 
 pub fn post(path: &str, body: impl Into<Bytes>) -> Request {
@@ -299,6 +308,11 @@ impl Request {
 
     pub fn trailer(mut self, name: &'static str, value: &'static str) -> Request {
         self.message = self.message.trailer(name, value);
+        self
+    }
+
+    pub fn after(mut self, milliseconds: u64) -> Request {
+        self.after = Duration::from_millis(milliseconds);
         self
     }
 

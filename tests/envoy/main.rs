@@ -106,6 +106,7 @@ async fn observe(case: &Case, servers: &Servers, addr: SocketAddr, lines: impl F
     }
     let mut done = started.len();
     for request in case.requests() {
+        tokio::time::sleep(request.after).await;
         let answer = peer::ask(addr, &format!("{}.test", case.name), &request).await;
         let version = if request.h2 { "HTTP/2" } else { "HTTP/1.1" };
         let _ = writeln!(text, "{} {} {version}", request.method, request.path);

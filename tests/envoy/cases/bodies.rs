@@ -231,7 +231,9 @@ fn holds() -> Vec<Case> {
             cases.push(
                 Case::probe(name, plan)
                     .answered(response(200, "").chunks(["one", "two"]))
-                    .request(post("/", "").chunks(["one", "two"])),
+                    .request(post("/", "").chunks(["one", "two"]))
+                    .until("tick(0)")
+                    .unordered(),
             );
             let name: &'static str = format!("{side}_body_returns_{text}").leak();
             let mut plan = returning(body, n);
@@ -240,7 +242,9 @@ fn holds() -> Vec<Case> {
             cases.push(
                 Case::probe(name, plan)
                     .answered(response(200, "").chunks(["one", "two"]))
-                    .request(post("/", "").chunks(["one", "two"])),
+                    .request(post("/", "").chunks(["one", "two"]))
+                    .until("tick(0)")
+                    .unordered(),
             );
         }
     }

@@ -201,7 +201,7 @@ impl Run {
                 "property_map" => {
                     let path = given.path(0);
                     let map = host::bytes(|data, length| proxy_get_property(at(&path), size(&path), data, length))?;
-                    Ok(Given::Text(text::map(&map)))
+                    Ok(Given::Text(text::sorted_map(&map)))
                 }
                 // Whether there is one, and how long it is: for what differs from run to run.
                 "has_property" => {

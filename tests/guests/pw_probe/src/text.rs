@@ -12,9 +12,19 @@ pub fn bytes(bytes: &[u8]) -> String {
 }
 
 pub fn map(map: &[u8]) -> String {
-    let Some(pairs) = crate::host::pairs(map) else { return format!("no map: {}", bytes(map)) };
-    let pairs: Vec<_> = pairs.iter().map(|(name, value)| format!("{}: {}", bytes(name), bytes(value))).collect();
+    lines(map).map_or_else(|| format!("no map: {}", bytes(map)), |pairs| format!("[{}]", pairs.join(", ")))
+}
+
+/// A map without an order.
+pub fn sorted_map(bytes: &[u8]) -> String {
+    let Some(mut pairs) = lines(bytes) else { return map(bytes) };
+    pairs.sort();
     format!("[{}]", pairs.join(", "))
+}
+
+fn lines(map: &[u8]) -> Option<Vec<String>> {
+    let pairs = crate::host::pairs(map)?;
+    Some(pairs.iter().map(|(name, value)| format!("{}: {}", bytes(name), bytes(value))).collect())
 }
 
 /// A status by its name in the specification.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use quanta::Instant;
 
@@ -48,6 +48,7 @@ pub struct UpstreamFacts {
     pub host: Arc<str>,
     pub addr: SocketAddr,
     pub balancer: &'static str,
+    pub tls: bool,
     /// When it was chosen.
     pub asked: Instant,
     pub connect_time: Option<Duration>,
@@ -124,11 +125,8 @@ impl<'a> View<'a> {
             Variable::ClientPort => facts.client_port()?.to_string().into(),
             Variable::Domain => domain(request)?,
             Variable::SslDomain => facts.server_name.as_deref()?.into(),
-            Variable::LocalProtocol => {
-                let scheme = if facts.tls { "https " } else { "" };
-                format!("{scheme}{:?}", request.version).into()
-            }
-            Variable::UpstreamProtocol => format!("{:?}", upstream?.version?).into(),
+            Variable::LocalProtocol => protocol(facts.tls, request.version).into(),
+            Variable::UpstreamProtocol => protocol(upstream?.tls, upstream?.version?).into(),
             Variable::UpstreamName => upstream?.name.as_ref().into(),
             Variable::UpstreamHost => upstream?.host.as_ref().into(),
             Variable::UpstreamAddr => upstream?.addr.to_string().into(),
@@ -224,6 +222,11 @@ fn work_times(times: &[Duration; 6]) -> String {
         let _ = write!(text, "{comma}{phase}={}", millis(*time));
     }
     text
+}
+
+fn protocol(tls: bool, version: Version) -> String {
+    let scheme = if tls { "https " } else { "" };
+    format!("{scheme}{version:?}")
 }
 
 #[cfg(test)]

@@ -241,6 +241,7 @@ impl Reloader {
             }
         }
         let certificates = Certificates::load(&config, &mut diagnostics);
+        let _announced = self.capabilities.clusters.announce(config.upstream_names());
         let snapshot =
             Snapshot::build(&config, &self.host, &self.shared.metrics, Some(&current.snapshot), &mut diagnostics)
                 .ok_or_else(|| Outcome::Failed { shown: diagnostics.to_string(), told: diagnostics.without_lines() })?;
@@ -253,7 +254,8 @@ impl Reloader {
         }
         let next = Arc::new(next);
         self.certificates.take_over(&certificates);
-        // Before the swap: no request of the new generation finds a session missing.
+        // Before the swap: no request of the new generation finds an upstream or a session missing.
+        self.capabilities.clusters.replace(next.clusters());
         self.capabilities.named.replace(next.snapshot.definitions());
         self.shared.current.store(next.clone());
         self.shared.metrics.reloads.loaded(next.number);

@@ -22,11 +22,12 @@ use self::listen::{Bound, Prebound};
 use self::shutdown::Shutdown;
 use self::tls::Certificates;
 use crate::capability::Capabilities;
+use crate::capability::cluster::Announced;
 use crate::config::Config;
 use crate::observe::access_log::{AccessLog, AccessLogError};
 use crate::observe::admin::Admin;
 use crate::observe::metrics::Metrics;
-use crate::proxy::upstream::UpstreamError;
+use crate::proxy::upstream::{self, UpstreamError};
 use crate::proxy::{Gateway, Generation, Listener, Shared, listeners};
 use crate::reload::{self, Hangup, Inputs, Reloads, Running};
 use crate::snapshot::Snapshot;
@@ -49,6 +50,8 @@ pub enum ServerError {
 pub struct Start {
     pub config: Config,
     pub capabilities: Arc<Capabilities>,
+    /// The names of the upstreams.
+    pub announced: Announced,
     pub host: Host,
     pub snapshot: Snapshot,
     pub certificates: Certificates,
@@ -62,7 +65,7 @@ pub struct Start {
 /// # Errors
 /// When an upstream's name does not resolve, the access log cannot be opened or an address is taken.
 pub fn run(start: Start) -> Result<(), ServerError> {
-    let Start { config, capabilities, host, snapshot, certificates, metrics, inputs, hangup } = start;
+    let Start { config, capabilities, announced, host, snapshot, certificates, metrics, inputs, hangup } = start;
     let (listeners, admin, grace_period) = (listeners(&config), config.admin, config.grace_period);
     let mut server = Server::new_with_opt_and_conf(None, settings(&config));
     server.bootstrap();
@@ -79,6 +82,8 @@ pub fn run(start: Start) -> Result<(), ServerError> {
         server.add_service(service);
     }
     metrics.reloads.loaded(generation.number);
+    capabilities.clusters.replace(generation.clusters());
+    drop(announced);
     capabilities.named.replace(generation.snapshot.definitions());
     let shared = Arc::new(Shared { current: ArcSwap::from_pointee(generation), access_log, metrics: metrics.clone() });
 
@@ -168,6 +173,7 @@ fn settings(config: &Config) -> ServerConf {
     ServerConf {
         threads: config.threads,
         work_stealing: config.work_stealing,
+        ca_file: upstream::ca_file(config.network.ca.as_ref()),
         grace_period_seconds: Some(config.grace_period.as_secs() + 1),
         graceful_shutdown_timeout_seconds: Some(0),
         ..ServerConf::default()

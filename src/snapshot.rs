@@ -14,11 +14,12 @@ use regex::Regex;
 use crate::capability::named::Definition;
 use crate::capability::net::Policy;
 use crate::config::{
-    ChainConfig, Chains, Config, Diagnostic, Diagnostics, Handler, Instance, Match, OnFailure, ScriptConfig,
+    ChainConfig, Chains, Config, Diagnostic, Diagnostics, FilterConfig, Handler, Instance, Instances, Match, OnFailure,
+    ScriptConfig, ServiceConfig,
 };
 use crate::observe::metrics::Metrics;
 use crate::phase::{Chain, ChainBuilder, Phase, Place, Verdict};
-use crate::wasm::{EntryPoint, Host, Module, Script, ScriptSpec};
+use crate::wasm::{EntryPoint, Filter, FilterChain, Host, Module, Plugin, Script, ScriptSpec};
 
 /// What requests are served from.
 pub struct Snapshot {
@@ -26,6 +27,8 @@ pub struct Snapshot {
     servers: Vec<Server>,
     /// What runs as named sessions.
     pub sessions: Vec<Arc<Script>>,
+    /// Proxy-Wasm plugins without streams: they run as long as they are here.
+    _services: Vec<Arc<Plugin>>,
 }
 
 /// Where a route is in its snapshot.
@@ -48,6 +51,8 @@ struct Server {
 /// One route.
 pub struct Local {
     pub handler: Option<Handler>,
+    /// Proxy-Wasm; none where there are none.
+    pub filters: Option<Arc<FilterChain>>,
     /// In the order of [`Phase::ALL`]; none where there is nothing to run.
     chains: [Option<Arc<LiveChain>>; 6],
 }
@@ -73,11 +78,12 @@ impl Snapshot {
         before: Option<&Snapshot>,
         diagnostics: &mut Diagnostics,
     ) -> Option<Snapshot> {
-        let (modules, chains) = (HashMap::new(), HashMap::new());
-        let mut builder = Builder { host, metrics, before, diagnostics, modules, chains };
+        let (modules, chains, filters) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let mut builder = Builder { host, metrics, before, diagnostics, modules, chains, filters };
         let servers = config.servers.iter().map(|server| builder.server(server)).collect();
         let sessions = config.sessions.iter().filter_map(|session| builder.script(session, Place::Session)).collect();
-        (!diagnostics.has_errors()).then_some(Snapshot { servers, sessions })
+        let services = config.services.iter().filter_map(|service| builder.service(service)).collect();
+        (!diagnostics.has_errors()).then_some(Snapshot { servers, sessions, _services: services })
     }
 
     /// The named sessions, to be put in the place of those that run.
@@ -145,15 +151,17 @@ struct Builder<'a> {
     modules: HashMap<PathBuf, Option<Arc<Module>>>,
     /// A chain that several routes inherit is built once: by the address of its configuration.
     chains: HashMap<(*const ChainConfig, Phase), Option<Arc<LiveChain>>>,
+    /// As `chains`.
+    filters: HashMap<*const Vec<FilterConfig>, Option<Arc<FilterChain>>>,
 }
 
 impl Builder<'_> {
     fn server(&mut self, server: &crate::config::Server) -> Server {
-        let fallback = self.local(None, &server.chains);
+        let fallback = self.local(None, &server.chains, &server.filters);
         let mut built = Server { locals: vec![fallback], prefixes: Vec::new(), regexes: Vec::new() };
         for local in &server.locals {
             let position = built.locals.len();
-            built.locals.push(self.local(local.handler.clone(), &local.chains));
+            built.locals.push(self.local(local.handler.clone(), &local.chains, &local.filters));
             match &local.matcher {
                 Match::Prefix(prefix) => built.prefixes.push((prefix.clone(), position)),
                 Match::Regex(regex) => built.regexes.push((regex.clone(), position)),
@@ -163,9 +171,54 @@ impl Builder<'_> {
         built
     }
 
-    fn local(&mut self, handler: Option<Handler>, chains: &Chains) -> Local {
+    fn local(&mut self, handler: Option<Handler>, chains: &Chains, filters: &Arc<Vec<FilterConfig>>) -> Local {
         let chains = Phase::ALL.map(|phase| self.chain(&chains[phase as usize], phase));
-        Local { handler, chains }
+        Local { handler, filters: self.filter_chain(filters), chains }
+    }
+
+    fn filter_chain(&mut self, configs: &Arc<Vec<FilterConfig>>) -> Option<Arc<FilterChain>> {
+        let key = Arc::as_ptr(configs);
+        if let Some(chain) = self.filters.get(&key) {
+            return chain.clone();
+        }
+        let filters: Vec<_> = configs.iter().filter_map(|config| self.filter(config)).collect();
+        let chain = (!filters.is_empty()).then(|| Arc::new(FilterChain { filters }));
+        self.filters.insert(key, chain.clone());
+        chain
+    }
+
+    fn filter(&mut self, config: &FilterConfig) -> Option<Filter> {
+        let slots = match config.instances {
+            Instances::Slots(slots) => slots,
+            Instances::Request => 0,
+        };
+        Some(Filter {
+            plugin: self.plugin(config, slots)?,
+            failure_policy: config.failure_policy,
+            allow_stop_iteration: config.allow_on_headers_stop_iteration,
+            longest_pause: config.limits.wall,
+            buffer: config.limits.buffer,
+        })
+    }
+
+    fn service(&mut self, config: &ServiceConfig) -> Option<Arc<Plugin>> {
+        let slots = match config.filter.instances {
+            Instances::Slots(slots) if !config.singleton => slots,
+            _ => 1,
+        };
+        self.plugin(&config.filter, slots)
+    }
+
+    /// The plugin, started; none when something is wrong with it, which is reported.
+    fn plugin(&mut self, config: &FilterConfig, slots: usize) -> Option<Arc<Plugin>> {
+        let metrics = self.metrics.filter(&config.name);
+        let error = match self.host.filters().plugin(config, slots, metrics) {
+            Ok(plugin) => return Some(plugin),
+            Err(error) => error,
+        };
+        let message = format!("the filter {} {error}", config.name);
+        self.diagnostics.push(Diagnostic::error(config.spans.code.clone(), message).help(error.help()));
+        None
     }
 
     fn chain(&mut self, config: &Arc<ChainConfig>, phase: Phase) -> Option<Arc<LiveChain>> {

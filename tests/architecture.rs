@@ -13,7 +13,18 @@ const RULES: &[(&str, &[&str])] = &[
     ("crate::snapshot", &["snapshot.rs", "proxy", "server", "server.rs", "reload.rs", "cli"]),
     (
         "crate::capability",
-        &["capability", "exchange.rs", "wasm", "snapshot.rs", "server", "server.rs", "reload.rs", "cli"],
+        &[
+            "capability",
+            "exchange.rs",
+            "wasm",
+            "snapshot.rs",
+            "proxy/generation.rs",
+            "proxy/upstream",
+            "server",
+            "server.rs",
+            "reload.rs",
+            "cli",
+        ],
     ),
     (
         "crate::wasm",
@@ -28,6 +39,7 @@ const RULES: &[(&str, &[&str])] = &[
             "reload.rs",
             "cli",
             "observe/metrics.rs",
+            "observe/metrics",
         ],
     ),
     ("crate::reload", &["reload", "reload.rs", "server", "server.rs", "cli"]),

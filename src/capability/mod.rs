@@ -4,10 +4,13 @@
 pub mod background;
 pub mod budget;
 pub mod callout;
+pub mod cluster;
+pub mod grpc;
 pub mod mailbox;
 pub mod named;
 pub mod net;
 mod run;
+pub mod shared;
 pub mod socket;
 mod store;
 pub mod timer;
@@ -20,10 +23,13 @@ pub use store::{Store, StoreError, ttl};
 
 use self::budget::{Budget, MOST_WAITING};
 use self::callout::Callouts;
+use self::cluster::Clusters;
 use self::mailbox::Mailboxes;
 use self::named::NamedSessions;
 use self::net::Network;
+use self::shared::Shared;
 use crate::config::{Config, Diagnostics};
+use crate::observe::defined_metrics::DefinedMetrics;
 use crate::observe::metrics::{Live, Metrics};
 
 /// What there is once in a process. It outlives reloads.
@@ -32,7 +38,12 @@ pub struct Capabilities {
     pub named: NamedSessions,
     pub network: Network,
     pub callouts: Callouts,
+    pub clusters: Arc<Clusters>,
     pub store: Store,
+    /// Of Proxy-Wasm filters.
+    pub shared: Arc<Shared>,
+    /// Those that filters define.
+    pub metrics: DefinedMetrics,
     /// What may wait in mailboxes and timers.
     pub waiting: Budget,
     /// Counts what lives now.
@@ -51,7 +62,10 @@ impl Capabilities {
             mailboxes,
             network: Network::load(&config.network, metrics, diagnostics),
             callouts: Callouts::new(&config.network, metrics),
+            clusters: Arc::default(),
             store: Store::new(&config.store, &metrics.store),
+            shared: Arc::default(),
+            metrics: metrics.defined.clone(),
             waiting,
             live,
         }

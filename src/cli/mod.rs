@@ -59,6 +59,9 @@ pub fn main() -> ExitCode {
 fn run(path: &Path) -> Result<(), String> {
     let start = load(path)?;
     let _log = error_log::init(start.config.error_log).map_err(|error| error.to_string())?;
+    if let (Some(folder), Some(error)) = (&start.config.cache, start.host.cache_error()) {
+        log::warn!("compiled modules are not kept for the next start in {}: {error}", folder.display());
+    }
     server::run(start).map_err(|error| format!("error: {error}"))
 }
 
@@ -77,16 +80,17 @@ fn load(path: &Path) -> Result<Start, String> {
     let config::Loaded { config, mut diagnostics } = config::load(path);
     let inputs = own.with(&config.files);
     let capabilities = Arc::new(Capabilities::load(&config, &metrics, &mut diagnostics));
-    let host = Host::new(capabilities.clone())
+    let host = Host::new(capabilities.clone(), config.cache.as_deref(), &metrics)
         .map_err(|error| format!("error: WebAssembly cannot be run on this machine: {error:#}"))?;
     let certificates = Certificates::load(&config, &mut diagnostics);
+    let announced = capabilities.clusters.announce(config.upstream_names());
     let snapshot = Snapshot::build(&config, &host, &metrics, None, &mut diagnostics);
     let rendered = render(&diagnostics);
     let Some(snapshot) = snapshot else {
         return Err(format!("{rendered}{}", summary(path, diagnostics.error_count())));
     };
     eprint!("{rendered}");
-    Ok(Start { config, capabilities, host, snapshot, certificates, metrics, inputs, hangup })
+    Ok(Start { config, capabilities, announced, host, snapshot, certificates, metrics, inputs, hangup })
 }
 
 fn render(diagnostics: &Diagnostics) -> String {

@@ -9,8 +9,6 @@ pub struct Level {
     pub keys: &'static [Key],
     /// Levels whose keys may stand here too.
     pub also: &'static [&'static Level],
-    /// Keys that have a meaning in other builds.
-    pub unavailable: &'static [&'static str],
 }
 
 pub struct Key {
@@ -24,7 +22,7 @@ const fn key(name: &'static str, example: &'static str) -> Key {
 }
 
 const fn level(name: &'static str, keys: &'static [Key]) -> Level {
-    Level { name, place: name, keys, also: &[], unavailable: &[] }
+    Level { name, place: name, keys, also: &[] }
 }
 
 impl Level {
@@ -39,7 +37,7 @@ impl Level {
 }
 
 /// All levels, to find out where a misplaced key belongs.
-pub static LEVELS: [&Level; 19] = [
+pub static LEVELS: [&Level; 25] = [
     &MAIN,
     &PHASES,
     &ACCESS_LOG,
@@ -48,6 +46,7 @@ pub static LEVELS: [&Level; 19] = [
     &STORE,
     &UPSTREAM,
     &UPSTREAM_SERVER,
+    &UPSTREAM_TLS,
     &HEALTH_CHECK,
     &SERVER,
     &LISTEN,
@@ -57,6 +56,11 @@ pub static LEVELS: [&Level; 19] = [
     &PLUGIN,
     &SCRIPT,
     &SESSION,
+    &FILTER,
+    &FILTER_LIMITS,
+    &FILTER_ALLOW,
+    &REMOTE,
+    &SERVICE,
     &LIMITS,
     &ALLOW,
 ];
@@ -75,16 +79,21 @@ pub static MAIN: Level = Level {
         key("body_limit", "body_limit = \"1MiB\""),
         key("trusted_proxies", "trusted_proxies = [\"10.0.0.0/8\"]"),
         key("daemon", "daemon = false"),
+        key("cache", "cache = \"/var/cache/phasegate\""),
         key("admin", "admin = { listen = \"127.0.0.1:9901\" }"),
         key("network", "network = { ca = \"ca.pem\" }"),
         key("store", "store = { size = \"64MiB\" }"),
         key("upstream", "upstream.origin = { servers = [{ addr = \"127.0.0.1:9001\" }] }"),
         key("wasm_session", "[[wasm_session]]"),
+        key("wasm_service", "[[wasm_service]]"),
+        PROXY_WASM,
         key("server", "[[server]]"),
     ],
     also: &[&PHASES],
-    unavailable: &["proxy_wasm", "wasm_service"],
 };
+
+/// Every one of the three levels can set its filters.
+const PROXY_WASM: Key = key("proxy_wasm", "proxy_wasm = [{ wasm_path = \"filter.wasm\" }]");
 
 /// The chains that every one of the three levels can set.
 static PHASES: Level = level(
@@ -136,6 +145,8 @@ pub static UPSTREAM: Level = level(
         key("balance", "balance = \"round_robin\""),
         key("hash_key", "hash_key = \"${client_ip}\""),
         key("health_check", "health_check = { path = \"/healthz\", interval_ms = 1000 }"),
+        key("tls", "tls = { sni = \"origin.example.cn\", verify = true }"),
+        key("h2", "h2 = true"),
         key("connect_timeout_ms", "connect_timeout_ms = 10000"),
         key("silence_timeout_ms", "silence_timeout_ms = 60000"),
     ],
@@ -143,6 +154,9 @@ pub static UPSTREAM: Level = level(
 
 pub static UPSTREAM_SERVER: Level =
     level("an entry of `servers`", &[key("addr", "addr = \"127.0.0.1:9001\""), key("weight", "weight = 2")]);
+
+pub static UPSTREAM_TLS: Level =
+    level("`tls` of an upstream", &[key("sni", "sni = \"origin.example.cn\""), key("verify", "verify = false")]);
 
 pub static HEALTH_CHECK: Level =
     level("`health_check`", &[key("path", "path = \"/healthz\""), key("interval_ms", "interval_ms = 1000")]);
@@ -154,9 +168,9 @@ pub static SERVER: Level = Level {
         key("name", "name = [\"www.example.cn\", \"*.example.cn\"]"),
         key("listen", "listen = [{ addr = \"0.0.0.0:8080\" }]"),
         key("local", "[[server.local]]"),
+        PROXY_WASM,
     ],
     also: &[&PHASES],
-    unavailable: &["proxy_wasm"],
 };
 
 pub static LISTEN: Level = level(
@@ -168,7 +182,8 @@ pub static LISTEN: Level = level(
     ],
 );
 
-pub static TLS: Level = level("`tls`", &[key("cert", "cert = \"cert.pem\""), key("key", "key = \"key.pem\"")]);
+pub static TLS: Level =
+    level("`tls` of `listen`", &[key("cert", "cert = \"cert.pem\""), key("key", "key = \"key.pem\"")]);
 
 pub static LOCAL: Level = Level {
     name: "a `[[server.local]]`",
@@ -179,9 +194,9 @@ pub static LOCAL: Level = Level {
         key("proxy_pass", "proxy_pass = \"127.0.0.1:9001\""),
         key("respond", "respond = { status = 200, body = \"hello\" }"),
         key("echo", "echo = true"),
+        PROXY_WASM,
     ],
     also: &[&PHASES],
-    unavailable: &["proxy_wasm"],
 };
 
 pub static RESPOND: Level = level(
@@ -198,7 +213,6 @@ pub static PLUGIN: Level = Level {
     place: A_PLUGIN,
     keys: &[key("wasm", "wasm = [{ wasm_path = \"plugin.wasm\" }]")],
     also: &[&SCRIPT],
-    unavailable: &[],
 };
 
 const A_PLUGIN: &str = "a plugin, such as `[[server.local.wasm_access]]`";
@@ -226,7 +240,6 @@ pub static SCRIPT: Level = Level {
         key("on_ext3", "on_ext3 = \"status:429\""),
     ],
     also: &[],
-    unavailable: &[],
 };
 
 pub static SESSION: Level = level(
@@ -240,18 +253,72 @@ pub static SESSION: Level = level(
     ],
 );
 
+pub static FILTER: Level = Level {
+    name: "a filter",
+    place: "a filter, such as `[[server.local.proxy_wasm]]`",
+    keys: &[
+        key("name", "name = \"auth\""),
+        key("wasm_path", "wasm_path = \"filter.wasm\""),
+        key("remote", "remote = { url = \"https://plugins.example.cn/auth.wasm\", sha256 = \"…\" }"),
+        key("root_id", "root_id = \"auth\""),
+        key("vm_id", "vm_id = \"auth\""),
+        key("configuration", "configuration = '''{ \"realm\": \"staff\" }'''"),
+        key("vm_configuration", "vm_configuration = '''text'''"),
+        key("failure_policy", "failure_policy = \"closed\""),
+        key("instances", "instances = 2"),
+        key("env", "env = { NAME = \"value\" }"),
+        key("allowed_capabilities", "allowed_capabilities = [\"proxy_log\", \"proxy_on_request_headers\"]"),
+        key(
+            "limits",
+            "limits = { memory = \"64MiB\", cpu_ms = 50, wall_ms = 10000, buffer = \"1MiB\", callouts = 100 }",
+        ),
+        key("allow", "allow = { env = [\"NAME\"] }"),
+        key("allow_on_headers_stop_iteration", "allow_on_headers_stop_iteration = true"),
+        key("is_open", "is_open = false"),
+    ],
+    also: &[],
+};
+
+pub static FILTER_LIMITS: Level = Level {
+    name: "`limits` of a filter",
+    place: "`limits` of a filter",
+    keys: &[key("buffer", "buffer = \"1MiB\""), key("callouts", "callouts = 100")],
+    also: &[&LIMITS],
+};
+
+pub static FILTER_ALLOW: Level = level("`allow` of a filter", &[key("env", "env = [\"NAME\"]")]);
+
+pub static REMOTE: Level = level(
+    "`remote`",
+    &[
+        key("url", "url = \"https://plugins.example.cn/auth.wasm\""),
+        key("sha256", "sha256 = \"64 hexadecimal digits, as sha256sum prints them\""),
+        key("retries", "retries = 1"),
+        key("timeout_ms", "timeout_ms = 10000"),
+    ],
+);
+
+pub static SERVICE: Level = Level {
+    name: "a `[[wasm_service]]`",
+    place: "a `[[wasm_service]]`",
+    keys: &[key("singleton", "singleton = false")],
+    also: &[&FILTER],
+};
+
 pub static LIMITS: Level = level(
     "`limits`",
     &[key("memory", "memory = \"64MiB\""), key("cpu_ms", "cpu_ms = 50"), key("wall_ms", "wall_ms = 10000")],
 );
 
-pub static ALLOW: Level = level(
-    "`allow`",
-    &[
+pub static ALLOW: Level = Level {
+    name: "`allow`",
+    place: "`allow` of a script",
+    keys: &[
         key("env", "env = [\"NAME\"]"),
         key(
             "net",
             "net = [\"api.example.cn:443\", \"*.example.cn\", \"10.0.0.0/8:8000-8999\", \"[2001:db8::/32]:443\"]",
         ),
     ],
-);
+    also: &[],
+};

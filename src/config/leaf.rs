@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode, Uri};
 use ipnet::IpNet;
 use log::LevelFilter;
 use redis::IntoConnectionInfo;
 use toml::de::DeValue;
 
-use super::model::{Balance, HostPattern, Instance, OnFailure};
+use super::model::{Balance, FailurePolicy, HostPattern, Instance, Instances, OnFailure};
 
 pub trait Leaf: Sized {
     /// Completes "the key takes …".
@@ -40,6 +40,14 @@ impl Leaf for u64 {
     fn from_value(value: &DeValue) -> Option<Self> {
         let number = value.as_integer()?;
         u64::from_str_radix(number.as_str(), number.radix()).ok()
+    }
+}
+
+impl Leaf for u32 {
+    const EXPECTED: &'static str = u64::EXPECTED;
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        u64::from_value(value)?.try_into().ok()
     }
 }
 
@@ -141,6 +149,18 @@ impl Leaf for HostPort {
 
     fn from_value(value: &DeValue) -> Option<Self> {
         HostPort::parse(value.as_str()?)
+    }
+}
+
+/// The name of a host.
+#[derive(Clone, Debug)]
+pub struct Host(pub String);
+
+impl Leaf for Host {
+    const EXPECTED: &'static str = "a host name, such as \"origin.example.cn\", with no port";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        value.as_str().filter(|name| is_host(name)).map(|name| Host(name.to_owned()))
     }
 }
 
@@ -291,6 +311,82 @@ impl Leaf for Instance {
     }
 }
 
+impl Leaf for FailurePolicy {
+    const EXPECTED: &'static str = "\"closed\", \"open\" or \"reload\"";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        match value.as_str()? {
+            "closed" => Some(FailurePolicy::Closed),
+            "open" => Some(FailurePolicy::Open),
+            "reload" => Some(FailurePolicy::Reload),
+            _ => None,
+        }
+    }
+}
+
+impl Leaf for Instances {
+    const EXPECTED: &'static str = "a whole number from 1, or \"request\"";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        match value.as_str() {
+            Some("request") => Some(Instances::Request),
+            Some(_) => None,
+            None => NonZeroUsize::from_value(value).map(|slots| Instances::Slots(slots.get())),
+        }
+    }
+}
+
+/// Where to fetch code from.
+#[derive(Clone, Debug)]
+pub struct HttpUrl(pub Uri);
+
+impl Leaf for HttpUrl {
+    const EXPECTED: &'static str = "an address such as \"https://plugins.example.cn/auth.wasm\"";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        let uri: Uri = value.as_str()?.parse().ok()?;
+        let authority = uri.authority()?.as_str();
+        // A name and a password before the host would not be sent.
+        let (before, port) = authority.split_once(uri.host().filter(|host| !host.is_empty())?)?;
+        let port = port.is_empty() || port.strip_prefix(':')?.parse::<NonZeroU16>().is_ok();
+        let http = matches!(uri.scheme_str(), Some("http" | "https"));
+        (http && before.is_empty() && port).then_some(HttpUrl(uri))
+    }
+}
+
+/// A SHA-256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sha256(pub [u8; 32]);
+
+impl Leaf for Sha256 {
+    const EXPECTED: &'static str = "a SHA-256: 64 hexadecimal digits, as `sha256sum` prints them";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        let text = value.as_str()?.as_bytes();
+        let mut bytes = [0; 32];
+        if text.len() != 2 * bytes.len() {
+            return None;
+        }
+        for (byte, digits) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+            let digit = |digit: u8| char::from(digit).to_digit(16);
+            *byte = (digit(digits[0])? << 4 | digit(digits[1])?) as u8;
+        }
+        Some(Sha256(bytes))
+    }
+}
+
+/// The value of a variable of the environment.
+#[derive(Clone, Debug)]
+pub struct EnvValue(pub String);
+
+impl Leaf for EnvValue {
+    const EXPECTED: &'static str = "a string without a NUL";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        value.as_str().filter(|text| !text.contains('\0')).map(|text| EnvValue(text.to_owned()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -331,6 +427,29 @@ mod tests {
         for text in ["origin", "origin:", ":80", "origin:0", "origin:65536", "::1:80", "http://a:80", "a b:80", "a:+80"]
         {
             assert!(HostPort::parse(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn urls() {
+        for text in ["http://a", "https://a.cn:8443/b/c.wasm?d=e", "http://127.0.0.1:1/", "https://[::1]:443/a"] {
+            assert!(read::<HttpUrl>(&format!("{text:?}")).is_some(), "{text}");
+        }
+        for text in
+            ["", "/a", "a.cn/b", "ftp://a", "https://", "https:///a", "http://a:0", "http://a:65536", "http://u:p@a"]
+        {
+            assert!(read::<HttpUrl>(&format!("{text:?}")).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn digests() {
+        let digits = "00ff".repeat(16);
+        let sha256 = read::<Sha256>(&format!("{digits:?}")).unwrap();
+        assert_eq!(sha256.0[..2], [0, 255]);
+        assert_eq!(read(&format!("{:?}", digits.to_uppercase())), Some(sha256));
+        for text in ["", "00", &digits[1..], &format!("{digits}0"), &digits.replace('f', "g"), &"é".repeat(32)] {
+            assert_eq!(read::<Sha256>(&format!("{text:?}")), None, "{text}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! The configuration file: what the user typed (`schema`), and what the program runs on (`model`) once `resolve` has
 //! checked it. Nothing stops at the first error; all are collected as diagnostics.
 
+pub mod abi;
 mod diagnostic;
 mod keys;
 mod leaf;

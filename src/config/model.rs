@@ -1,3 +1,7 @@
+mod filter;
+
+pub use filter::*;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -34,6 +38,8 @@ pub struct Config {
     pub body_limit: usize,
     /// Who may say by a header which client a request comes from.
     pub trusted_proxies: Vec<IpNet>,
+    /// Where compiled modules and fetched code are kept; none: nowhere. Not there yet, maybe.
+    pub cache: Option<PathBuf>,
     pub admin: Option<SocketAddr>,
     pub network: Network,
     pub store: Store,
@@ -41,12 +47,18 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// Named sessions, each name once: scripts that run for no request.
     pub sessions: Vec<ScriptConfig>,
+    /// Filters without streams.
+    pub services: Vec<ServiceConfig>,
     pub servers: Vec<Server>,
     /// All that it names to be read, whether it is there or not: modules, certificates, keys.
     pub files: Vec<PathBuf>,
 }
 
 impl Config {
+    pub fn upstream_names(&self) -> impl Iterator<Item = String> + '_ {
+        self.upstreams.iter().map(|upstream| upstream.name.clone())
+    }
+
     /// The defaults, with no server.
     pub fn empty(path: &Path) -> Self {
         Config {
@@ -60,15 +72,24 @@ impl Config {
             client_timeout: Duration::from_secs(60),
             body_limit: 1 << 20,
             trusted_proxies: Vec::new(),
+            cache: default_cache(),
             admin: None,
             network: Network::default(),
             store: Store::default(),
             upstreams: Vec::new(),
             sessions: Vec::new(),
+            services: Vec::new(),
             servers: Vec::new(),
             files: Vec::new(),
         }
     }
+}
+
+/// Where the user keeps what can be made anew (the XDG Base Directory Specification, which tells to ignore relative paths).
+fn default_cache() -> Option<PathBuf> {
+    let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))?;
+    Some(cache.join("phasegate"))
 }
 
 #[derive(Clone, Debug)]
@@ -151,7 +172,18 @@ pub struct Upstream {
     /// Always there when `balance` is `Hash`.
     pub hash_key: Option<Template>,
     pub health_check: Option<HealthCheck>,
+    pub tls: Option<UpstreamTls>,
+    /// HTTP/2: with TLS where the server chooses it, without TLS with no question.
+    pub h2: bool,
     pub timeouts: Timeouts,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// The name to send and to verify; none: the host of the server.
+    pub sni: Option<String>,
+    /// Whether the certificate has to be right.
+    pub verify: bool,
 }
 
 /// How long to wait for a server of an upstream.
@@ -216,6 +248,8 @@ pub struct Server {
     pub locals: Vec<Local>,
     /// For requests that no local matches.
     pub chains: Chains,
+    /// For those requests too.
+    pub filters: Arc<Vec<FilterConfig>>,
 }
 
 /// A server name, in lower case.
@@ -259,6 +293,8 @@ pub struct Local {
     pub handler: Option<Handler>,
     /// In the order of `Phase::ALL`; a chain that is inherited is the same `Arc`.
     pub chains: Chains,
+    /// The Proxy-Wasm filters, in the order of requests; an inherited chain is the same `Arc`.
+    pub filters: Arc<Vec<FilterConfig>>,
 }
 
 impl Local {

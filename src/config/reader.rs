@@ -165,10 +165,7 @@ impl<'t, 's> Reader<'t, 's> {
     fn report_unknown_keys(&mut self) {
         for key in self.keys() {
             let name = key.get_ref().as_str();
-            if self.level.unavailable.contains(&name) {
-                let message = format!("`{name}` is not available in this build");
-                self.diagnostics.push(Diagnostic::error(key.span(), message).help("remove it"));
-            } else if self.level.key(name).is_none() {
+            if self.level.key(name).is_none() {
                 let unknown = Diagnostic::error(key.span(), format!("unknown key `{name}` in {}", self.level.name));
                 self.diagnostics.push(unknown.help(self.help_for_unknown(name)));
             }

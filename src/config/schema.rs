@@ -1,5 +1,9 @@
 //! What the user typed: keys and types are right, nothing else is checked yet.
 
+mod filter;
+
+pub use filter::{Filter, FilterLimits, Remote, Service};
+
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
 
@@ -9,7 +13,7 @@ use log::LevelFilter;
 use toml::Spanned;
 
 use super::keys::{self, Level};
-use super::leaf::{HostPort, Name, RedisUrl, Size, StoreKind, UriPath};
+use super::leaf::{Host, HostPort, Name, RedisUrl, Size, StoreKind, UriPath};
 use super::model::{Balance, HostPattern, Instance, OnFailure};
 use super::net::NetRule;
 use super::reader::{FromTable, Reader};
@@ -26,18 +30,24 @@ pub struct Main {
     pub client_timeout_ms: Option<NonZeroU64>,
     pub body_limit: Option<Size>,
     pub trusted_proxies: Vec<IpNet>,
+    pub cache: Option<String>,
     pub admin: Option<SocketAddr>,
     pub network: Option<Network>,
     pub store: Option<Store>,
     pub upstreams: Vec<(Spanned<String>, Upstream)>,
     pub sessions: Vec<Session>,
+    pub services: Vec<Service>,
     /// None: there is no `server` at all.
     pub servers: Option<Vec<Server>>,
     pub chains: Chains,
 }
 
-/// In the order of `Phase::ALL`; none where the level says nothing.
-pub type Chains = [Option<Vec<Plugin>>; Phase::ALL.len()];
+/// What every one of the three levels can set; none where the level says nothing.
+pub struct Chains {
+    /// In the order of `Phase::ALL`.
+    pub phases: [Option<Vec<Plugin>>; Phase::ALL.len()],
+    pub filters: Option<Vec<Filter>>,
+}
 
 impl FromTable for Main {
     const LEVEL: &'static Level = &keys::MAIN;
@@ -58,11 +68,13 @@ impl FromTable for Main {
             client_timeout_ms: inner(reader.leaf("client_timeout_ms")),
             body_limit: inner(reader.leaf("body_limit")),
             trusted_proxies: inner_all(reader.leaves("trusted_proxies")),
+            cache: inner(reader.leaf("cache")),
             admin: reader.table("admin").and_then(|admin: Admin| admin.listen),
             network: reader.table("network"),
             store: reader.table("store"),
             upstreams: reader.named_tables("upstream"),
             sessions: reader.tables("wasm_session").unwrap_or_default(),
+            services: reader.tables("wasm_service").unwrap_or_default(),
             servers: reader.key("server").map(|_| reader.tables("server").unwrap_or_default()),
             chains: read_chains(reader),
         }
@@ -146,6 +158,8 @@ pub struct Upstream {
     pub balance: Option<Spanned<Balance>>,
     pub hash_key: Option<Spanned<String>>,
     pub health_check: Option<HealthCheck>,
+    pub tls: Option<UpstreamTls>,
+    pub h2: Option<bool>,
     pub connect_timeout_ms: Option<NonZeroU64>,
     pub silence_timeout_ms: Option<NonZeroU64>,
 }
@@ -164,6 +178,8 @@ impl FromTable for Upstream {
             balance: reader.leaf("balance"),
             hash_key: reader.leaf("hash_key"),
             health_check: reader.table("health_check"),
+            tls: reader.table("tls"),
+            h2: inner(reader.leaf("h2")),
             connect_timeout_ms: inner(reader.leaf("connect_timeout_ms")),
             silence_timeout_ms: inner(reader.leaf("silence_timeout_ms")),
         }
@@ -180,6 +196,19 @@ impl FromTable for UpstreamServer {
 
     fn read(reader: &mut Reader) -> Self {
         UpstreamServer { addr: inner(reader.required("addr")), weight: inner(reader.leaf("weight")) }
+    }
+}
+
+pub struct UpstreamTls {
+    pub sni: Option<Host>,
+    pub verify: Option<bool>,
+}
+
+impl FromTable for UpstreamTls {
+    const LEVEL: &'static Level = &keys::UPSTREAM_TLS;
+
+    fn read(reader: &mut Reader) -> Self {
+        UpstreamTls { sni: inner(reader.leaf("sni")), verify: inner(reader.leaf("verify")) }
     }
 }
 
@@ -454,7 +483,8 @@ fn read_entry_config(reader: &mut Reader, name: &'static str) -> Option<EntryCon
 }
 
 fn read_chains(reader: &mut Reader) -> Chains {
-    Phase::ALL.map(|phase| reader.tables(phase.directive()))
+    let phases = Phase::ALL.map(|phase| reader.tables(phase.directive()));
+    Chains { phases, filters: reader.tables("proxy_wasm") }
 }
 
 /// Those of the keys that are there, in the order of the file.

@@ -11,7 +11,7 @@ use crate::phase::{Action, Phase};
 /// A folder with the files that `FULL` names.
 static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
-    for file in ["plugin.wasm", "referer.wasm", "token.wasm", "limit.wasm", "cert.pem", "key.pem"] {
+    for file in ["plugin.wasm", "referer.wasm", "token.wasm", "limit.wasm", "filter.wasm", "cert.pem", "key.pem"] {
         std::fs::write(folder.path().join(file), "").unwrap();
     }
     folder
@@ -39,6 +39,10 @@ health_check = { path = "/healthz", interval_ms = 200 }
 
 [[wasm_access_log]]
 wasm_path = "plugin.wasm"
+
+[[wasm_service]]
+wasm_path = "filter.wasm"
+vm_id = "shared"
 
 [[server]]
 name = ["www.Example.cn", "*.example.cn"]
@@ -75,6 +79,27 @@ allow = { env = ["PATH"] }
 on_ext1 = "status:429"
 on_ext2 = "upstream:origin"
 on_ext3 = "return"
+
+[[server.local.proxy_wasm]]
+name = "auth"
+remote = { url = "https://plugins.example.cn/v1/auth.wasm", sha256 = "00000000000000000000000000000000000000000000000000000000000000ff", retries = 3, timeout_ms = 500 }
+root_id = "auth"
+vm_id = "shared"
+configuration = '''{ "realm": "staff" }'''
+vm_configuration = "vm"
+failure_policy = "reload"
+instances = 2
+env = { A = "b" }
+allow = { env = ["PATH"] }
+allowed_capabilities = ["proxy_on_tick", "fd_write", "proxy_log", "proxy_log"]
+limits = { memory = "4MiB", cpu_ms = 5, wall_ms = 100, buffer = "1KiB", callouts = 3 }
+allow_on_headers_stop_iteration = true
+[[server.local.proxy_wasm]]
+wasm_path = "missing.wasm"
+is_open = false
+[[server.local.proxy_wasm]]
+wasm_path = "filter.wasm"
+instances = "request"
 
 [[server.local]]
 regex = "^/v[0-9]+/"
@@ -227,6 +252,88 @@ fn a_chain_is_inherited_whole_replaced_whole_and_cleared() {
     assert_eq!(other.chain(Phase::AccessLog).plugins[0].scripts[0].on_failure, OnFailure::Open);
     assert_eq!(other.chain(Phase::Serverless).plugins[0].scripts[0].limits.wall, None);
     assert!(other.handler.is_none());
+}
+
+#[test]
+fn filters_with_all_their_keys_and_with_none() {
+    let config = config(FULL);
+    let [auth, plain] = config.servers[0].locals[0].filters.as_slice() else { panic!() };
+    assert_eq!((auth.name.as_str(), auth.root_id.as_str(), auth.vm_id.as_str()), ("auth", "auth", "shared"));
+    let mut sha256 = [0; 32];
+    sha256[31] = 255;
+    let url = "https://plugins.example.cn/v1/auth.wasm".to_owned();
+    assert_eq!(auth.code, Code::Remote(Remote { url, sha256, retries: 3, timeout: Duration::from_millis(500) }));
+    assert_eq!(auth.configuration.as_deref(), Some("{ \"realm\": \"staff\" }"));
+    assert_eq!(auth.vm_configuration.as_deref(), Some("vm"));
+    assert_eq!((auth.failure_policy, auth.instances), (FailurePolicy::Reload, Instances::Slots(2)));
+    assert_eq!(auth.env, [("A", "b"), ("PATH", &std::env::var("PATH").unwrap())].map(|(k, v)| (k.into(), v.into())));
+    assert_eq!(auth.allowed_capabilities, ["fd_write", "proxy_log", "proxy_on_tick"]);
+    let (cpu, wall) = (Duration::from_millis(5), Duration::from_millis(100));
+    assert_eq!(auth.limits, FilterLimits { memory: 4 << 20, cpu, wall, buffer: 1 << 10, callouts: 3 });
+    assert!(auth.allow_on_headers_stop_iteration);
+    assert!(FULL[auth.spans.code.clone()].contains("sha256"));
+    assert_eq!(&FULL[auth.spans.vm_configuration.clone()], "vm_configuration");
+
+    assert_eq!((plain.name.as_str(), &plain.code), ("filter", &Code::Local(in_folder("filter.wasm"))));
+    assert_eq!((plain.configuration.as_ref(), plain.vm_id.as_str()), (None, ""));
+    assert_eq!((plain.failure_policy, plain.instances), (FailurePolicy::Closed, Instances::Request));
+    assert!(plain.env.is_empty() && plain.allowed_capabilities.is_empty() && !plain.allow_on_headers_stop_iteration);
+    let (cpu, wall) = (Duration::from_millis(50), Duration::from_secs(10));
+    assert_eq!(plain.limits, FilterLimits { memory: 64 << 20, cpu, wall, buffer: 1 << 20, callouts: 100 });
+    assert_eq!(plain.spans.configuration, plain.spans.code);
+
+    let [service] = config.services.as_slice() else { panic!() };
+    assert!(service.singleton);
+    assert_eq!((service.filter.vm_id.as_str(), service.filter.instances), ("shared", Instances::Slots(3)));
+    assert!(config.files.contains(&in_folder("filter.wasm")), "it is watched");
+}
+
+#[test]
+fn filters_are_inherited_whole_replaced_whole_and_cleared() {
+    let source = r#"
+        proxy_wasm = [{ wasm_path = "filter.wasm" }]
+        [[server]]
+        listen = [{ addr = "127.0.0.1:0" }]
+        proxy_wasm = [{ wasm_path = "plugin.wasm" }, { wasm_path = "plugin.wasm" }]
+        [[server.local]]
+        path = "/inherits"
+        echo = true
+        [[server.local]]
+        path = "/clears"
+        echo = true
+        proxy_wasm = []
+        [[server]]
+        listen = [{ addr = "127.0.0.1:0", tls = { cert = "cert.pem", key = "key.pem" } }]
+        [[server.local]]
+        path = "/"
+        echo = true
+        proxy_wasm = [{ remote = { url = "http://a.cn", sha256 = "00000000000000000000000000000000000000000000000000000000000000ff" } }]
+    "#;
+    let config = config(source);
+    let [first, second] = config.servers.as_slice() else { panic!() };
+    let names = |filters: &[FilterConfig]| filters.iter().map(|filter| filter.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&first.filters), ["plugin", "plugin"]);
+    assert!(Arc::ptr_eq(&first.filters, &first.locals[0].filters));
+    assert!(first.locals[1].filters.is_empty());
+    assert_eq!(names(&second.filters), ["filter"]);
+    assert_eq!(names(&second.locals[0].filters), ["a.cn"]);
+}
+
+#[test]
+fn the_cache_is_where_it_is_said_to_be() {
+    let source = "[[server]]\nlisten = [{ addr = \"[::1]:0\" }]\n[[server.local]]\npath = \"/\"\necho = true";
+    let cache = |line: &str| config(&format!("{line}\n{source}")).cache;
+    assert_eq!(cache("cache = \"kept\""), Some(in_folder("kept")));
+    assert_eq!(cache("cache = \"/var/cache/a\""), Some("/var/cache/a".into()));
+    assert_eq!(cache("cache = \"\""), None);
+    assert_eq!(cache(""), Config::empty(std::path::Path::new("")).cache);
+}
+
+#[test]
+fn the_names_of_the_abi_are_there_once() {
+    let names: Vec<_> = abi::names().collect();
+    assert_eq!(names.len(), names.iter().collect::<std::collections::HashSet<_>>().len());
+    assert!(abi::CALLBACKS.iter().all(|name| name.starts_with("proxy_")));
 }
 
 #[test]

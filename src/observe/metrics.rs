@@ -1,7 +1,11 @@
 //! What is counted. Whoever counts asks once for its counters; from then on each count is one atomic addition.
 
+mod code;
+mod filters;
 mod reloads;
 
+pub use code::RemoteCodeMetrics;
+pub use filters::FilterMetrics;
 pub use reloads::{ReloadMetrics, ReloadResult};
 
 use std::fmt;
@@ -12,6 +16,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use self::filters::Filters;
+use super::defined_metrics::DefinedMetrics;
 use crate::phase::{Place, Verdict};
 use crate::wasm::FailureKind;
 
@@ -21,6 +27,8 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// All metrics of the process.
 pub struct Metrics {
     registry: Registry,
+    /// Of `defined`: their names are as filters gave them, with no prefix.
+    defined_registry: Registry,
     /// By the first digit of the status; in 0, those that got no response.
     requests: [Counter; 6],
     requests_in_flight: Gauge,
@@ -32,8 +40,12 @@ pub struct Metrics {
     plugin_unsupported_verdicts: Family<VerdictLabels, Counter>,
     plugin_instances: Family<Script, Counter>,
     live: Live,
+    filters: Filters,
     pub store: StoreMetrics,
+    pub remote_code: RemoteCodeMetrics,
     pub reloads: ReloadMetrics,
+    /// What filters count.
+    pub defined: DefinedMetrics,
 }
 
 /// What plugins have alive now: counted where it lives, back at 0 when all of it is gone.
@@ -51,6 +63,8 @@ pub struct Live {
     pub sockets: Gauge,
     /// Instances of plugins.
     pub instances: Gauge,
+    /// VMs of filters.
+    pub filter_vms: Gauge,
 }
 
 /// What is counted of the store of plugins.
@@ -138,7 +152,11 @@ impl Metrics {
         let mut registry = Registry::with_prefix("phasegate");
         let mut metrics = Metrics {
             reloads: ReloadMetrics::new(&mut registry),
+            filters: Filters::new(&mut registry),
+            remote_code: RemoteCodeMetrics::new(&mut registry),
             registry,
+            defined_registry: Registry::default(),
+            defined: DefinedMetrics::default(),
             requests: ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(class),
             requests_in_flight: Gauge::default(),
             access_log_dropped: Counter::default(),
@@ -153,6 +171,7 @@ impl Metrics {
         };
         metrics.registry.register("requests", "Requests by class of their status", requests);
         metrics.register();
+        metrics.defined_registry.register_collector(Box::new(metrics.defined.clone()));
         metrics
     }
 
@@ -209,10 +228,17 @@ impl Metrics {
         }
     }
 
+    /// The counters of a filter: the same ones for the same name.
+    pub fn filter(&self, name: &str) -> FilterMetrics {
+        self.filters.filter(name)
+    }
+
     /// The text exposition of OpenMetrics, which Prometheus reads. Its type is `CONTENT_TYPE`.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        text::encode(&mut text, &self.registry)?;
+        text::encode_registry(&mut text, &self.registry)?;
+        text::encode_registry(&mut text, &self.defined_registry)?;
+        text::encode_eof(&mut text)?;
         Ok(text)
     }
 
@@ -242,13 +268,15 @@ impl Metrics {
             self.plugin_unsupported_verdicts.clone(),
         );
         registry.register("plugin_instances", "Instances made of scripts", self.plugin_instances.clone());
-        let Live { mailboxes, timers, spawned_runs, named_sessions, sockets, instances } = self.live.clone();
+        let Live { mailboxes, timers, spawned_runs, named_sessions, sockets, instances, filter_vms } =
+            self.live.clone();
         registry.register("mailboxes", "Mailboxes of sessions that can be sent to", mailboxes);
         registry.register("timers", "Timers of plugins that have not expired yet", timers);
         registry.register("spawned_runs", "Runs that plugins have in the background of requests", spawned_runs);
         registry.register("named_sessions", "Named sessions that run, or wait to run again", named_sessions);
         registry.register("sockets", "Sockets that plugins have open, with those to clients", sockets);
         registry.register("instances", "Instances that live", instances);
+        registry.register("filter_vms", "VMs of filters that live", filter_vms);
         registry.register("store_entries", "Keys of the store in memory", self.store.entries.clone());
         registry.register("store_bytes", "Bytes of the store in memory", self.store.bytes.clone());
         registry.register("store_failures", "Calls of the store that failed", self.store.failures.clone());

@@ -2,6 +2,7 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod defined_metrics;
 pub mod error_log;
 pub mod metrics;
 mod sink;

@@ -5,7 +5,8 @@ use http::header;
 use pingora::prelude::Session;
 
 use super::context::Context;
-use super::replay;
+use super::decorate;
+use super::replay::Replay;
 use crate::exchange::Refused;
 
 /// What has been taken from the connection, and must still reach the upstream.
@@ -22,8 +23,8 @@ pub struct RequestBody {
     frozen: bool,
     /// What is not read by now goes upstream unread.
     sealed: bool,
-    /// Where the session comes back from while [`replay`] stands in for it.
-    lent: Option<replay::Slot>,
+    /// Where the session comes back from while a [`Replay`] stands in for it.
+    lent: Option<decorate::Slot>,
 }
 
 impl RequestBody {
@@ -98,11 +99,42 @@ impl RequestBody {
         self.continued
     }
 
+    /// Whether nothing of it is left to come.
+    pub fn is_over(&mut self, session: &mut Session) -> bool {
+        self.read.is_empty() && (self.complete || session.is_body_done())
+    }
+
+    /// Whether to read now would tell the client to send a body that nobody may want.
+    pub fn waits_for_invitation(&self) -> bool {
+        self.expects_continue
+    }
+
+    /// As [`RequestBody::next`] until the body is `over`, and then until the client goes.
+    ///
+    /// # Errors
+    /// When it goes, or does not deliver.
+    pub async fn next_or_gone(&mut self, session: &mut Session, over: bool) -> pingora::Result<Option<Bytes>> {
+        if !over {
+            return self.next(session).await;
+        }
+        session.downstream_session.read_body_or_idle(true).await
+    }
+
+    /// Gives what was read to the filters, and whether that was all; from now on they are where the body comes from.
+    pub fn hand_over(&mut self) -> (Bytes, bool) {
+        let read = self.read.split().freeze();
+        let over = self.complete;
+        let continued = self.continued;
+        let expects_continue = self.expects_continue;
+        *self = RequestBody { continued, expects_continue, frozen: true, ..RequestBody::default() };
+        (read, over)
+    }
+
     /// Puts what was read in front of what the proxy will read, so that the upstream gets the body whole.
     pub fn give_back(&mut self, session: &mut Session) {
         if !self.read.is_empty() {
             self.recover(session);
-            self.lent = Some(replay::install(session, self.read.clone().freeze()));
+            self.lent = Some(decorate::install(session, Replay(self.read.clone().freeze())));
         }
     }
 
@@ -113,7 +145,7 @@ impl RequestBody {
 
     fn recover(&mut self, session: &mut Session) {
         if let Some(slot) = self.lent.take() {
-            replay::remove(session, slot);
+            decorate::remove(session, &slot);
         }
     }
 }

@@ -9,6 +9,7 @@ use pingora::prelude::Session;
 use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
 
 use super::body::RequestBody;
+use super::filter::Filtering;
 use super::generation::Generation;
 use super::upstream::Selected;
 use crate::exchange;
@@ -27,6 +28,10 @@ pub struct Context {
     /// The exchange of the chain that a response passed while a script still ran: what it spawned lives on.
     pub answering: Option<exchange::Owned>,
     pub body: RequestBody,
+    /// There when the route has Proxy-Wasm filters, from their first callback on.
+    pub filtering: Option<Filtering>,
+    /// Whether the header of the upstream's response was the end of it.
+    pub header_only: bool,
     /// The upstream that a plugin chose, by name.
     pub upstream: Option<String>,
     /// Held as long as the connection is used: `least_conn` counts it.
@@ -54,6 +59,8 @@ impl Context {
             exchange: None,
             answering: None,
             body: RequestBody::default(),
+            filtering: None,
+            header_only: false,
             upstream: None,
             selected: None,
             failed_connects: 0,
@@ -66,6 +73,11 @@ impl Context {
     /// None before the request has a route.
     pub fn local(&self) -> Option<&Local> {
         self.route.as_ref().map(|route| route.generation.snapshot.local(route.id))
+    }
+
+    /// Whether the route has Proxy-Wasm filters.
+    pub fn has_filters(&self) -> bool {
+        self.local().is_some_and(|local| local.filters.is_some())
     }
 
     /// Bytes of the largest request body that a plugin may read.

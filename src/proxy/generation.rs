@@ -1,11 +1,13 @@
 //! One version of the configuration, with all that requests are served from.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use pingora::services::background::GenBackgroundService;
 
 use super::route::{self, Router};
 use super::upstream::{HealthChecks, Upstream, UpstreamError};
+use crate::capability::cluster::Cluster;
 use crate::config::{Config, Template};
 use crate::observe::metrics::{Counted, Metrics};
 use crate::snapshot::Snapshot;
@@ -44,7 +46,7 @@ impl Generation {
             let upstream = match before.and_then(|before| before.same_upstream(spec)) {
                 Some(upstream) => upstream.clone(),
                 None => {
-                    let (upstream, health_checks) = Upstream::build(spec)?;
+                    let (upstream, health_checks) = Upstream::build(spec, config.network.ca.as_ref())?;
                     services.extend(health_checks);
                     upstream
                 }
@@ -60,6 +62,12 @@ impl Generation {
             _alive: metrics.reloads.snapshot(),
         };
         Ok((generation, services))
+    }
+
+    /// The upstreams as what plugins call out to.
+    pub fn clusters(&self) -> HashMap<String, Arc<dyn Cluster>> {
+        let cluster = |upstream: &Arc<Upstream>| (upstream.name().to_string(), upstream.clone() as Arc<dyn Cluster>);
+        self.upstreams.iter().map(|(upstream, _)| cluster(upstream)).collect()
     }
 
     /// Of a listener, by its position.

@@ -2,7 +2,9 @@
 
 mod body;
 mod context;
+mod decorate;
 mod error;
+mod filter;
 mod generation;
 mod path;
 mod replay;
@@ -26,9 +28,11 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::{HttpPeer, Session};
 use pingora::protocols::Digest;
+use pingora::upstreams::peer::ALPN;
 use pingora_proxy::{FailToProxy, ProxyHttp};
 
 use self::context::{Context, Route};
+use self::filter::{Filtered, Filtering};
 use self::run::{Outcome, Subject};
 use self::upstream::Upstream;
 use crate::config::{self, Handler, Template};
@@ -135,6 +139,16 @@ impl ProxyHttp for Gateway {
                 Outcome::Cut => return Err(error::cut()),
             }
         }
+        if ctx.has_filters() {
+            match Box::pin(self.filter_request(session, ctx)).await? {
+                Filtered::Continue => {}
+                Filtered::Reply(reply) => {
+                    self.respond_as(session, ctx, reply.into()).await?;
+                    return Ok(true);
+                }
+                Filtered::Reset => return Err(error::cut()),
+            }
+        }
         if !matches!(ctx.local().and_then(|local| local.handler.as_ref()), Some(Handler::ProxyPass(_))) {
             Box::pin(self.answer(session, ctx)).await?;
             return Ok(true);
@@ -151,19 +165,21 @@ impl ProxyHttp for Gateway {
         let Some(selected) = upstream.select(key.as_deref().unwrap_or_default().as_bytes()) else {
             return Err(error::status(503, "no healthy server in the upstream"));
         };
-        let mut peer = Box::new(HttpPeer::new(selected.addr, false, String::new()));
-        let timeouts = upstream.timeouts();
-        peer.options.connection_timeout = Some(timeouts.connect);
-        peer.options.read_timeout = Some(timeouts.silence);
+        let mut peer = upstream.peer(&selected);
+        if upstream.tls() && session.is_upgrade_req() {
+            // A WebSocket begins in HTTP/1.1.
+            peer.options.alpn = ALPN::H1;
+        }
         if !session.is_body_empty() {
             // A header by itself does not wait for a server that takes nothing: the socket's buffer takes it.
-            peer.options.write_timeout = Some(timeouts.silence);
+            peer.options.write_timeout = Some(upstream.timeouts().silence);
         }
         ctx.facts.upstream = Some(UpstreamFacts {
             name: upstream.name().clone(),
             host: selected.host.clone(),
             addr: selected.addr,
             balancer: upstream.balancer(),
+            tls: upstream.tls(),
             asked: quanta::Instant::now(),
             connect_time: None,
             version: None,
@@ -248,7 +264,19 @@ impl ProxyHttp for Gateway {
         self.run(Phase::HttpFilterHeadersPre, session, ctx, Subject::Response(response)).await.only_continue()
     }
 
-    /// `wasm_http_filter_headers`.
+    /// Pingora says only here whether a body follows the header.
+    async fn adjust_upstream_modules(
+        &self,
+        _session: &mut Session,
+        _response: &ResponseHeader,
+        end: bool,
+        ctx: &mut Self::CTX,
+    ) -> pingora::Result<()> {
+        ctx.header_only = end;
+        Ok(())
+    }
+
+    /// `proxy_wasm`, `wasm_http_filter_headers`.
     async fn response_filter(
         &self,
         session: &mut Session,
@@ -264,6 +292,9 @@ impl ProxyHttp for Gateway {
             // Such a client knows no chunks: the end of the connection ends the body (RFC 9112, sections 6.1 and 6.3).
             session.set_keepalive(None);
         }
+        if ctx.filtering.is_some() {
+            Box::pin(self.filter_upstream_response(session, ctx, response)).await?;
+        }
         ctx.filtered = true;
         self.run(Phase::HttpFilterHeaders, session, ctx, Subject::Response(response)).await.only_continue()
     }
@@ -272,7 +303,12 @@ impl ProxyHttp for Gateway {
         ctx.facts.timed_out |= error::is_timeout(failure);
         let code = error::status_of(failure);
         let written = session.response_written().is_some_and(|response| !is_interim(response.status));
-        if code > 0 && !written {
+        if let Some(reply) = ctx.filtering.as_ref().and_then(Filtering::take_reply).filter(|_| !written) {
+            session.set_keepalive(None);
+            if let Err(error) = self.respond_as(session, ctx, reply.into()).await {
+                log::debug!("the response of a filter could not be sent: {error}");
+            }
+        } else if code > 0 && !written {
             // Whatever went wrong, the connection is not worth keeping.
             session.set_keepalive(None);
             let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -287,6 +323,7 @@ impl ProxyHttp for Gateway {
     async fn logging(&self, session: &mut Session, _failure: Option<&pingora::Error>, ctx: &mut Self::CTX) {
         body::take_back(session, ctx);
         ctx.depart(session);
+        self.end_filters(session, ctx);
         self.run_at_the_end(session, ctx).await;
         self.account(session, ctx);
     }

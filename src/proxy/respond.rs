@@ -10,6 +10,7 @@ use serde_json::json;
 use super::Gateway;
 use super::context::Context;
 use super::error;
+use super::filter::{Filtered, Filtering};
 use super::run::{Outcome, Subject};
 use crate::config::Respond;
 use crate::exchange::{Refused, Reply};
@@ -37,8 +38,20 @@ impl Gateway {
         ctx: &'a mut Context,
         reply: Reply,
     ) -> BoxFuture<'a, pingora::Result<()>> {
+        let pending = ctx.filtering.as_ref().and_then(Filtering::take_reply);
+        let reply = pending.map_or_else(|| described(reply), Reply::from);
+        self.respond_as(session, ctx, reply)
+    }
+
+    /// As [`Gateway::respond`], and leaves an error that has no body without one.
+    pub(super) fn respond_as<'a>(
+        &'a self,
+        session: &'a mut Session,
+        ctx: &'a mut Context,
+        reply: Reply,
+    ) -> BoxFuture<'a, pingora::Result<()>> {
         Box::pin(async move {
-            let reply = described(reply);
+            let mut reply = with_type(reply, "text/plain");
             let mut response = header_of(&reply)?;
             if has_body(reply.status) {
                 let head = session.req_header().method == http::Method::HEAD;
@@ -47,9 +60,26 @@ impl Gateway {
                     _ => reply.body.len(),
                 })?;
             }
+            if ctx.filtering.is_some() {
+                let sends = sends(session, response.status, &reply.body);
+                match self.filter_response(session, ctx, &mut response, !sends).await {
+                    Filtered::Continue => {}
+                    Filtered::Reply(instead) => {
+                        reply = with_type(Reply::from(instead), "text/plain");
+                        response = header_of(&reply)?;
+                        response.set_content_length(reply.body.len())?;
+                    }
+                    Filtered::Reset => return Err(error::cut()),
+                }
+            }
             match self.filter(session, ctx, &mut response).await {
                 Ok(()) => write(session, response, reply.body).await,
-                Err(failure) => fail(session, failure).await,
+                Err(failure) => {
+                    if let Some(filtering) = &ctx.filtering {
+                        filtering.bypass();
+                    }
+                    fail(session, failure).await
+                }
             }
         })
     }
@@ -180,8 +210,7 @@ async fn fail(session: &mut Session, status: StatusCode) -> pingora::Result<()> 
 
 async fn write(session: &mut Session, mut response: ResponseHeader, body: Bytes) -> pingora::Result<()> {
     let status = response.status;
-    let head = session.req_header().method == http::Method::HEAD;
-    let sends = has_body(status) && !head && !body.is_empty();
+    let sends = sends(session, status, &body);
     without_body(&mut response)?;
     session.write_response_header(Box::new(response), !sends).await?;
     let mut body = Some(body).filter(|_| sends);
@@ -189,6 +218,10 @@ async fn write(session: &mut Session, mut response: ResponseHeader, body: Bytes)
         session.write_response_body(Some(piece), false).await?;
     }
     session.write_response_body(body, true).await
+}
+
+fn sends(session: &Session, status: StatusCode, body: &Bytes) -> bool {
+    has_body(status) && session.req_header().method != http::Method::HEAD && !body.is_empty()
 }
 
 /// Frames a response whose status, which the chain may have changed, has no body.

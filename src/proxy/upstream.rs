@@ -1,8 +1,11 @@
 //! Where requests go: the servers of an upstream, and which of them gets the next request.
 
+mod cluster;
 mod health;
+mod protocol;
 
 pub use health::HealthChecks;
+pub use protocol::ca_file;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,9 +15,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use pingora::lb::Backend;
 use pingora::lb::selection::{BackendIter, BackendSelection, Consistent, Random, RoundRobin};
+use pingora::prelude::HttpPeer;
 use pingora::services::background::GenBackgroundService;
 
-use crate::config::{self, Balance, Timeouts};
+use self::protocol::Protocol;
+use crate::config::{self, Balance, Ca, Timeouts};
 
 /// The weights a server may have. The selection keeps an entry for each unit of weight.
 const WEIGHTS: std::ops::RangeInclusive<usize> = 1..=65535;
@@ -39,6 +44,7 @@ pub enum UpstreamError {
 pub struct Upstream {
     name: Arc<str>,
     balance: Balance,
+    protocol: Protocol,
     timeouts: Timeouts,
     servers: Box<[Arc<Server>]>,
     picker: Picker,
@@ -73,20 +79,22 @@ pub struct Selected {
     pub addr: SocketAddr,
     /// As configured, without the port; an IPv6 address keeps its brackets.
     pub host: Arc<str>,
-    _active: Option<Active>,
+    active: Option<Active>,
 }
 
 impl Upstream {
     /// Resolves the servers, blocking, and prepares the selection. A name stands for all its IPv4 addresses, or for all
     /// its IPv6 addresses when it has no other. The service, if there is one, runs the health checks: until it is added
-    /// to the server, every server is taken as healthy.
+    /// to the server, every server is taken as healthy. `ca` is whom health checks over TLS trust.
     pub fn build(
         spec: &config::Upstream,
+        ca: Option<&Ca>,
     ) -> Result<(Arc<Upstream>, Option<GenBackgroundService<HealthChecks>>), UpstreamError> {
         let servers = resolve(spec)?;
+        let protocol = Protocol::of(spec);
         let health = match &spec.health_check {
             Some(check) => {
-                let checks = HealthChecks::new(&spec.name, check, &servers)?;
+                let checks = HealthChecks::new(&spec.name, check, &servers, &protocol, ca)?;
                 Some(GenBackgroundService::new(format!("health {}", spec.name), Arc::new(checks)))
             }
             None => None,
@@ -96,6 +104,7 @@ impl Upstream {
             Arc::new(Upstream {
                 name: spec.name.as_str().into(),
                 balance: spec.balance,
+                protocol,
                 timeouts: spec.timeouts,
                 servers,
                 picker,
@@ -120,6 +129,19 @@ impl Upstream {
 
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts
+    }
+
+    /// Whether it is spoken to over TLS.
+    pub fn tls(&self) -> bool {
+        self.protocol.tls()
+    }
+
+    /// A selected server, as Pingora connects to it.
+    pub fn peer(&self, selected: &Selected) -> Box<HttpPeer> {
+        let mut peer = Box::new(self.protocol.peer(selected.addr, &selected.host));
+        peer.options.connection_timeout = Some(self.timeouts.connect);
+        peer.options.read_timeout = Some(self.timeouts.silence);
+        peer
     }
 
     /// A healthy server for the next request; none when there is none. Only `hash` looks at the key.
@@ -193,12 +215,12 @@ impl Server {
     }
 
     fn selected(&self) -> Selected {
-        Selected { addr: self.addr, host: self.host.clone(), _active: None }
+        Selected { addr: self.addr, host: self.host.clone(), active: None }
     }
 
     fn counted(self: &Arc<Server>) -> Selected {
         self.active.fetch_add(1, Relaxed);
-        Selected { _active: Some(Active(self.clone())), ..self.selected() }
+        Selected { active: Some(Active(self.clone())), ..self.selected() }
     }
 }
 

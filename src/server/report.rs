@@ -48,7 +48,7 @@ struct Server<'a> {
 #[derive(Serialize)]
 struct Local<'a> {
     r#match: String,
-    /// The names of the plugins, by phase.
+    /// The names of the plugins, by phase, and of the filters.
     chains: BTreeMap<&'static str, Vec<&'a str>>,
 }
 
@@ -125,6 +125,8 @@ fn server(server: &config::Server) -> Server<'_> {
 
 fn local(local: &config::Local) -> Local<'_> {
     let plugins = |phase| local.chain(phase).plugins.iter().map(|plugin| plugin.name.as_str()).collect::<Vec<_>>();
-    let chains = Phase::ALL.into_iter().map(|phase| (phase.directive(), plugins(phase)));
+    let filters = local.filters.iter().map(|filter| filter.name.as_str()).collect();
+    let phases = Phase::ALL.into_iter().map(|phase| (phase.directive(), plugins(phase)));
+    let chains = phases.chain([("proxy_wasm", filters)]);
     Local { r#match: local.matcher.to_string(), chains: chains.filter(|(_, plugins)| !plugins.is_empty()).collect() }
 }

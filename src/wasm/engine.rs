@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use wasmtime::{Config, Engine};
+use wasmtime::{Cache, Config, Engine};
 
 /// Length of one epoch: how exactly CPU limits are kept, and how long a computation holds a worker before it yields.
 pub const TICK: Duration = Duration::from_millis(5);
@@ -18,12 +18,13 @@ pub struct EngineClock {
 }
 
 impl EngineClock {
-    /// Builds the engine and starts its ticker thread.
+    /// Builds the engine and starts its ticker thread. With a cache, what was compiled before is taken from there.
     ///
     /// # Errors
     /// When the machine cannot run compiled WebAssembly, or no thread can be started.
-    pub fn start() -> wasmtime::Result<EngineClock> {
+    pub fn start(cache: Option<Cache>) -> wasmtime::Result<EngineClock> {
         let mut config = Config::new();
+        config.cache(cache);
         config.epoch_interruption(true);
         // A plugin that recurses without end traps here, far from the end of the worker's own stack.
         config.max_wasm_stack(512 << 10);

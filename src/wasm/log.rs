@@ -13,6 +13,19 @@ const TARGET: &str = "phasegate::plugin";
 /// A line of output that grows longer than this is cut, in bytes.
 const LONGEST_LINE: usize = 8 << 10;
 
+/// Whether lines of this level are written.
+pub fn enabled(level: log::Level) -> bool {
+    log::log_enabled!(target: TARGET, level)
+}
+
+/// A line of a Proxy-Wasm filter.
+pub fn write_filter(level: log::Level, filter: &str, request: Option<&str>, text: &str) {
+    let request = request.unwrap_or("-");
+    for line in text.lines() {
+        log::log!(target: TARGET, level, "filter={filter} request={request} {line}");
+    }
+}
+
 /// The log of one instance.
 pub struct RunLog {
     script: Arc<str>,
@@ -63,7 +76,7 @@ impl RunLog {
     }
 
     pub fn enabled(&self, level: log::Level) -> bool {
-        log::log_enabled!(target: TARGET, level)
+        enabled(level)
     }
 
     pub fn write(&self, level: log::Level, text: &str, request: Option<&Shared>) {

@@ -1,5 +1,7 @@
 //! Running plugins: engine, modules, instances and their pools, limits, and the skins that host functions wear.
 
+mod cache;
+pub mod code;
 pub mod component;
 pub mod engine;
 mod entry;
@@ -8,14 +10,18 @@ mod limits;
 mod log;
 mod module;
 mod pool;
+pub mod proxy_wasm;
 mod script;
 mod session;
 mod sockets;
 mod state;
 
+pub use cache::CacheError;
 pub use entry::EntryPoint;
 pub use failure::{Failure, FailureKind};
 pub use module::{Digest, Module, ModuleError};
+pub use proxy_wasm::abi::Direction;
+pub use proxy_wasm::{End, Filter, FilterChain, Filters, Flow, LocalReply, Plugin};
 pub use script::{Host, Script, ScriptSpec};
 
 /// The interface that every plugin exports.

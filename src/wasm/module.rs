@@ -43,9 +43,7 @@ impl ModuleError {
     pub fn help(&self) -> &'static str {
         match self {
             ModuleError::Read(_) => "check the path, which is relative to the configuration file, and its permissions",
-            ModuleError::NotAPlugin { found: Found::ProxyWasm(_) } => {
-                "a Proxy-Wasm filter goes under [[proxy_wasm]], which is not available in this build"
-            }
+            ModuleError::NotAPlugin { found: Found::ProxyWasm(_) } => "a Proxy-Wasm filter goes under [[proxy_wasm]]",
             ModuleError::NotAPlugin { .. } | ModuleError::NoService => {
                 "expected a component, or a core module that wit-bindgen built for the world \
                  phasegate:plugin/wasm-server: cargo build --target wasm32-wasip1 --release"
@@ -68,6 +66,18 @@ pub enum Found {
     WebAssemblyText,
     ProxyWasm(String),
     BareModule { exports: usize },
+}
+
+impl Found {
+    /// What bytes are that are not even WebAssembly.
+    pub fn before_wasm(bytes: &[u8]) -> Option<Found> {
+        match bytes {
+            [] => Some(Found::Empty),
+            [b'\0', b'a', b's', b'm', ..] => None,
+            text if text.trim_ascii_start().starts_with(b"(") => Some(Found::WebAssemblyText),
+            _ => Some(Found::NotWasm),
+        }
+    }
 }
 
 impl fmt::Display for Found {
@@ -161,12 +171,8 @@ struct Traits {
 
 fn inspect(bytes: &[u8]) -> Result<Traits, ModuleError> {
     let not_a_plugin = |found| Err(ModuleError::NotAPlugin { found });
-    if bytes.is_empty() {
-        return not_a_plugin(Found::Empty);
-    }
-    if !bytes.starts_with(b"\0asm") {
-        let text = bytes.trim_ascii_start().starts_with(b"(");
-        return not_a_plugin(if text { Found::WebAssemblyText } else { Found::NotWasm });
+    if let Some(found) = Found::before_wasm(bytes) {
+        return not_a_plugin(found);
     }
 
     let mut core = false;

@@ -10,6 +10,8 @@ use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, InstancePre, Linker};
 
 use super::SERVICE;
+use super::cache::{self, CacheError};
+use super::code::CodeStore;
 use super::component::{self, wasi};
 use super::engine::EngineClock;
 use super::entry::EntryPoint;
@@ -18,6 +20,7 @@ use super::limits::{Cpu, Exceeded, Memory};
 use super::log::RunLog;
 use super::module::{Module, ModuleError, Modules};
 use super::pool::{Instance, Pool};
+use super::proxy_wasm::FilterHost;
 use super::session::Session;
 use super::state::{Kind, State, Work};
 use crate::capability::mailbox::Inbox;
@@ -25,7 +28,7 @@ use crate::capability::named::{Outcome, Program};
 use crate::capability::net::Policy;
 use crate::capability::{Capabilities, Run};
 use crate::exchange::{self, Shared};
-use crate::observe::metrics::ScriptMetrics;
+use crate::observe::metrics::{Metrics, ScriptMetrics};
 use crate::phase::{Place, Verdict};
 
 /// How long the first instance of a script whose runs have no limit may take.
@@ -37,15 +40,30 @@ pub struct Host {
     linker: Linker<State>,
     modules: Modules,
     capabilities: Arc<Capabilities>,
+    filters: FilterHost,
+    cache_error: Option<CacheError>,
 }
 
 impl Host {
+    /// Keeps what it compiles in the folder `cache`.
+    ///
     /// # Errors
     /// When the machine cannot run compiled WebAssembly.
-    pub fn new(capabilities: Arc<Capabilities>) -> wasmtime::Result<Host> {
-        let clock = EngineClock::start()?;
+    pub fn new(capabilities: Arc<Capabilities>, cache: Option<&Path>, metrics: &Metrics) -> wasmtime::Result<Host> {
+        let code = CodeStore::new(capabilities.clone(), cache, metrics);
+        let (cache, cache_error) = match cache.map(cache::open).transpose() {
+            Ok(cache) => (cache, None),
+            Err(error) => (None, Some(error)),
+        };
+        let clock = EngineClock::start(cache)?;
         let linker = component::linker(clock.engine(), capabilities.store.waits())?;
-        Ok(Host { clock, linker, modules: Modules::default(), capabilities })
+        let filters = FilterHost::new(clock.engine(), code, capabilities.clone())?;
+        Ok(Host { clock, linker, modules: Modules::default(), capabilities, filters, cache_error })
+    }
+
+    /// Why what it compiles is not kept, although it should be.
+    pub fn cache_error(&self) -> Option<&CacheError> {
+        self.cache_error.as_ref()
     }
 
     /// Reads a file and compiles it, unless a module with the same content is in use.
@@ -54,6 +72,11 @@ impl Host {
     /// When the file is not a plugin.
     pub fn load(&self, path: &Path) -> Result<Arc<Module>, ModuleError> {
         self.modules.load(self.clock.engine(), path)
+    }
+
+    /// Proxy-Wasm filters.
+    pub fn filters(&self) -> &FilterHost {
+        &self.filters
     }
 }
 

@@ -1,24 +1,24 @@
 //! A connection that speaks HTTP: one request at a time with HTTP/1.1, many with HTTP/2 and HTTP/3.
 
 use std::error::Error;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http::{HeaderMap, Method, Response, StatusCode};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
+use super::body::Payload;
 use super::h3::Http3;
 use super::request::Outgoing;
 use super::{CalloutError, chain};
-use crate::capability::net::{Link, Network, Policy, Stream, Target, Transport};
+use crate::capability::net::{Open, Stream, Target};
 
 pub enum Connection {
-    Http1(http1::SendRequest<Full<Bytes>>),
-    Http2(http2::SendRequest<Full<Bytes>>),
+    Http1(http1::SendRequest<Payload>),
+    Http2(http2::SendRequest<Payload>),
     Http3(Http3),
 }
 
@@ -26,8 +26,9 @@ pub enum Connection {
 pub enum Failure {
     /// Nothing of it has left: it can be sent again.
     Unsent(String),
-    /// The connection ended without a word: the server may have done something, or not.
-    Unanswered(String),
+    /// The connection ended without a word: the server may have done something, or not. With the reason for which the server
+    /// has reset the stream (RFC 9113, section 7), if it has.
+    Unanswered(String, Option<u32>),
     Broken(String),
     BodyTooLarge(usize),
 }
@@ -35,61 +36,45 @@ pub enum Failure {
 impl Failure {
     pub fn into_error(self, target: &Target) -> CalloutError {
         match self {
-            Failure::Unsent(text) | Failure::Unanswered(text) | Failure::Broken(text) => {
-                CalloutError::Exchange(target.clone(), text)
-            }
+            Failure::Unsent(text) => CalloutError::Unanswered { target: target.clone(), text, reset: None },
+            Failure::Unanswered(text, reset) => CalloutError::Unanswered { target: target.clone(), text, reset },
+            Failure::Broken(text) => CalloutError::Broken(target.clone(), text),
             Failure::BodyTooLarge(limit) => CalloutError::BodyTooLarge { of: "response", limit },
         }
     }
 }
 
+/// Why a stream has not become a connection.
+pub type Unmade = Box<dyn Error + Send + Sync>;
+
 /// A response as it begins or whole.
-pub type Answer = Result<Response<Option<Bytes>>, Failure>;
+pub type Answer = Result<Received, Failure>;
+
+pub struct Received {
+    pub response: Response<Option<Bytes>>,
+    pub trailers: HeaderMap,
+}
 
 /// How long a connection out of the pool may be busy with what came before, such as a request body that the server does
 /// not take any more.
 const STILL_BUSY: Duration = Duration::from_millis(20);
 
 impl Connection {
-    /// Opens a connection to the target; the address that it goes to. HTTP/2 is spoken where the server chooses it
-    /// (ALPN, RFC 9113, section 3.2).
-    pub async fn open(
-        network: &Network,
-        policy: &Policy,
-        outgoing: &Outgoing,
-    ) -> Result<(Connection, SocketAddr), CalloutError> {
-        let (transport, target) = (outgoing.transport, outgoing.target());
-        let alpn: &[&[u8]] = match transport {
-            Transport::Tcp => &[],
-            Transport::Ssl => &[b"h2", b"http/1.1"],
-            Transport::Quic => &[b"h3"],
-        };
-        let connected = network.dial(policy, transport, target, None, alpn).await?;
-        let failed = |error: &dyn Error| CalloutError::Exchange(target.clone(), chain(error));
-        let connection = match connected.link {
-            Link::Stream(stream, Some(protocol)) if protocol == b"h2" => {
-                Connection::http2(stream).await.map_err(|error| failed(&error))?
-            }
-            Link::Stream(stream, _) => Connection::http1(stream).await.map_err(|error| failed(&error))?,
-            Link::Quic(connection, open) => {
-                let connection = Http3::new(connection, open).await.map_err(|error| failed(&error))?;
-                Connection::Http3(connection)
-            }
-        };
-        Ok((connection, connected.addr))
-    }
-
-    pub async fn http1(stream: Stream) -> hyper::Result<Connection> {
+    pub async fn http1(stream: Stream) -> Result<Connection, Unmade> {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // It ends when the sender is dropped; what is wrong with it, the sender learns.
         tokio::spawn(async { drop(connection.await) });
         Ok(Connection::Http1(sender))
     }
 
-    async fn http2(stream: Stream) -> hyper::Result<Connection> {
+    pub async fn http2(stream: Stream) -> Result<Connection, Unmade> {
         let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
         tokio::spawn(async { drop(connection.await) });
         Ok(Connection::Http2(sender))
+    }
+
+    pub async fn http3(connection: quinn::Connection, open: Open) -> Result<Connection, Unmade> {
+        Ok(Connection::Http3(Http3::new(connection, open).await?))
     }
 
     /// Another handle of a connection that takes several requests at once.
@@ -111,6 +96,20 @@ impl Connection {
 
     /// Sends a request and takes the whole response.
     pub async fn send(&mut self, outgoing: &Outgoing, limit: usize) -> Answer {
+        if let Connection::Http3(connection) = self {
+            return connection.send(outgoing, limit).await;
+        }
+        let (head, body) = self.begin(outgoing).await?.into_parts();
+        if head.status.is_informational() {
+            return Err(Failure::Broken(format!("it answered {}, which nobody asked for", head.status)));
+        }
+        let (body, trailers) = whole(body, limit).await?;
+        let body = has_body(&outgoing.method, head.status).then_some(body);
+        Ok(Received { response: Response::from_parts(head, body), trailers })
+    }
+
+    /// Sends a request over HTTP/1.1 or HTTP/2, and takes the response as it begins.
+    pub async fn begin(&mut self, outgoing: &Outgoing) -> Result<Response<Incoming>, Failure> {
         let response = match self {
             Connection::Http1(sender) => {
                 match tokio::time::timeout(STILL_BUSY, sender.ready()).await {
@@ -123,15 +122,9 @@ impl Connection {
                 sender.ready().await.map_err(|error| Failure::Unsent(chain(&error)))?;
                 sender.try_send_request(outgoing.http2()).await
             }
-            Connection::Http3(connection) => return connection.send(outgoing, limit).await,
+            Connection::Http3(_) => return Err(Failure::Broken("HTTP/3 gives its response whole".into())),
         };
-        let (head, body) = response.map_err(without_response)?.into_parts();
-        if head.status.is_informational() {
-            return Err(Failure::Broken(format!("it answered {}, which nobody asked for", head.status)));
-        }
-        let body = whole(body, limit).await?;
-        let body = has_body(&outgoing.method, head.status).then_some(body);
-        Ok(Response::from_parts(head, body))
+        response.map_err(without_response)
     }
 }
 
@@ -142,21 +135,39 @@ pub fn has_body(method: &Method, status: StatusCode) -> bool {
 
 fn without_response<R>(error: TrySendError<R>) -> Failure {
     let text = chain(error.error());
-    if error.message().is_some() { Failure::Unsent(text) } else { Failure::Unanswered(text) }
+    if error.message().is_some() { Failure::Unsent(text) } else { Failure::Unanswered(text, reset(error.error())) }
 }
 
-async fn whole(mut body: Incoming, limit: usize) -> Result<Bytes, Failure> {
+/// The reason for which the other side has ended the stream or the connection.
+pub fn reset(error: &(dyn Error + 'static)) -> Option<u32> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(reason) = error.downcast_ref::<h2::Error>().and_then(h2::Error::reason) {
+            return Some(reason.into());
+        }
+        cause = error.source();
+    }
+    None
+}
+
+async fn whole(mut body: Incoming, limit: usize) -> Result<(Bytes, HeaderMap), Failure> {
     if body.size_hint().lower() > limit as u64 {
         return Err(Failure::BodyTooLarge(limit));
     }
-    let mut whole = BytesMut::new();
+    let (mut whole, mut trailers) = (BytesMut::new(), HeaderMap::new());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Failure::Broken(chain(&error)))?;
-        let Ok(data) = frame.into_data() else { continue };
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => {
+                trailers = frame.into_trailers().unwrap_or_default();
+                continue;
+            }
+        };
         if whole.len() + data.len() > limit {
             return Err(Failure::BodyTooLarge(limit));
         }
         whole.extend_from_slice(&data);
     }
-    Ok(whole.freeze())
+    Ok((whole.freeze(), trailers))
 }

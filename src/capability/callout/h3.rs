@@ -9,10 +9,11 @@ use ::h3::error::StreamError;
 use bytes::{Buf, Bytes, BytesMut};
 use futures::future::{Either, select};
 use h3_quinn::OpenStreams;
-use http::Response;
+use http::{HeaderMap, Response};
+use http_body_util::BodyExt;
 
 use super::chain;
-use super::connection::{Answer, Failure, has_body};
+use super::connection::{Answer, Failure, Received, has_body};
 use super::request::Outgoing;
 use crate::capability::net::Open;
 
@@ -45,14 +46,16 @@ impl Http3 {
 
     /// Sends a request and takes the whole response.
     pub async fn send(&mut self, outgoing: &Outgoing, limit: usize) -> Answer {
-        let unanswered = |error: StreamError| Failure::Unanswered(chain(&error));
+        let unanswered = |error: StreamError| Failure::Unanswered(chain(&error), None);
         let broken = |error: StreamError| Failure::Broken(chain(&error));
         let stream = self.requests.send_request(outgoing.http3()).await.map_err(unanswered)?;
         let (mut request, mut response) = stream.split();
-        let body = outgoing.body.clone();
+        let mut body = outgoing.body.clone();
         let sending = async move {
-            if !body.is_empty() {
-                request.send_data(body).await?;
+            while let Some(Ok(frame)) = body.frame().await {
+                if let Ok(data) = frame.into_data() {
+                    request.send_data(data).await?;
+                }
             }
             request.finish().await?;
             Ok::<_, StreamError>(request)
@@ -72,7 +75,7 @@ impl Http3 {
             body.extend_from_slice(&data.copy_to_bytes(data.remaining()));
         }
         let has_body = has_body(&outgoing.method, head.status());
-        Ok(head.map(|()| has_body.then(|| body.freeze())))
+        Ok(Received { response: head.map(|()| has_body.then(|| body.freeze())), trailers: HeaderMap::new() })
     }
 }
 

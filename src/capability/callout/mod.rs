@@ -1,25 +1,40 @@
 //! Callouts: HTTP requests of plugins to other machines.
 
+mod body;
+mod cluster;
 mod connection;
 mod h3;
 mod pool;
 mod request;
+#[cfg(test)]
+mod tests;
+mod way;
 
+pub use body::PipeError;
+pub use cluster::{ClusterCall, ClusterResponse};
 pub use request::{Call, with_params};
+
+pub(super) use body::{Payload, Pipe};
+pub(super) use cluster::{default_scheme, without_connection};
+pub(super) use connection::reset;
+pub(super) use pool::Lease;
+pub(super) use request::Outgoing;
 
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, Response};
+use http::{HeaderName, Method, Response};
+use hyper::body::Incoming;
 
-use self::connection::{Answer, Connection, Failure};
-use self::pool::{Key, Lease, Pool};
-use self::request::Outgoing;
+use self::connection::{Failure, Received};
+use self::pool::Pool;
+use self::way::{Http, Way};
+use super::cluster::{ClusterError, Clusters, Endpoint};
 use super::net::{NetError, Network, Policy, Target, Transport};
 use crate::config::Network as Config;
-use crate::observe::metrics::{CalloutMetrics, Metrics};
+use crate::observe::metrics::{CalloutMetrics, Counted, Metrics};
 
 /// Why a callout has no response.
 #[derive(Debug, thiserror::Error)]
@@ -39,11 +54,19 @@ pub enum CalloutError {
     #[error("{0} callouts are in flight already, as many as max_callouts of [network] permits")]
     TooMany(usize),
     #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// There is no connection.
+    #[error(transparent)]
     Net(#[from] NetError),
-    #[error("no whole response from {target} within {} ms", .timeout.as_millis())]
-    Timeout { target: Target, timeout: Duration },
+    /// `from` is a target, or the name of a cluster.
+    #[error("no whole response from {from} within {} ms", .timeout.as_millis())]
+    Timeout { from: String, timeout: Duration },
+    /// Not even its header has come. `reset` is the reason that the server has given for it (RFC 9113, section 7), if any.
+    #[error("no whole response from {target}: {text}")]
+    Unanswered { target: Target, text: String, reset: Option<u32> },
+    /// The response has begun, and breaks off or is wrong.
     #[error("no whole response from {0}: {1}")]
-    Exchange(Target, String),
+    Broken(Target, String),
 }
 
 /// What all callouts of the process share.
@@ -81,48 +104,146 @@ impl Callouts {
         timeout: Duration,
     ) -> Result<Response<Option<Bytes>>, CalloutError> {
         let outgoing = Outgoing::new(transport, call, self.body_limit)?;
-        let _in_flight = self.metrics.begin(self.most).ok_or(CalloutError::TooMany(self.most))?;
-        let result = tokio::time::timeout(timeout, self.exchange(network, policy, &outgoing)).await;
-        let result =
-            result.unwrap_or_else(|_| Err(CalloutError::Timeout { target: outgoing.target().clone(), timeout }));
+        let way = Way::Script { policy, transport };
+        let exchange = async { Ok(self.exchange(network, way, &outgoing).await?.response) };
+        self.timed(|| outgoing.target.to_string(), Some(timeout), exchange).await
+    }
+
+    /// Sends a request to a cluster and waits for the whole response: in HTTP/2 where the operator says so, and with TLS as
+    /// he says. Dropped, it gives up, and closes what it had open.
+    ///
+    /// # Errors
+    /// When there is no such cluster or no server of it is healthy ([`CalloutError::Cluster`]), it cannot be connected
+    /// ([`CalloutError::Net`]), the time is over ([`CalloutError::Timeout`]), no response comes or none whole
+    /// ([`CalloutError::Unanswered`], [`CalloutError::Broken`]), a body is too large, or too many callouts are in flight.
+    pub async fn call_cluster(
+        &self,
+        network: &Network,
+        clusters: &Clusters,
+        name: &str,
+        call: ClusterCall,
+    ) -> Result<ClusterResponse, CalloutError> {
+        let timeout = call.timeout;
+        let exchange = async {
+            let endpoint = clusters.endpoint(name).await?;
+            let outgoing = call.outgoing(&endpoint, self.body_limit)?;
+            let way = Way::Cluster { endpoint: &endpoint, http: Http::of(&endpoint) };
+            let Received { response, trailers } = self.exchange(network, way, &outgoing).await?;
+            let (head, body) = response.into_parts();
+            let body = body.unwrap_or_default();
+            Ok(ClusterResponse { status: head.status, headers: head.headers, body, trailers })
+        };
+        self.timed(|| name.to_owned(), timeout, exchange).await
+    }
+
+    /// Begins a request to a server of a cluster that speaks HTTP/2; the response begins as well.
+    ///
+    /// # Errors
+    /// As [`Callouts::call_cluster`].
+    pub(super) async fn begin(
+        &self,
+        network: &Network,
+        endpoint: &Endpoint,
+        outgoing: &Outgoing,
+    ) -> Result<(Response<Incoming>, Lease), CalloutError> {
+        let way = Way::Cluster { endpoint, http: Http::Two };
+        let target = &outgoing.target;
+        if let Some(mut lease) = self.pool.take(&way.key(target), |_| true) {
+            match lease.connection().begin(outgoing).await {
+                Err(Failure::Unsent(_)) => {}
+                begun => return Ok((begun.map_err(|failure| failure.into_error(target))?, lease)),
+            }
+        }
+        let mut lease = self.connect(network, way, target).await?;
+        let begun = lease.connection().begin(outgoing).await;
+        Ok((begun.map_err(|failure| failure.into_error(target))?, lease))
+    }
+
+    /// Counts a callout, as in flight until the answer is dropped.
+    ///
+    /// # Errors
+    /// When too many are.
+    pub(super) fn enter(&self) -> Result<Counted, CalloutError> {
+        self.metrics.begin(self.most).ok_or(CalloutError::TooMany(self.most))
+    }
+
+    /// Counts a callout that has ended without a response.
+    pub(super) fn failed(&self) {
+        self.metrics.failed.inc();
+    }
+
+    /// Bytes of the largest body, either way.
+    pub(super) fn body_limit(&self) -> usize {
+        self.body_limit
+    }
+
+    /// A callout that is counted, and takes no longer than this.
+    async fn timed<T>(
+        &self,
+        from: impl FnOnce() -> String,
+        timeout: Option<Duration>,
+        exchange: impl Future<Output = Result<T, CalloutError>>,
+    ) -> Result<T, CalloutError> {
+        let _in_flight = self.enter()?;
+        let result = match timeout {
+            Some(timeout) => tokio::time::timeout(timeout, exchange)
+                .await
+                .unwrap_or_else(|_| Err(CalloutError::Timeout { from: from(), timeout })),
+            None => exchange.await,
+        };
         if result.is_err() {
-            self.metrics.failed.inc();
+            self.failed();
         }
         result
     }
 
-    /// On a connection that is there, if the policy permits it too, else on a new one.
-    async fn exchange(
-        &self,
-        network: &Network,
-        policy: &Policy,
-        outgoing: &Outgoing,
-    ) -> Result<Response<Option<Bytes>>, CalloutError> {
-        let key = Key { transport: outgoing.transport, target: outgoing.target().clone() };
-        if let Some(mut lease) = self.pool.take(&key, policy) {
+    /// On a connection that is there, if it may be used, else on a new one. A connection whose call has come to its end goes
+    /// on to the next one.
+    async fn exchange(&self, network: &Network, way: Way<'_>, outgoing: &Outgoing) -> Result<Received, CalloutError> {
+        let target = &outgoing.target;
+        let settle = |lease: Lease, answer: Result<Received, Failure>| {
+            let received = answer.map_err(|failure| failure.into_error(target))?;
+            lease.keep();
+            Ok(received)
+        };
+        if let Some(mut lease) = self.pool.take(&way.key(target), |addr| way.permits(target, addr)) {
             match lease.connection().send(outgoing, self.body_limit).await {
                 // The server may have closed it at that very moment: that says nothing about the request.
                 Err(Failure::Unsent(_)) => {}
-                Err(Failure::Unanswered(_)) if outgoing.method.is_idempotent() => {}
-                answer => return settle(lease, answer, outgoing.target()),
+                Err(Failure::Unanswered(..)) if outgoing.method.is_idempotent() => {}
+                answer => return settle(lease, answer),
             }
         }
-        let (connection, addr) = Connection::open(network, policy, outgoing).await?;
-        let mut lease = self.pool.lease(key, connection, addr);
+        let mut lease = self.connect(network, way, target).await?;
         let answer = lease.connection().send(outgoing, self.body_limit).await;
-        settle(lease, answer, outgoing.target())
+        settle(lease, answer)
+    }
+
+    async fn connect(&self, network: &Network, way: Way<'_>, target: &Target) -> Result<Lease, CalloutError> {
+        let (connection, addr) = way.open(network, target).await?;
+        Ok(self.pool.lease(way.key(target), connection, addr))
     }
 }
 
-/// A connection whose call has come to its end goes on to the next one.
-fn settle(lease: Lease, answer: Answer, target: &Target) -> Result<Response<Option<Bytes>>, CalloutError> {
-    let response = answer.map_err(|failure| failure.into_error(target))?;
-    lease.keep();
-    Ok(response)
+/// GETs what the configuration names, not a plugin: no policy asks where it is, and no limit of `[network]` counts it. It
+/// goes over a connection of its own, and may take as long as it takes: bound it in time, and drop it to give up.
+///
+/// # Errors
+/// When the body is larger than `limit`, or something fails on the way.
+pub async fn fetch(network: &Network, uri: &str, limit: usize) -> Result<Response<Option<Bytes>>, CalloutError> {
+    let secure = uri.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"));
+    let transport = if secure { Transport::Ssl } else { Transport::Tcp };
+    let (params, headers) = (Vec::new(), Vec::new());
+    let call = Call { method: Method::GET, uri: uri.to_owned(), params, headers, body: Bytes::new() };
+    let outgoing = Outgoing::new(transport, call, 0)?;
+    let way = Way::Script { policy: &Policy::everything(), transport };
+    let (mut connection, _) = way.open(network, &outgoing.target).await?;
+    let received = connection.send(&outgoing, limit).await;
+    Ok(received.map_err(|failure| failure.into_error(&outgoing.target))?.response)
 }
 
 /// An error with its causes, in one line.
-fn chain(error: &dyn Error) -> String {
+pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -10,19 +10,16 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::connection::Connection;
-use crate::capability::net::{Policy, Target, Transport};
+use super::way::Key;
 
 /// How long a connection that nobody uses is kept. Servers close theirs after 60 s or more.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Connections to one target that are kept at most.
+/// Connections of one key that are kept at most.
 const MOST: usize = 100;
 
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Key {
-    pub transport: Transport,
-    pub target: Target,
-}
+/// Calls at once on one connection. Servers take 100 or more; those beyond would wait, for a stream perhaps for ever.
+const MOST_CALLS: usize = 100;
 
 #[derive(Default)]
 pub struct Pool {
@@ -41,6 +38,8 @@ struct Entry {
     addr: SocketAddr,
     id: u64,
     used: Instant,
+    /// Held by every call.
+    calls: Arc<()>,
 }
 
 /// A connection, in use. Dropped, it is not trusted with another call: who gave up waiting for one answer would wait for
@@ -51,31 +50,36 @@ pub struct Lease {
     id: u64,
     key: Key,
     pool: Arc<Pool>,
+    calls: Arc<()>,
 }
 
 impl Pool {
-    /// The connection that was used last, of those that this policy permits.
-    pub fn take(self: &Arc<Pool>, key: &Key, policy: &Policy) -> Option<Lease> {
+    /// The connection that was used last, of those to an address that is permitted.
+    pub fn take(self: &Arc<Pool>, key: &Key, permits: impl Fn(SocketAddr) -> bool) -> Option<Lease> {
         let mut kept = self.kept.lock();
         let entries = kept.connections.get_mut(key)?;
         entries.retain(|entry| !entry.connection.is_closed());
-        let position = entries.iter().rposition(|entry| policy.check(&key.target, entry.addr.ip()).is_ok())?;
-        let Entry { addr, id, .. } = entries[position];
+        // One is the entry's own.
+        let free = |entry: &Entry| Arc::strong_count(&entry.calls) <= MOST_CALLS && permits(entry.addr);
+        let position = entries.iter().rposition(free)?;
+        let Entry { addr, id, ref calls, .. } = entries[position];
+        let calls = calls.clone();
         let connection = match entries[position].connection.share() {
             Some(connection) => connection,
             None => entries.remove(position).connection,
         };
-        Some(Lease { connection: Some(connection), addr, id, key: key.clone(), pool: self.clone() })
+        Some(Lease { connection: Some(connection), addr, id, key: key.clone(), pool: self.clone(), calls })
     }
 
     /// Takes in a new connection, to which it goes at once if others can use it too.
     pub fn lease(self: &Arc<Pool>, key: Key, connection: Connection, addr: SocketAddr) -> Lease {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let calls: Arc<()> = Arc::default();
         if let Some(connection) = connection.share() {
-            self.put(key.clone(), Entry { connection, addr, id, used: Instant::now() });
+            self.put(key.clone(), Entry { connection, addr, id, used: Instant::now(), calls: calls.clone() });
         }
-        Lease { connection: Some(connection), addr, id, key, pool: self.clone() }
+        Lease { connection: Some(connection), addr, id, key, pool: self.clone(), calls }
     }
 
     fn put(self: &Arc<Pool>, key: Key, entry: Entry) {
@@ -102,7 +106,8 @@ impl Pool {
     fn sweep(&self) -> bool {
         let mut kept = self.kept.lock();
         for entries in kept.connections.values_mut() {
-            entries.retain(|entry| entry.used.elapsed() < IDLE && !entry.connection.is_closed());
+            let in_use = |entry: &Entry| Arc::strong_count(&entry.calls) > 1 || entry.used.elapsed() < IDLE;
+            entries.retain(|entry| in_use(entry) && !entry.connection.is_closed());
         }
         kept.connections.retain(|_, entries| !entries.is_empty());
         kept.watched = !kept.connections.is_empty();
@@ -111,10 +116,22 @@ impl Pool {
 }
 
 async fn watch(pool: Weak<Pool>) {
+    let watch = Watch(pool);
     loop {
         tokio::time::sleep(IDLE / 2).await;
-        if !pool.upgrade().is_some_and(|pool| pool.sweep()) {
+        if !watch.0.upgrade().is_some_and(|pool| pool.sweep()) {
             return;
+        }
+    }
+}
+
+/// Who watches. Its runtime may end before the pool does: then the next connection brings another.
+struct Watch(Weak<Pool>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.upgrade() {
+            pool.kept.lock().watched = false;
         }
     }
 }
@@ -124,12 +141,15 @@ impl Lease {
         self.connection.as_mut().expect("only `keep` takes it, and the lease with it")
     }
 
-    /// The call has come to its end: the connection goes on to the next.
-    pub fn keep(mut self) {
+    /// The call has come to its end, or so far that it says nothing against the connection, which goes on to the next. As
+    /// long as the answer is held, it counts as one of the calls on it.
+    pub fn keep(mut self) -> Arc<()> {
         if let Some(connection) = self.connection.take() {
-            let entry = Entry { connection, addr: self.addr, id: self.id, used: Instant::now() };
+            let calls = self.calls.clone();
+            let entry = Entry { connection, addr: self.addr, id: self.id, used: Instant::now(), calls };
             self.pool.put(self.key.clone(), entry);
         }
+        self.calls.clone()
     }
 }
 
@@ -146,7 +166,8 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::capability::net::Network;
+    use crate::capability::callout::way::Way;
+    use crate::capability::net::{Network, Policy, Transport};
     use crate::config::{Diagnostics, Network as Config, load_rules};
     use crate::observe::metrics::Metrics;
 
@@ -157,7 +178,7 @@ mod tests {
         let (metrics, policy) = (Metrics::new(), Policy::new(load_rules(&["127.0.0.1"])));
         let network = Network::load(&Config::default(), &metrics, &mut Diagnostics::new("".as_ref(), String::new()));
         let pool = Arc::new(Pool::default());
-        let key = Key { transport: Transport::Tcp, target: addr.into() };
+        let key = Way::Script { policy: &policy, transport: Transport::Tcp }.key(&addr.into());
         for _ in 0..2 {
             let stream = network.connect(&policy, Transport::Tcp, &addr.to_string(), None, &[]).await.unwrap();
             let connection = Connection::http1(stream).await.unwrap();
@@ -167,9 +188,9 @@ mod tests {
         let long_ago = Instant::now() - IDLE;
         pool.kept.lock().connections.get_mut(&key).unwrap()[0].used = long_ago;
         assert!(pool.sweep());
-        assert!(pool.take(&key, &Policy::default()).is_none(), "this policy permits nothing");
-        let lease = pool.take(&key, &policy).expect("one is left");
-        assert!(pool.take(&key, &policy).is_none(), "and it is in use");
+        assert!(pool.take(&key, |_| false).is_none(), "nothing is permitted");
+        let lease = pool.take(&key, |_| true).expect("one is left");
+        assert!(pool.take(&key, |_| true).is_none(), "and it is in use");
         lease.keep();
         pool.kept.lock().connections.get_mut(&key).unwrap()[0].used = long_ago;
         assert!(!pool.sweep());
@@ -178,5 +199,25 @@ mod tests {
         while metrics.connections("tcp").get() > 0 {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[test]
+    fn somebody_watches_after_a_runtime_has_ended() {
+        let pool = Arc::new(Pool::default());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let addr = listener.local_addr().unwrap();
+            let (metrics, policy) = (Metrics::new(), Policy::new(load_rules(&["127.0.0.1"])));
+            let network =
+                Network::load(&Config::default(), &metrics, &mut Diagnostics::new("".as_ref(), String::new()));
+            let stream = network.connect(&policy, Transport::Tcp, &addr.to_string(), None, &[]).await.unwrap();
+            let key = Way::Script { policy: &policy, transport: Transport::Tcp }.key(&addr.into());
+            pool.lease(key, Connection::http1(stream).await.unwrap(), addr).keep();
+            tokio::task::yield_now().await;
+        });
+        assert!(pool.kept.lock().watched);
+        drop(runtime);
+        assert!(!pool.kept.lock().watched);
     }
 }

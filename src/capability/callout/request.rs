@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
-use http_body_util::Full;
 
 use super::CalloutError;
+use super::body::Payload;
 use crate::capability::net::{Target, Transport};
 
 /// What a plugin asks for. The headers do not frame the body, which is none of theirs.
@@ -21,15 +21,14 @@ pub struct Call {
 
 /// A request that can be sent, more than once.
 pub struct Outgoing {
-    pub transport: Transport,
     pub method: Method,
-    pub body: Bytes,
-    target: Target,
-    scheme: Scheme,
+    pub body: Payload,
+    pub target: Target,
+    pub scheme: Scheme,
     /// What the server takes for its name: `host` of the plugin, else the authority of the URI.
-    authority: Authority,
-    path: PathAndQuery,
-    headers: HeaderMap,
+    pub authority: Authority,
+    pub path: PathAndQuery,
+    pub headers: HeaderMap,
 }
 
 impl Outgoing {
@@ -59,16 +58,13 @@ impl Outgoing {
         };
         let path = with_params(path_and_query.as_ref(), &params).ok_or_else(invalid)?;
         let (authority, headers) = split_host(authority, headers)?;
-        Ok(Outgoing { transport, method, body, target, scheme, authority, path, headers })
-    }
-
-    pub fn target(&self) -> &Target {
-        &self.target
+        let body = Payload::whole(body);
+        Ok(Outgoing { method, body, target, scheme, authority, path, headers })
     }
 
     /// For HTTP/1.1: the host is a header.
-    pub fn http1(&self) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(self.body.clone()));
+    pub fn http1(&self) -> Request<Payload> {
+        let mut request = Request::new(self.body.clone());
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::from(self.path.clone());
         *request.headers_mut() = self.headers.clone();
@@ -78,8 +74,8 @@ impl Outgoing {
     }
 
     /// For HTTP/2.
-    pub fn http2(&self) -> Request<Full<Bytes>> {
-        self.http3().map(|()| Full::new(self.body.clone()))
+    pub fn http2(&self) -> Request<Payload> {
+        self.http3().map(|()| self.body.clone())
     }
 
     /// For HTTP/3, where the body goes by itself.
@@ -163,7 +159,7 @@ mod tests {
             ("https://[2001:db8::1]/a", "[2001:db8::1]:443", "[2001:db8::1]", "/a"),
         ] {
             let outgoing = outgoing(call(uri)).unwrap();
-            assert_eq!(outgoing.target().to_string(), target, "{uri}");
+            assert_eq!(outgoing.target.to_string(), target, "{uri}");
             let request = outgoing.http1();
             assert_eq!(
                 (request.headers()["host"].as_bytes(), request.uri().to_string().as_str()),
@@ -229,7 +225,7 @@ mod tests {
         assert_eq!(with("host", "b.cn").unwrap().http1().headers()["host"], "b.cn");
         assert_eq!(with("host", "b.cn:1").unwrap().http2().uri().authority().unwrap(), "b.cn:1");
         assert!(with("host", "b.cn").unwrap().http2().headers().is_empty());
-        assert_eq!(with("host", "b.cn").unwrap().target().to_string(), "a.cn:80");
+        assert_eq!(with("host", "b.cn").unwrap().target.to_string(), "a.cn:80");
         assert_eq!(with("x-a", "1").unwrap().http1().headers()["x-a"], "1");
         for (name, value) in [("host", "b cn"), ("host", "u@b.cn"), ("connection", "close"), ("te", "trailers")] {
             assert!(with(name, value).is_err(), "{name}");

@@ -15,17 +15,20 @@ pub use target::{Host, Target};
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use prometheus_client::metrics::gauge::Gauge;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use self::quic::QuicStream;
 use self::tls::Tls;
+use super::cluster::{Endpoint, EndpointTls};
 use crate::config::{Diagnostics, Network as Config};
 use crate::observe::metrics::Metrics;
 
@@ -144,10 +147,7 @@ impl Network {
             Transport::Ssl => {
                 let name = server_name()?;
                 let (addr, tcp) = first(&addrs, tcp).await.map_err(failed)?;
-                let connector = TlsConnector::from(self.tls.settings(alpn).await?);
-                let tls = connector.connect(name, tcp).await.map_err(|error| NetError::Tls(target.clone(), error))?;
-                let agreed = tls.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
-                (addr, Link::Stream(Stream::new(tls, open), agreed))
+                (addr, handshake(self.tls.settings(alpn).await?, name, target, tcp, open).await?)
             }
             Transport::Quic => {
                 let name = text(&server_name()?);
@@ -158,6 +158,26 @@ impl Network {
             }
         };
         Ok(Connected { addr, link })
+    }
+
+    /// Opens a stream to a server of the operator, with one of these protocols if it is TLS. No policy is asked.
+    pub(in crate::capability) async fn reach(&self, endpoint: &Endpoint, alpn: &[&[u8]]) -> Result<Link, NetError> {
+        let target = Target::from(endpoint.addr);
+        let failed = |error| NetError::Connect(target.clone(), error);
+        let connecting = async {
+            let tcp = tcp(endpoint.addr).await.map_err(failed)?;
+            let open =
+                Open::new(&self.open[if endpoint.tls.is_some() { Transport::Ssl } else { Transport::Tcp } as usize]);
+            let Some(EndpointTls { server_name, verify }) = &endpoint.tls else {
+                return Ok(Link::Stream(Stream::new(tcp, open), None));
+            };
+            let settings = if *verify { self.tls.settings(alpn).await? } else { self.tls.unverified_settings(alpn)? };
+            handshake(settings, target::server_name(server_name)?, &target, tcp, open).await
+        };
+        match tokio::time::timeout(endpoint.connect_timeout, connecting).await {
+            Ok(result) => result,
+            Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
+        }
     }
 }
 
@@ -217,6 +237,19 @@ where
             () = tokio::time::sleep(STAGGER), if waiting.len() > 0 => {}
         }
     }
+}
+
+async fn handshake(
+    settings: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    target: &Target,
+    tcp: TcpStream,
+    open: Open,
+) -> Result<Link, NetError> {
+    let tls = TlsConnector::from(settings).connect(name, tcp).await;
+    let tls = tls.map_err(|error| NetError::Tls(target.clone(), error))?;
+    let agreed = tls.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+    Ok(Link::Stream(Stream::new(tls, open), agreed))
 }
 
 async fn tcp(addr: SocketAddr) -> io::Result<TcpStream> {

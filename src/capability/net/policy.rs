@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use ipnet::IpNet;
+
 use super::target::{Host, Target};
 use crate::config::{HostPattern, NetHost, NetRule};
 
@@ -25,6 +27,13 @@ pub struct Denied {
 impl Policy {
     pub fn new(rules: Vec<NetRule>) -> Policy {
         Policy { rules }
+    }
+
+    /// For what the configuration itself names, and no plugin has a hand in.
+    pub fn everything() -> Policy {
+        let net = |ip: IpAddr| IpNet::new_assert(ip, 0);
+        let hosts = [net(Ipv4Addr::UNSPECIFIED.into()), net(Ipv6Addr::UNSPECIFIED.into())].map(NetHost::Net);
+        Policy { rules: hosts.map(|host| NetRule { host, ports: 1..=u16::MAX }).into() }
     }
 
     /// Whether any address of the target could be permitted. A name that has no chance is not even looked up: the question
@@ -177,6 +186,18 @@ mod tests {
         let allowed = policy.check(&target, ip.parse().unwrap()).is_ok();
         assert!(before || !allowed, "what is refused before the lookup would be permitted after it");
         allowed
+    }
+
+    #[test]
+    fn everything_is_permitted_to_the_configuration() {
+        for target in ["a.cn:1", "localhost:80", "127.0.0.1:65535", "[::1]:80"] {
+            let target = Target::parse(target).unwrap();
+            let policy = Policy::everything();
+            assert_eq!(policy.check_before_lookup(&target), Ok(()), "{target}");
+            for ip in ["10.0.0.1", "2001:db8::1", "::ffff:127.0.0.1"] {
+                assert_eq!(policy.check(&target, ip.parse().unwrap()), Ok(()), "{target} {ip}");
+            }
+        }
     }
 
     #[test]

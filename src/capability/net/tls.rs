@@ -1,11 +1,12 @@
 //! TLS as a client: whom to trust.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use rustls::crypto::ring;
-use rustls::pki_types::CertificateDer;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme, WantsVerifier};
 use tokio::sync::OnceCell;
 
 use super::NetError;
@@ -16,6 +17,7 @@ pub struct Tls {
     /// None: the roots of the system.
     ca: Option<RootCertStore>,
     settings: OnceCell<Settings>,
+    unverified: OnceLock<ClientConfig>,
 }
 
 struct Settings {
@@ -35,12 +37,24 @@ impl Tls {
                 None
             }
         });
-        Tls { ca: roots, settings: OnceCell::new() }
+        Tls { ca: roots, settings: OnceCell::new(), unverified: OnceLock::new() }
     }
 
     /// For TLS over TCP, with these protocols to choose from (ALPN, RFC 7301).
     pub async fn settings(&self, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, NetError> {
         Ok(with_alpn(&self.get().await?.tls, alpn))
+    }
+
+    /// For TLS over TCP with a server that may have any certificate.
+    pub fn unverified_settings(&self, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, NetError> {
+        let config = match self.unverified.get() {
+            Some(config) => config,
+            None => {
+                let config = builder()?.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate));
+                self.unverified.get_or_init(|| config.with_no_client_auth())
+            }
+        };
+        Ok(with_alpn(config, alpn))
     }
 
     /// For QUIC.
@@ -64,10 +78,13 @@ impl Tls {
 }
 
 fn config(roots: RootCertStore) -> Result<ClientConfig, NetError> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    Ok(builder()?.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, NetError> {
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| NetError::Roots(error.to_string()))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+        .map_err(|error| NetError::Roots(error.to_string()))
 }
 
 fn with_alpn(config: &ClientConfig, alpn: &[&[u8]]) -> Arc<ClientConfig> {
@@ -97,4 +114,45 @@ fn system_roots() -> Result<RootCertStore, NetError> {
         return Err(NetError::Roots(reasons.join("; ")));
     }
     Ok(roots)
+}
+
+/// Takes any certificate; whoever shows it must have its key.
+#[derive(Debug)]
+struct AnyCertificate;
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = ring::default_provider().signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, &algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = ring::default_provider().signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
 }

@@ -8,7 +8,9 @@ use toml::Spanned;
 use super::Context;
 use crate::config::diagnostic::nearest;
 use crate::config::leaf::final_status;
-use crate::config::model::{ChainConfig, Chains, Limits, OnFailure, PluginConfig, ScriptConfig, ScriptSpans};
+use crate::config::model::{
+    ChainConfig, Chains, FilterConfig, Limits, OnFailure, PluginConfig, ScriptConfig, ScriptSpans,
+};
 use crate::config::{Diagnostic, Span, schema};
 use crate::phase::{Action, Phase};
 
@@ -16,13 +18,14 @@ const MEMORY: usize = 64 << 20;
 /// One page of WebAssembly memory: with less no module can start.
 const LEAST_MEMORY: usize = 64 << 10;
 const CPU: Duration = Duration::from_millis(50);
-const WALL: Duration = Duration::from_secs(10);
+pub const WALL: Duration = Duration::from_secs(10);
 const RECYCLE_AFTER: u64 = 100_000;
 
 /// What a level hands down.
 #[derive(Default)]
 pub struct Level {
     pub chains: Chains,
+    pub filters: Arc<Vec<FilterConfig>>,
     /// Whether `wasm_serverless` has a script that is on.
     pub serverless: bool,
 }
@@ -36,15 +39,17 @@ struct Place<'c> {
 }
 
 impl Context<'_> {
-    /// The chains of a level: its own, and for phases it does not set those of the level above.
-    pub fn chains(&mut self, chains: schema::Chains, above: &Level) -> Level {
-        let serverless = chains[Phase::Serverless as usize].as_deref().map_or(above.serverless, has_script);
+    /// The chains of a level: its own, and where it sets none those of the level above.
+    pub fn level(&mut self, chains: schema::Chains, above: &Level) -> Level {
+        let schema::Chains { phases, filters } = chains;
+        let serverless = phases[Phase::Serverless as usize].as_deref().map_or(above.serverless, has_script);
         let mut inherited = above.chains.iter().zip(Phase::ALL);
-        let chains = chains.map(|own| {
+        let chains = phases.map(|own| {
             let (above, phase) = inherited.next()?;
             Some(own.map_or_else(|| above.clone(), |plugins| Arc::new(self.chain(phase, plugins))))
         });
-        Level { chains: chains.map(Option::unwrap_or_default), serverless }
+        let filters = filters.map_or_else(|| above.filters.clone(), |filters| Arc::new(self.filters(filters)));
+        Level { chains: chains.map(Option::unwrap_or_default), filters, serverless }
     }
 
     fn chain(&mut self, phase: Phase, plugins: Vec<schema::Plugin>) -> ChainConfig {
@@ -233,7 +238,7 @@ fn plugin_name(plugin: &schema::Plugin) -> Option<Spanned<String>> {
     })
 }
 
-fn file_stem(path: &str) -> String {
+pub fn file_stem(path: &str) -> String {
     Path::new(path).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
 }
 

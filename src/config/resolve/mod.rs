@@ -1,6 +1,7 @@
 //! What the user typed → what the program runs on.
 
 mod chain;
+mod filter;
 mod server;
 mod session;
 mod store;
@@ -24,17 +25,19 @@ const ACCESS_LOG_FORMAT: &str = "${local_time} ${client_ip} ${domain} \"${http_r
 pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -> Config {
     let defaults = Config::empty(path);
     let directory = path.parent().unwrap_or(Path::new("")).to_owned();
-    let mut cx = Context { directory, diagnostics, upstreams: Upstreams::default(), files: Vec::new() };
+    let threads = main.threads.map_or(defaults.threads, usize::from);
+    let mut cx = Context { directory, threads, diagnostics, upstreams: Upstreams::default(), files: Vec::new() };
     cx.declare_upstreams(main.upstreams);
-    let level = cx.chains(main.chains, &Level::default());
+    let level = cx.level(main.chains, &Level::default());
     if main.servers.is_none() {
         let help = "add a `[[server]]` with `listen = [{ addr = \"0.0.0.0:8080\" }]` and a `[[server.local]]`";
         cx.diagnostics.push_absent(Diagnostic::error(0..0, "there is no server").help(help));
     }
     let sessions = cx.sessions(main.sessions);
+    let services = cx.services(main.services);
     let servers = cx.servers(main.servers.unwrap_or_default(), &level);
     Config {
-        threads: main.threads.map_or(defaults.threads, usize::from),
+        threads,
         work_stealing: main.work_stealing.unwrap_or(defaults.work_stealing),
         watch: main.watch.unwrap_or(defaults.watch),
         error_log: main.error_log.unwrap_or(defaults.error_log),
@@ -43,11 +46,13 @@ pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -
         client_timeout: main.client_timeout_ms.map_or(defaults.client_timeout, |ms| Duration::from_millis(ms.get())),
         body_limit: main.body_limit.map_or(defaults.body_limit, |size| size.0),
         trusted_proxies: main.trusted_proxies,
+        cache: main.cache.map_or(defaults.cache, |path| cx.cache(&path)),
         admin: main.admin,
         network: cx.network(main.network.unwrap_or_default()),
         store: main.store.map_or(defaults.store, |store| cx.store(store)),
         upstreams: cx.upstreams.into_list(),
         sessions,
+        services,
         servers,
         files: cx.files,
         ..defaults
@@ -58,6 +63,8 @@ pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -
 struct Context<'d> {
     /// What relative paths are relative to.
     directory: PathBuf,
+    /// Worker threads.
+    threads: usize,
     diagnostics: &'d mut Diagnostics,
     upstreams: Upstreams,
     /// All that was asked for with `file`.
@@ -77,6 +84,11 @@ impl Context<'_> {
             path => LogTarget::File(self.directory.join(path)),
         };
         Some(AccessLog { target, format })
+    }
+
+    /// Where to keep what can be made anew; an empty path switches it off.
+    fn cache(&self, path: &str) -> Option<PathBuf> {
+        (!path.is_empty()).then(|| self.directory.join(path))
     }
 
     fn network(&mut self, network: schema::Network) -> Network {

@@ -36,7 +36,7 @@ impl Context<'_> {
         self.check_default(&server.span, &listen, server.names.is_some(), listeners);
         let names = server.names.unwrap_or_default();
         self.check_names(&listen, &names, listeners);
-        let level = self.chains(server.chains, above);
+        let level = self.level(server.chains, above);
         let locals = server.locals.unwrap_or_default();
         if locals.is_empty() && !level.serverless {
             let message = "the server has no locals, so that it answers every request with 404";
@@ -49,6 +49,7 @@ impl Context<'_> {
             listen,
             locals: locals.into_iter().filter_map(|local| self.local(local, &level)).collect(),
             chains: level.chains,
+            filters: level.filters,
         }
     }
 
@@ -126,7 +127,7 @@ impl Context<'_> {
     }
 
     fn local(&mut self, local: schema::Local, above: &Level) -> Option<Local> {
-        let level = self.chains(local.chains, above);
+        let level = self.level(local.chains, above);
         match local.handler_keys.as_slice() {
             [] if !level.serverless => {
                 let message = "the local has nothing that answers a request";
@@ -155,7 +156,7 @@ impl Context<'_> {
         }
         let prefix = local.path.map(|path| Match::Prefix(path.into_inner().0));
         let regex = local.regex.and_then(|regex| self.regex(&regex)).map(Match::Regex);
-        Some(Local { matcher: prefix.or(regex)?, handler, chains: level.chains })
+        Some(Local { matcher: prefix.or(regex)?, handler, chains: level.chains, filters: level.filters })
     }
 
     fn regex(&mut self, text: &Spanned<String>) -> Option<Regex> {

@@ -7,7 +7,7 @@ use toml::Spanned;
 use super::Context;
 use crate::config::diagnostic::nearest;
 use crate::config::leaf::HostPort;
-use crate::config::model::{Balance, HealthCheck, Timeouts, Upstream, UpstreamServer};
+use crate::config::model::{Balance, HealthCheck, Timeouts, Upstream, UpstreamServer, UpstreamTls};
 use crate::config::{Diagnostic, Span, schema};
 
 /// The upstreams so far. A name stands for one also if it has errors, so that they are reported only once.
@@ -79,6 +79,10 @@ impl Context<'_> {
                 path: check.path.map(|path| path.0),
                 interval: millis(check.interval_ms).unwrap_or(Duration::from_secs(1)),
             }),
+            tls: upstream
+                .tls
+                .map(|tls| UpstreamTls { sni: tls.sni.map(|sni| sni.0), verify: tls.verify.unwrap_or(true) }),
+            h2: upstream.h2.unwrap_or(false),
             timeouts: Timeouts {
                 connect: millis(upstream.connect_timeout_ms).unwrap_or(Timeouts::default().connect),
                 silence: millis(upstream.silence_timeout_ms).unwrap_or(Timeouts::default().silence),
@@ -98,6 +102,8 @@ impl Context<'_> {
                 balance: Balance::default(),
                 hash_key: None,
                 health_check: None,
+                tls: None,
+                h2: false,
                 timeouts: Timeouts::default(),
             }));
         }

@@ -6,16 +6,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::uri::PathAndQuery;
-use pingora::connectors::TransportConnector;
+use http::{Uri, Version, header};
+use pingora::connectors::ConnectorOptions;
+use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
-use pingora::protocols::http::v1::client::HttpSession;
+use pingora::prelude::HttpPeer;
+use pingora::protocols::http::client::HttpSession;
 use pingora::server::ShutdownWatch;
 use pingora::services::background::BackgroundService;
-use pingora::upstreams::peer::BasicPeer;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::protocol::{Protocol, connector_options};
 use super::{Server, UpstreamError};
-use crate::config::HealthCheck;
+use crate::config::{Ca, HealthCheck};
 
 /// A check that takes longer has failed.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -25,10 +28,12 @@ pub struct HealthChecks {
     upstream: String,
     interval: Duration,
     targets: Vec<Target>,
+    options: ConnectorOptions,
 }
 
 struct Target {
     server: Arc<Server>,
+    peer: HttpPeer,
     /// None: a connection is enough.
     request: Option<RequestHeader>,
 }
@@ -45,7 +50,13 @@ enum Failure {
 }
 
 impl HealthChecks {
-    pub(super) fn new(upstream: &str, check: &HealthCheck, servers: &[Arc<Server>]) -> Result<Self, UpstreamError> {
+    pub(super) fn new(
+        upstream: &str,
+        check: &HealthCheck,
+        servers: &[Arc<Server>],
+        protocol: &Protocol,
+        ca: Option<&Ca>,
+    ) -> Result<Self, UpstreamError> {
         let target = |server: &Arc<Server>| {
             let request =
                 match &check.path {
@@ -55,14 +66,22 @@ impl HealthChecks {
                     })?),
                     None => None,
                 };
-            Ok(Target { server: server.clone(), request })
+            let mut peer = protocol.peer(server.addr, &server.host);
+            // Every check makes a connection of its own.
+            peer.options.max_h2_streams = 1;
+            Ok(Target { server: server.clone(), peer, request })
         };
         let targets = servers.iter().map(target).collect::<Result<_, _>>()?;
-        Ok(HealthChecks { upstream: upstream.to_owned(), interval: check.interval, targets })
+        Ok(HealthChecks {
+            upstream: upstream.to_owned(),
+            interval: check.interval,
+            targets,
+            options: connector_options(ca),
+        })
     }
 
     async fn run(&self) {
-        let connector = TransportConnector::new(None);
+        let connector = Connector::new(Some(self.options.clone()));
         // An interval of zero would panic.
         let mut rounds = interval(self.interval.max(Duration::from_millis(1)));
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -72,7 +91,7 @@ impl HealthChecks {
         }
     }
 
-    async fn check(&self, target: &Target, connector: &TransportConnector) {
+    async fn check(&self, target: &Target, connector: &Connector) {
         let result = timeout(TIMEOUT, target.probe(connector)).await.unwrap_or(Err(Failure::Timeout));
         let was_healthy = target.server.healthy.swap(result.is_ok(), Relaxed);
         let (upstream, authority, addr) = (&self.upstream, &target.server.authority, target.server.addr);
@@ -95,15 +114,31 @@ impl BackgroundService for HealthChecks {
 }
 
 impl Target {
-    async fn probe(&self, connector: &TransportConnector) -> Result<(), Failure> {
-        let stream = connector.new_stream(&BasicPeer::new(&self.server.addr.to_string())).await?;
+    async fn probe(&self, connector: &Connector) -> Result<(), Failure> {
+        let (mut session, _) = connector.get_http_session(&self.peer).await?;
         let Some(request) = &self.request else { return Ok(()) };
-        let mut session = HttpSession::new(stream);
-        session.write_request_header(Box::new(request.clone())).await?;
-        session.read_response().await?;
-        match session.get_status().map_or(0, |status| status.as_u16()) {
+        let mut request = Box::new(request.clone());
+        if let HttpSession::H2(_) = session {
+            self.turn_into_h2(&mut request);
+        }
+        session.write_request_header(request).await?;
+        session.finish_request_body().await?;
+        session.read_response_header().await?;
+        match session.response_header().map_or(0, |response| response.status.as_u16()) {
             200 => Ok(()),
             status => Err(Failure::Status(status)),
+        }
+    }
+
+    fn turn_into_h2(&self, request: &mut RequestHeader) {
+        let scheme = if self.peer.is_tls() { "https" } else { "http" };
+        let path = request.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let uri = Uri::builder().scheme(scheme).authority(self.server.authority.as_str()).path_and_query(path).build();
+        request.set_version(Version::HTTP_2);
+        request.remove_header(&header::HOST);
+        request.remove_header(&header::CONNECTION);
+        if let Ok(uri) = uri {
+            request.set_uri(uri);
         }
     }
 }

@@ -16,16 +16,18 @@ fn spec(balance: Balance, servers: &[(&str, u16)]) -> config::Upstream {
         balance,
         hash_key: None,
         health_check: None,
+        tls: None,
+        h2: false,
         timeouts: Timeouts::default(),
     }
 }
 
 fn upstream(balance: Balance, servers: &[(&str, u16)]) -> Arc<Upstream> {
-    Upstream::build(&spec(balance, servers)).unwrap().0
+    Upstream::build(&spec(balance, servers), None).unwrap().0
 }
 
 fn error(spec: config::Upstream) -> String {
-    Upstream::build(&spec).err().unwrap().to_string()
+    Upstream::build(&spec, None).err().unwrap().to_string()
 }
 
 /// How many of `n` selections, each let go at once, went to each port.
@@ -149,7 +151,7 @@ fn checked(addr: SocketAddr, path: Option<&str>) -> (Arc<Upstream>, tokio::sync:
     let health_check = config::HealthCheck { path: path.map(str::to_owned), interval: Duration::from_millis(5) };
     let spec =
         config::Upstream { health_check: Some(health_check), ..spec(Balance::RoundRobin, &[(&addr.to_string(), 1)]) };
-    let (upstream, service) = Upstream::build(&spec).unwrap();
+    let (upstream, service) = Upstream::build(&spec, None).unwrap();
     let (shutdown, watch) = tokio::sync::watch::channel(false);
     let checks = service.unwrap().task();
     std::thread::spawn(move || {

@@ -13,6 +13,7 @@
 mod certificates;
 mod client;
 mod config;
+mod grpc;
 mod origin;
 mod probe;
 mod proxy;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 pub use certificates::{Authority, CertFiles};
 pub use client::{Answer, http1, http2, https, send};
 pub use config::{LISTEN, proxy_to, script, server};
+pub use grpc::{GrpcCall, GrpcOrigin};
 pub use origin::{DownOrigin, FullOrigin, Origin, RawOrigin, Received, Reply, reply};
 pub use probe::{answers, calls_and_rest, in_access, probe, results, serve, step};
 pub use proxy::{Output, Proxy, Signal, check, phasegate, refused};

@@ -238,9 +238,12 @@ impl Drop for Proxy {
     }
 }
 
-/// The binary, for arguments of one's own.
+/// The binary, for arguments of one's own. All tests share what was compiled once, from run to run: a module takes as long
+/// to compile as most tests take for the rest.
 pub fn phasegate() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_phasegate"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_phasegate"));
+    command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
+    command
 }
 
 /// Runs `check` on a configuration.

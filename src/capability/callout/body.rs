@@ -1,0 +1,152 @@
+//! The body of a request.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use h2::Reason;
+use http::HeaderMap;
+use hyper::body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
+
+/// Can be sent again as long as nothing of it has been.
+#[derive(Clone)]
+pub enum Payload {
+    Whole { data: Bytes, trailers: HeaderMap },
+    Piped(Pipe),
+}
+
+/// A body that is written while it is being sent. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Pipe(Arc<Mutex<Queue>>);
+
+#[derive(Default)]
+struct Queue {
+    pieces: VecDeque<Bytes>,
+    /// Bytes in `pieces`.
+    unsent: usize,
+    end: Option<End>,
+    /// Of who sends it.
+    waker: Option<Waker>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Finished,
+    Cancelled,
+}
+
+/// Why a piece is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PipeError {
+    #[error("the request has ended")]
+    Ended,
+    #[error("the server does not take what has been sent before: {0} bytes wait")]
+    Full(usize),
+}
+
+impl Payload {
+    pub fn whole(data: Bytes) -> Payload {
+        Payload::Whole { data, trailers: HeaderMap::new() }
+    }
+}
+
+impl Pipe {
+    /// Takes a piece, if no more than this many bytes wait before it.
+    ///
+    /// # Errors
+    /// When more wait, and after the end.
+    pub fn push(&self, piece: Bytes, most: usize) -> Result<(), PipeError> {
+        let mut queue = self.0.lock();
+        if queue.end.is_some() {
+            return Err(PipeError::Ended);
+        }
+        if queue.unsent > most {
+            return Err(PipeError::Full(queue.unsent));
+        }
+        queue.unsent += piece.len();
+        queue.pieces.push_back(piece);
+        queue.wake();
+        Ok(())
+    }
+
+    /// The body ends after the pieces so far.
+    pub fn finish(&self) {
+        let mut queue = self.0.lock();
+        queue.end.get_or_insert(End::Finished);
+        queue.wake();
+    }
+
+    /// Whoever has no whole body yet learns that there will be none.
+    pub fn cancel(&self) {
+        let mut queue = self.0.lock();
+        if queue.end == Some(End::Finished) && queue.pieces.is_empty() {
+            return;
+        }
+        queue.end = Some(End::Cancelled);
+        queue.pieces.clear();
+        queue.wake();
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        let mut queue = self.0.lock();
+        if let Some(piece) = queue.pieces.pop_front() {
+            queue.unsent -= piece.len();
+            return Poll::Ready(Some(Ok(piece)));
+        }
+        match queue.end {
+            Some(End::Finished) => Poll::Ready(None),
+            Some(End::Cancelled) => Poll::Ready(Some(Err(Reason::CANCEL.into()))),
+            None => {
+                queue.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        let queue = self.0.lock();
+        queue.pieces.is_empty() && queue.end == Some(End::Finished)
+    }
+}
+
+impl Queue {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Body for Payload {
+    type Data = Bytes;
+    /// With the reason for which the stream is reset.
+    type Error = h2::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        match &mut *self {
+            Payload::Whole { data, .. } if !data.is_empty() => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
+            Payload::Whole { trailers, .. } if !trailers.is_empty() => {
+                Poll::Ready(Some(Ok(Frame::trailers(std::mem::take(trailers)))))
+            }
+            Payload::Whole { .. } => Poll::Ready(None),
+            Payload::Piped(pipe) => pipe.poll(cx).map(|piece| piece.map(|piece| piece.map(Frame::data))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Payload::Whole { data, trailers } => data.is_empty() && trailers.is_empty(),
+            Payload::Piped(pipe) => pipe.has_ended(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Payload::Whole { data, trailers } if trailers.is_empty() => SizeHint::with_exact(data.len() as u64),
+            _ => SizeHint::default(),
+        }
+    }
+}

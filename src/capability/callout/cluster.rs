@@ -1,0 +1,87 @@
+//! Requests to clusters.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+
+use super::CalloutError;
+use super::body::Payload;
+use super::request::Outgoing;
+use crate::capability::cluster::Endpoint;
+
+/// What a plugin asks a cluster for.
+#[derive(Clone, Debug)]
+pub struct ClusterCall {
+    pub method: Method,
+    pub path: PathAndQuery,
+    /// What the server takes for its name.
+    pub authority: Authority,
+    /// For HTTP/2; none: as the connection is.
+    pub scheme: Option<Scheme>,
+    /// Those that are about the connection, or frame the body, are left out.
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub trailers: HeaderMap,
+    /// From the wait for the cluster to the last byte; none: as long as it takes.
+    pub timeout: Option<Duration>,
+}
+
+/// The whole response of a cluster.
+#[derive(Clone, Debug)]
+pub struct ClusterResponse {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub trailers: HeaderMap,
+}
+
+impl ClusterCall {
+    /// # Errors
+    /// When the body is too large.
+    pub fn outgoing(self, endpoint: &Endpoint, body_limit: usize) -> Result<Outgoing, CalloutError> {
+        let ClusterCall { method, path, authority, scheme, mut headers, body: data, trailers, timeout: _ } = self;
+        if data.len() > body_limit {
+            return Err(CalloutError::BodyTooLarge { of: "request", limit: body_limit });
+        }
+        without_connection(&mut headers);
+        if !trailers.is_empty() {
+            // HTTP/1.1 sends those that are announced (RFC 9110, section 6.6.2).
+            let names: Vec<_> = trailers.keys().map(|name| name.as_str()).collect();
+            if let Ok(names) = HeaderValue::from_str(&names.join(", ")) {
+                headers.insert(header::TRAILER, names);
+            }
+        }
+        let scheme = scheme.unwrap_or_else(|| default_scheme(endpoint));
+        let (target, body) = (endpoint.addr.into(), Payload::Whole { data, trailers });
+        Ok(Outgoing { method, body, target, scheme, authority, path, headers })
+    }
+}
+
+/// Of the connection to the server.
+pub fn default_scheme(endpoint: &Endpoint) -> Scheme {
+    if endpoint.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP }
+}
+
+/// Takes out what is about one connection (RFC 9110, section 7.6.1; RFC 9113, section 8.2.2), and what the proxy writes
+/// itself.
+pub fn without_connection(headers: &mut HeaderMap) {
+    let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    for name in [
+        header::CONNECTION,
+        header::CONTENT_LENGTH,
+        header::HOST,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ] {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    headers.remove("proxy-connection");
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}

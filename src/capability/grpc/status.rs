@@ -1,0 +1,125 @@
+//! How calls end.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use h2::Reason;
+use http::{HeaderMap, StatusCode};
+use percent_encoding::percent_decode;
+
+use crate::capability::Capabilities;
+use crate::capability::callout::{CalloutError, chain, reset};
+
+pub const STATUS: &str = "grpc-status";
+const MESSAGE: &str = "grpc-message";
+
+const CANCELLED: u32 = 1;
+const UNKNOWN: u32 = 2;
+const DEADLINE_EXCEEDED: u32 = 4;
+const PERMISSION_DENIED: u32 = 7;
+const RESOURCE_EXHAUSTED: u32 = 8;
+const UNIMPLEMENTED: u32 = 12;
+const INTERNAL: u32 = 13;
+const UNAVAILABLE: u32 = 14;
+const UNAUTHENTICATED: u32 = 16;
+
+/// The status of a call: 0 is success. The codes are those of doc/statuscodes.md of grpc/grpc.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("gRPC status {code}: {message}")]
+pub struct Status {
+    pub code: u32,
+    pub message: String,
+    /// Empty when the status is not the server's own.
+    pub trailers: Box<HeaderMap>,
+}
+
+impl Status {
+    fn new(code: u32, message: impl Into<String>) -> Status {
+        Status { code, message: message.into(), trailers: Box::default() }
+    }
+
+    pub(super) fn internal(message: impl Into<String>) -> Status {
+        Status::new(INTERNAL, message)
+    }
+
+    pub(super) fn unknown(message: impl Into<String>) -> Status {
+        Status::new(UNKNOWN, message)
+    }
+
+    pub(super) fn unavailable(error: impl Display) -> Status {
+        Status::new(UNAVAILABLE, error.to_string())
+    }
+
+    pub(super) fn cancelled() -> Status {
+        Status::new(CANCELLED, "nobody wants the answer")
+    }
+
+    pub(super) fn too_large(length: usize, limit: usize) -> Status {
+        let message = format!("a message of {length} bytes is larger than body_limit of [network], {limit} bytes");
+        Status::new(RESOURCE_EXHAUSTED, message)
+    }
+
+    pub(super) fn deadline_exceeded(timeout: Duration) -> Status {
+        Status::new(DEADLINE_EXCEEDED, format!("no status within {} ms", timeout.as_millis()))
+    }
+
+    /// The server's own.
+    pub(super) fn of_trailers(trailers: HeaderMap) -> Status {
+        let message =
+            trailers.get(MESSAGE).map(|text| percent_decode(text.as_bytes()).decode_utf8_lossy().into_owned());
+        let code = trailers.get(STATUS).map(|code| code.to_str().ok().and_then(|code| code.parse().ok()));
+        let trailers = Box::new(trailers);
+        match code {
+            Some(Some(code)) => Status { code, message: message.unwrap_or_default(), trailers },
+            Some(None) => Status { trailers, ..Status::unknown("`grpc-status` is not a number") },
+            None => Status { trailers, ..Status::unknown("the trailers have no `grpc-status`") },
+        }
+    }
+
+    /// Of a response that is not one of gRPC: doc/http-grpc-status-mapping.md.
+    pub(super) fn of_http(status: StatusCode) -> Status {
+        let code = match status.as_u16() {
+            400 => INTERNAL,
+            401 => UNAUTHENTICATED,
+            403 => PERMISSION_DENIED,
+            404 => UNIMPLEMENTED,
+            429 | 502 | 503 | 504 => UNAVAILABLE,
+            _ => UNKNOWN,
+        };
+        Status::new(code, format!("the server answered {status}, and not in gRPC"))
+    }
+
+    /// Of a response that breaks off.
+    pub(super) fn of_reset(error: &hyper::Error) -> Status {
+        Status::new(code_of_reset(reset(error)), chain(error))
+    }
+
+    /// Counts the call as one without a response, if it is.
+    pub(super) fn count(&self, capabilities: &Capabilities) {
+        if self.code != 0 && self.trailers.is_empty() {
+            capabilities.callouts.failed();
+        }
+    }
+}
+
+impl From<CalloutError> for Status {
+    fn from(error: CalloutError) -> Status {
+        let code = match &error {
+            CalloutError::TooMany(_) => RESOURCE_EXHAUSTED,
+            CalloutError::Unanswered { reset, .. } => code_of_reset(*reset),
+            _ => UNAVAILABLE,
+        };
+        Status::new(code, error.to_string())
+    }
+}
+
+/// Errors of HTTP/2, by PROTOCOL-HTTP2.md, "Errors"; none: the connection is gone.
+fn code_of_reset(reset: Option<u32>) -> u32 {
+    match reset.map(Reason::from) {
+        None | Some(Reason::REFUSED_STREAM) => UNAVAILABLE,
+        Some(Reason::CANCEL) => CANCELLED,
+        Some(Reason::ENHANCE_YOUR_CALM) => RESOURCE_EXHAUSTED,
+        Some(Reason::INADEQUATE_SECURITY) => PERMISSION_DENIED,
+        Some(_) => INTERNAL,
+    }
+}

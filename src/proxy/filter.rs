@@ -1,0 +1,315 @@
+//! Proxy-Wasm filters on a request: headers in the hooks, bodies on a session that passes them through the filters.
+
+mod session;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode, Version, header};
+use parking_lot::Mutex;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::prelude::Session;
+
+use self::session::FilteredSession;
+use super::Gateway;
+use super::context::Context;
+use super::decorate::{self, Slot};
+use super::error;
+use super::respond::has_body;
+use crate::exchange::{Reply, no_request, no_response};
+use crate::wasm::{Direction, Filters, Flow, LocalReply};
+
+/// The filters of a request, and what they have come to.
+pub struct Filtering {
+    state: Arc<Mutex<State>>,
+    /// Where the client's session comes back from, when bodies pass the filters.
+    slot: Option<Slot>,
+}
+
+/// What hooks and the session share. They run on one task: nobody waits for the lock.
+struct State {
+    filters: Filters,
+    /// What the client gets instead of what was on its way.
+    reply: Option<LocalReply>,
+    /// Whether a response header has come to the filters.
+    response: Response,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Response {
+    Ahead,
+    /// Its header has passed the filters, or they hold it.
+    Begun,
+    /// It is not for the filters: their own answer to it.
+    Past,
+}
+
+/// How the filters have left the request.
+pub enum Filtered {
+    Continue,
+    Reply(LocalReply),
+    Reset,
+}
+
+impl Gateway {
+    /// `proxy_wasm`: the header of the request passes the filters of its route, which may wait.
+    pub(super) async fn filter_request(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<Filtered> {
+        let Some(chain) = ctx.local().and_then(|local| local.filters.clone()) else { return Ok(Filtered::Continue) };
+        ctx.body.freeze(session);
+        let end = ctx.body.is_over(session);
+        let before = target(session.req_header());
+        // Made now: all copies of the facts have the same.
+        ctx.facts.request_id();
+        let request = std::mem::replace(session.req_header_mut(), no_request());
+        let mut filters = Filters::new(chain, request, ctx.facts.clone());
+        let flow = filters.request_headers(end);
+        let flow = self.request_headers_passed(session, ctx, &mut filters, flow).await;
+        let (early, over) = ctx.body.hand_over();
+        let flow = match flow {
+            Ok(Flow::On) if !early.is_empty() => Ok(filters.body(Direction::Request, &early, over)),
+            flow => flow,
+        };
+        if let Some(request) = filters.take_request() {
+            *session.req_header_mut() = request;
+        }
+        if let Some(name) = filters.stream().lock().upstream.take() {
+            ctx.upstream = Some(name);
+        }
+        let filtering = Filtering::new(filters);
+        let state = filtering.state.clone();
+        ctx.filtering = Some(filtering);
+        let flow = flow?;
+        if let Some(filtering) = &mut ctx.filtering {
+            filtering.slot = Some(decorate::install(session, FilteredSession::new(state, over, end)));
+        }
+        match flow {
+            Flow::On => {
+                if target(session.req_header()) != before {
+                    self.reroute(session, ctx);
+                }
+                Ok(Filtered::Continue)
+            }
+            Flow::Reply(reply) => Ok(Filtered::Reply(reply)),
+            Flow::TooLarge => Ok(Filtered::Reply(too_large())),
+            Flow::Reset => Ok(Filtered::Reset),
+        }
+    }
+
+    /// Waits until the header has passed all filters, or something else is to happen. What the client sends meanwhile is
+    /// taken, as far as filters may hold it: that shows whether the client is still there.
+    async fn request_headers_passed(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        filters: &mut Filters,
+        mut flow: Flow,
+    ) -> pingora::Result<Flow> {
+        let stream = filters.stream().clone();
+        let mut over = ctx.body.is_over(session);
+        let mut timer = PauseTimer::default();
+        // The next request, if it comes instead of the client's end, is kept.
+        session.set_pipelining_enabled(true);
+        while flow == Flow::On && !filters.headers_passed(Direction::Request) {
+            let reads = !over
+                && !filters.is_full(Direction::Request)
+                && (filters.holds_headers_alone(Direction::Request) || !ctx.body.waits_for_invitation());
+            let paused = timer.left(filters.paused(Direction::Request));
+            flow = tokio::select! {
+                biased;
+                () = stream.woken() => filters.run(Direction::Request),
+                () = tokio::time::sleep(paused.unwrap_or_default()), if paused.is_some() => filters.give_up(Direction::Request),
+                chunk = ctx.body.next_or_gone(session, over), if reads || over => {
+                    let chunk = chunk?;
+                    over |= chunk.is_none() || ctx.body.is_over(session);
+                    filters.body(Direction::Request, &chunk.unwrap_or_default(), over)
+                }
+            };
+        }
+        Ok(flow)
+    }
+
+    /// A filter has changed host or path: the request goes on by the route that it has now.
+    fn reroute(&self, session: &Session, ctx: &mut Context) {
+        if let Some(route) = &ctx.route {
+            let generation = route.generation.clone();
+            ctx.route = Some(self.route(session, generation));
+        }
+    }
+
+    /// `proxy_wasm`: the header of a response passes the filters, which may wait.
+    pub(super) async fn filter_response(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        response: &mut ResponseHeader,
+        end: bool,
+    ) -> Filtered {
+        let Some(filtering) = &ctx.filtering else { return Filtered::Continue };
+        let state = filtering.state.clone();
+        let stream = {
+            let mut state = state.lock();
+            if state.response != Response::Ahead {
+                // Another is sent in its place: the filters have seen theirs.
+                state.response = Response::Past;
+                return Filtered::Continue;
+            }
+            state.response = Response::Begun;
+            let stream = state.filters.stream().clone();
+            stream.lock().facts.clone_from(&ctx.facts);
+            stream
+        };
+        let framed = is_framed(response);
+        let header = std::mem::replace(response, no_response());
+        let mut flow = state.lock().filters.response_headers(header, end);
+        let mut timer = PauseTimer::default();
+        while flow == Flow::On {
+            let paused = {
+                let state = state.lock();
+                if state.filters.headers_passed(Direction::Response)
+                    || state.filters.holds_headers_alone(Direction::Response)
+                {
+                    break;
+                }
+                timer.left(state.filters.paused(Direction::Response))
+            };
+            flow = tokio::select! {
+                biased;
+                () = stream.woken() => state.lock().filters.run(Direction::Response),
+                () = tokio::time::sleep(paused.unwrap_or_default()), if paused.is_some() => state.lock().filters.give_up(Direction::Response),
+            };
+        }
+        let mut state = state.lock();
+        if let Some(header) = state.filters.take_response() {
+            *response = header;
+        }
+        if framed && !is_framed(response) && !end {
+            frame(session, response);
+        }
+        match flow {
+            Flow::On => Filtered::Continue,
+            // Whatever they say to a response of their own, it is not asked about again.
+            flow => {
+                state.response = Response::Past;
+                match flow {
+                    Flow::Reply(reply) => Filtered::Reply(reply),
+                    Flow::TooLarge => Filtered::Reply(failed()),
+                    _ => Filtered::Reset,
+                }
+            }
+        }
+    }
+
+    /// [`Gateway::filter_response`] on the header of the upstream's response. Another response that the filters want instead
+    /// is sent here, and the upstream's is given up.
+    pub(super) async fn filter_upstream_response(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        response: &mut ResponseHeader,
+    ) -> pingora::Result<()> {
+        let head = session.req_header().method == Method::HEAD;
+        let end = ctx.header_only || head || !has_body(response.status);
+        match self.filter_response(session, ctx, response, end).await {
+            Filtered::Continue => Ok(()),
+            Filtered::Reply(reply) => {
+                session.set_keepalive(None);
+                self.respond_as(session, ctx, reply.into()).await?;
+                Err(error::cut())
+            }
+            Filtered::Reset => Err(error::cut()),
+        }
+    }
+
+    /// The request has ended: its filters are told, and the client's own session is put back.
+    pub(super) fn end_filters(&self, session: &mut Session, ctx: &mut Context) {
+        let Some(Filtering { state, slot }) = ctx.filtering.take() else { return };
+        if let Some(slot) = slot {
+            decorate::remove(session, &slot);
+        }
+        let mut state = state.lock();
+        {
+            let mut http = state.filters.stream().lock();
+            http.facts.clone_from(&ctx.facts);
+            http.response.header = session.response_written().cloned();
+        }
+        state.filters.end();
+    }
+}
+
+impl Filtering {
+    fn new(filters: Filters) -> Filtering {
+        let state = State { filters, reply: None, response: Response::Ahead };
+        Filtering { state: Arc::new(Mutex::new(state)), slot: None }
+    }
+
+    /// What a filter has answered while the body was on its way.
+    pub fn take_reply(&self) -> Option<LocalReply> {
+        self.state.lock().reply.take()
+    }
+
+    /// Lets a response pass by the filters.
+    pub fn bypass(&self) {
+        self.state.lock().response = Response::Past;
+    }
+}
+
+impl From<LocalReply> for Reply {
+    fn from(reply: LocalReply) -> Reply {
+        let LocalReply { status, headers, body, details: _ } = reply;
+        let mut reply = Reply { status, headers, body, length: None };
+        reply.headers.retain(|(name, _)| *name != header::CONTENT_LENGTH && *name != header::TRANSFER_ENCODING);
+        reply
+    }
+}
+
+/// Measures how long a stream has been paused by one filter.
+#[derive(Default)]
+struct PauseTimer(Option<tokio::time::Instant>);
+
+impl PauseTimer {
+    /// What is left of the longest pause; none: nothing is paused.
+    fn left(&mut self, longest: Option<Duration>) -> Option<Duration> {
+        let Some(longest) = longest else {
+            self.0 = None;
+            return None;
+        };
+        Some(longest.saturating_sub(self.0.get_or_insert_with(tokio::time::Instant::now).elapsed()))
+    }
+}
+
+/// What a request is routed by.
+fn target(request: &RequestHeader) -> (http::Uri, Option<http::HeaderValue>) {
+    (request.uri.clone(), request.headers.get(header::HOST).cloned())
+}
+
+fn is_framed(response: &ResponseHeader) -> bool {
+    response.headers.contains_key(header::CONTENT_LENGTH) || response.headers.contains_key(header::TRANSFER_ENCODING)
+}
+
+/// A filter has removed the length of a body that follows.
+fn frame(session: &mut Session, response: &mut ResponseHeader) {
+    if !has_body(response.status) {
+        return;
+    }
+    match session.req_header().version {
+        Version::HTTP_11 => drop(response.insert_header(header::TRANSFER_ENCODING, "chunked")),
+        // The end of the connection ends the body.
+        Version::HTTP_10 | Version::HTTP_09 => session.set_keepalive(None),
+        _ => {}
+    }
+}
+
+/// As Envoy answers when a filter holds more of a request than it may.
+fn too_large() -> LocalReply {
+    plain(StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large", "Payload Too Large")
+}
+
+/// As Envoy answers when a filter holds more of a response than it may.
+fn failed() -> LocalReply {
+    plain(StatusCode::INTERNAL_SERVER_ERROR, "response_payload_too_large", "Internal Server Error")
+}
+
+fn plain(status: StatusCode, details: &str, body: &'static str) -> LocalReply {
+    LocalReply { status, headers: Vec::new(), body: Bytes::from_static(body.as_bytes()), details: details.to_owned() }
+}

@@ -1,0 +1,293 @@
+//! The client's session, with the filters of the request between it and Pingora: bodies and trailers pass them here, and
+//! may wait here.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use pingora::Result;
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::{HttpTask, ServerSession};
+use tokio::time::sleep;
+
+use super::{PauseTimer, Response, State, failed, too_large};
+use crate::proxy::decorate::Decoration;
+use crate::proxy::{error, is_interim};
+use crate::wasm::{Direction, End, Flow};
+
+/// Bytes of the request body that are kept for another attempt, as Pingora does.
+const RETRY: usize = 64 << 10;
+
+pub struct FilteredSession {
+    state: Arc<Mutex<State>>,
+    /// Whether the client's body has come to its end.
+    over: bool,
+    /// Whether the filters have let that pass.
+    ended: bool,
+    /// The response header, which the filters hold: whether it is the end.
+    held: Option<bool>,
+    /// Whether the end of the response has come to the filters.
+    response_over: bool,
+    timer: PauseTimer,
+    retry: Retry,
+}
+
+/// What has gone to the upstream.
+#[derive(Default)]
+struct Retry {
+    enabled: bool,
+    truncated: bool,
+    kept: BytesMut,
+}
+
+impl FilteredSession {
+    /// `over`: the end of the request body has come to the filters. `end`: there is none.
+    pub fn new(state: Arc<Mutex<State>>, over: bool, end: bool) -> FilteredSession {
+        FilteredSession {
+            state,
+            over,
+            ended: end,
+            held: None,
+            response_over: false,
+            timer: PauseTimer::default(),
+            retry: Retry::default(),
+        }
+    }
+
+    /// Whether what is written now is none of the filters' business.
+    fn passes(&self, session: &ServerSession) -> bool {
+        let state = self.state.lock();
+        state.response != Response::Begun || state.filters.response_ended_with_headers() || session.was_upgraded()
+    }
+
+    /// Does what the filters have decided, if that is not to go on.
+    fn follow(&self, flow: Flow, direction: Direction) -> Result<()> {
+        let reply = match flow {
+            Flow::On => return Ok(()),
+            Flow::Reply(reply) => Some(reply),
+            Flow::TooLarge if direction == Direction::Request => Some(too_large()),
+            Flow::TooLarge => Some(failed()),
+            Flow::Reset => None,
+        };
+        let mut state = self.state.lock();
+        if direction == Direction::Response {
+            state.response = Response::Past;
+        }
+        state.reply = reply;
+        Err(error::cut())
+    }
+
+    /// Lets a part of the response through, and waits where a filter has paused it until there is more of it, or the end.
+    async fn pass(&mut self, session: &mut ServerSession, flow: Flow, out: &mut Vec<HttpTask>) -> Result<()> {
+        let mut flow = flow;
+        loop {
+            self.follow(std::mem::replace(&mut flow, Flow::On), Direction::Response)?;
+            if self.take_passed(session, out) {
+                return Ok(());
+            }
+            let (stream, paused) = {
+                let state = self.state.lock();
+                let Some(longest) = state.filters.paused(Direction::Response) else { return Ok(()) };
+                if !self.response_over && !state.filters.waits_for_callout() {
+                    // It waits for more of the body.
+                    return Ok(());
+                }
+                (state.filters.stream().clone(), self.timer.left(Some(longest)))
+            };
+            if !out.is_empty() {
+                session.response_duplex_vec(std::mem::take(out)).await?;
+            }
+            flow = tokio::select! {
+                biased;
+                () = stream.woken() => self.state.lock().filters.run(Direction::Response),
+                () = sleep(paused.unwrap_or_default()), if paused.is_some() => self.state.lock().filters.give_up(Direction::Response),
+            };
+        }
+    }
+
+    /// Takes what has passed all filters; whether that was the end.
+    fn take_passed(&mut self, session: &ServerSession, out: &mut Vec<HttpTask>) -> bool {
+        let mut state = self.state.lock();
+        let filters = &mut state.filters;
+        if !filters.headers_passed(Direction::Response) {
+            return false;
+        }
+        if let Some(end) = self.held.take()
+            && let Some(header) = filters.take_response()
+        {
+            out.push(HttpTask::Header(Box::new(header), end));
+        }
+        let (data, end) = filters.take_body(Direction::Response);
+        if data.is_some() || end.is_some() {
+            self.timer = PauseTimer::default();
+        }
+        let trailers = match end {
+            Some(End::Trailers) => Some(filters.take_response_trailers()),
+            // HTTP/1.1 sends none that were not announced.
+            Some(End::Body) if session.is_http2() => filters.take_response_trailers().map(Some),
+            _ => None,
+        };
+        if data.is_some() || (end.is_some() && trailers.is_none()) {
+            out.push(HttpTask::Body(data, end.is_some() && trailers.is_none()));
+        }
+        if let Some(trailers) = trailers {
+            out.push(HttpTask::Trailer(trailers.map(Box::new)));
+        }
+        end.is_some()
+    }
+
+    /// A part of the response on its way to the client.
+    async fn write(&mut self, session: &mut ServerSession, task: HttpTask, out: &mut Vec<HttpTask>) -> Result<()> {
+        let flow = match task {
+            HttpTask::Header(header, end) if !is_interim(header.status) => {
+                let mut state = self.state.lock();
+                if state.filters.headers_passed(Direction::Response) {
+                    out.push(HttpTask::Header(header, end));
+                } else {
+                    state.filters.hold_response(*header);
+                    self.held = Some(end);
+                }
+                return Ok(());
+            }
+            HttpTask::Body(data, end) => {
+                self.response_over |= end;
+                self.state.lock().filters.body(Direction::Response, &data.unwrap_or_default(), end)
+            }
+            HttpTask::Trailer(Some(trailers)) if !self.response_over => {
+                self.response_over = true;
+                self.state.lock().filters.response_trailers(*trailers)
+            }
+            HttpTask::Trailer(None) | HttpTask::Done if !self.response_over => {
+                self.response_over = true;
+                self.state.lock().filters.body(Direction::Response, &[], true)
+            }
+            other => {
+                out.push(other);
+                return Ok(());
+            }
+        };
+        self.pass(session, flow, out).await
+    }
+}
+
+#[async_trait]
+impl Decoration for FilteredSession {
+    async fn read_body(&mut self, session: &mut ServerSession) -> Result<Option<Bytes>> {
+        if session.was_upgraded() {
+            return session.read_request_body().await;
+        }
+        loop {
+            let (stream, reads, paused) = {
+                let mut state = self.state.lock();
+                let (data, end) = state.filters.take_body(Direction::Request);
+                self.ended |= end.is_some();
+                if let Some(data) = data {
+                    self.retry.keep(&data);
+                    return Ok(Some(data));
+                }
+                if self.ended {
+                    return Ok(None);
+                }
+                let reads = !self.over && !state.filters.is_full(Direction::Request);
+                let longest = state.filters.paused(Direction::Request).filter(|_| !reads);
+                (state.filters.stream().clone(), reads, self.timer.left(longest))
+            };
+            let flow = tokio::select! {
+                biased;
+                () = stream.woken() => self.state.lock().filters.run(Direction::Request),
+                () = sleep(paused.unwrap_or_default()), if paused.is_some() => self.state.lock().filters.give_up(Direction::Request),
+                chunk = session.read_request_body(), if reads => {
+                    let chunk = chunk?;
+                    self.over = chunk.is_none() || session.is_body_done();
+                    let over = self.over;
+                    self.state.lock().filters.body(Direction::Request, &chunk.unwrap_or_default(), over)
+                }
+            };
+            self.follow(flow, Direction::Request)?;
+        }
+    }
+
+    async fn read_body_or_idle(
+        &mut self,
+        session: &mut ServerSession,
+        no_body_expected: bool,
+    ) -> Result<Option<Bytes>> {
+        if no_body_expected || session.was_upgraded() {
+            return session.read_body_or_idle(no_body_expected).await;
+        }
+        self.read_body(session).await
+    }
+
+    fn is_body_done(&mut self, session: &mut ServerSession) -> bool {
+        if session.was_upgraded() { session.is_body_done() } else { self.ended }
+    }
+
+    fn retry_buffer(&self, _session: &ServerSession) -> Option<Bytes> {
+        (!self.retry.truncated && !self.retry.kept.is_empty()).then(|| self.retry.kept.clone().freeze())
+    }
+
+    fn retry_buffer_truncated(&self, _session: &ServerSession) -> bool {
+        self.retry.truncated
+    }
+
+    fn enable_retry_buffering(&mut self, _session: &mut ServerSession) {
+        self.retry.enabled = true;
+    }
+
+    async fn write_header(&mut self, session: &mut ServerSession, response: Box<ResponseHeader>) -> Result<()> {
+        if self.passes(session) {
+            return session.write_response_header(response).await;
+        }
+        let mut out = Vec::new();
+        self.write(session, HttpTask::Header(response, false), &mut out).await?;
+        write_all(session, out).await
+    }
+
+    async fn write_body(&mut self, session: &mut ServerSession, data: Bytes, end: bool) -> Result<()> {
+        if self.passes(session) {
+            return session.write_response_body(data, end).await;
+        }
+        let mut out = Vec::new();
+        self.write(session, HttpTask::Body(Some(data), end), &mut out).await?;
+        write_all(session, out).await
+    }
+
+    async fn write_tasks(&mut self, session: &mut ServerSession, tasks: Vec<HttpTask>) -> Result<bool> {
+        if self.passes(session) {
+            return session.response_duplex_vec(tasks).await;
+        }
+        let mut out = Vec::with_capacity(tasks.len() + 1);
+        for task in tasks {
+            self.write(session, task, &mut out).await?;
+        }
+        session.response_duplex_vec(out).await
+    }
+}
+
+/// Writes a response of our own, piece by piece.
+async fn write_all(session: &mut ServerSession, tasks: Vec<HttpTask>) -> Result<()> {
+    for task in tasks {
+        match task {
+            HttpTask::Header(header, _) => session.write_response_header(header).await?,
+            HttpTask::Body(data, end) => session.write_response_body(data.unwrap_or_default(), end).await?,
+            HttpTask::Trailer(Some(trailers)) => session.write_response_trailers(*trailers).await?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+impl Retry {
+    fn keep(&mut self, data: &[u8]) {
+        if !self.enabled || self.truncated {
+            return;
+        }
+        self.truncated = self.kept.len() + data.len() > RETRY;
+        if self.truncated {
+            self.kept.clear();
+        } else {
+            self.kept.extend_from_slice(data);
+        }
+    }
+}

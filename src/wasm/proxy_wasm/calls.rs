@@ -1,0 +1,96 @@
+//! Callouts that a VM waits for, by the ids that the guest knows them by.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::task::AbortHandle;
+
+use super::abi::Status;
+use super::stream::Stream;
+use crate::capability::grpc::GrpcStream;
+
+/// The kinds of callout, which the low two bits of an id tell (proxy-wasm-cpp-host, `wasm.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Http = 0,
+    GrpcCall = 1,
+    GrpcStream = 2,
+}
+
+/// Dropped, all are given up.
+#[derive(Default)]
+pub struct Calls {
+    in_flight: HashMap<u32, InFlight>,
+    /// The last number that was given.
+    last: u32,
+}
+
+/// A callout. Dropped, it is given up.
+pub struct InFlight {
+    task: AbortHandle,
+    /// The stream for which it was made, which may be paused until it ends.
+    stream: Option<Arc<Stream>>,
+    /// Of a gRPC stream.
+    sender: Option<GrpcStream>,
+}
+
+impl InFlight {
+    /// `stream`: for which it was made.
+    pub fn new(task: AbortHandle, stream: Option<Arc<Stream>>, sender: Option<GrpcStream>) -> InFlight {
+        if let Some(stream) = &stream {
+            stream.lock().callouts += 1;
+        }
+        InFlight { task, stream, sender }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.task.abort();
+        if let Some(stream) = &self.stream {
+            stream.lock().callouts -= 1;
+            stream.wake();
+        }
+    }
+}
+
+impl Calls {
+    pub fn len(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// An id that no callout in flight has.
+    pub fn next(&mut self, kind: Kind) -> u32 {
+        loop {
+            self.last = (self.last + 1) & (u32::MAX >> 2);
+            let id = self.last << 2 | kind as u32;
+            if self.last != 0 && !self.in_flight.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    pub fn insert(&mut self, id: u32, call: InFlight) {
+        self.in_flight.insert(id, call);
+    }
+
+    pub fn contains(&self, id: u32) -> bool {
+        self.in_flight.contains_key(&id)
+    }
+
+    /// Takes a callout out: it has ended, or is given up when this is dropped.
+    pub fn remove(&mut self, id: u32) -> Option<InFlight> {
+        self.in_flight.remove(&id)
+    }
+
+    /// The sending half of a gRPC stream.
+    ///
+    /// # Errors
+    /// When the id is of another kind, or of none that lives.
+    pub fn sender(&self, id: u32) -> Result<&GrpcStream, Status> {
+        if id & 3 != Kind::GrpcStream as u32 {
+            return Err(Status::BadArgument);
+        }
+        self.in_flight.get(&id).and_then(|call| call.sender.as_ref()).ok_or(Status::NotFound)
+    }
+}

@@ -1,0 +1,437 @@
+//! The filters of one request: headers, bodies and trailers on their way through them, in order for the request and in
+//! reverse for the response (as Envoy's filter manager). Nothing here waits: a filter that pauses the stream leaves it
+//! where it is until [`Filters::run`] is called again.
+
+mod lane;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::exchange::{RequestHeader, ResponseHeader};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use self::lane::{Headers, Lane, Pause};
+use super::abi::{BodyAction, Direction, HeadersAction};
+use super::fields::Fields;
+use super::plugin::Plugin;
+use super::slot::{Link, Lost};
+use super::stream::{Http, LocalReply, Stream};
+use crate::config::FailurePolicy;
+use crate::facts::Facts;
+use crate::observe::metrics::Counted;
+use crate::wasm::FailureKind;
+
+pub use self::lane::End;
+
+/// The filters of a route.
+pub struct FilterChain {
+    pub filters: Vec<Filter>,
+}
+
+/// A filter in its place in a chain.
+pub struct Filter {
+    pub plugin: Arc<Plugin>,
+    pub failure_policy: FailurePolicy,
+    pub allow_stop_iteration: bool,
+    /// How long it may pause a stream.
+    pub longest_pause: Duration,
+    /// Bytes of a body that it may hold, in each direction.
+    pub buffer: usize,
+}
+
+/// The filters of one request. Dropped, their streams end.
+pub struct Filters {
+    chain: Arc<FilterChain>,
+    stream: Arc<Stream>,
+    /// By position in the chain.
+    contexts: Vec<State>,
+    request: Lane,
+    response: Lane,
+}
+
+/// A filter's context for this request.
+enum State {
+    /// Not needed yet.
+    Unopened,
+    Open(Link, #[expect(dead_code, reason = "it counts until this is dropped")] Counted),
+    /// It has failed, and may be skipped.
+    Skipped,
+    Ended,
+}
+
+/// What the filters have decided.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// What has come out of the chain can go on; more may be paused.
+    On,
+    /// The stream ends with this response.
+    Reply(LocalReply),
+    /// The stream ends at once.
+    Reset,
+    /// A filter holds more of the body than it may.
+    TooLarge,
+}
+
+impl Filters {
+    /// For a request with this header, which is lent until [`Filters::take_request`].
+    pub fn new(chain: Arc<FilterChain>, request: RequestHeader, facts: Box<Facts>) -> Filters {
+        let count = chain.filters.len();
+        let mut http = Http::of(request, facts, count);
+        http.request.open.header = true;
+        Filters {
+            stream: Arc::new(Stream::of(http)),
+            contexts: (0..count).map(|_| State::Unopened).collect(),
+            request: Lane::new(Direction::Request, count),
+            response: Lane::new(Direction::Response, count),
+            chain,
+        }
+    }
+
+    pub fn stream(&self) -> &Arc<Stream> {
+        &self.stream
+    }
+
+    /// The header of the request has come. `end`: nothing follows it.
+    pub fn request_headers(&mut self, end: bool) -> Flow {
+        self.request.begin(end);
+        self.run(Direction::Request)
+    }
+
+    /// The header of the response has come; it is lent until [`Filters::take_response`].
+    pub fn response_headers(&mut self, response: ResponseHeader, end: bool) -> Flow {
+        let mut http = self.stream.lock();
+        http.response.header = Some(response);
+        http.response.open.header = true;
+        http.reply = None;
+        drop(http);
+        self.response.begin(end);
+        self.run(Direction::Response)
+    }
+
+    /// More of a body has come.
+    pub fn body(&mut self, direction: Direction, data: &[u8], end: bool) -> Flow {
+        self.lane(direction).feed(data, if end { Some(End::Body) } else { None });
+        self.run(direction)
+    }
+
+    /// The trailers have come.
+    pub fn response_trailers(&mut self, trailers: HeaderMap) -> Flow {
+        self.stream.lock().response.trailers = Some(trailers);
+        self.response.feed(&[], Some(End::Trailers));
+        self.run(Direction::Response)
+    }
+
+    /// The response header is held back: filters that have paused it alone can go on changing it.
+    pub fn hold_response(&mut self, header: ResponseHeader) {
+        let mut http = self.stream.lock();
+        http.response.header = Some(header);
+        http.response.open.header = true;
+    }
+
+    /// Whether nothing follows the header of the response.
+    pub fn response_ended_with_headers(&self) -> bool {
+        self.response.ends_with_headers()
+    }
+
+    /// Whether the filter that has paused a direction holds the header, and goes on looking at the body.
+    pub fn holds_headers_alone(&self, direction: Direction) -> bool {
+        self.lane_ref(direction).holds_headers_alone()
+    }
+
+    /// Whether the header has passed all filters.
+    pub fn headers_passed(&self, direction: Direction) -> bool {
+        self.lane_ref(direction).headers_passed()
+    }
+
+    /// The request header, as it goes on; filters keep a copy to look at.
+    pub fn take_request(&mut self) -> Option<RequestHeader> {
+        let mut http = self.stream.lock();
+        http.request.open.header = false;
+        let header = http.request.header.take();
+        http.request.header = header.clone();
+        header
+    }
+
+    /// The response header, as it goes on.
+    pub fn take_response(&mut self) -> Option<ResponseHeader> {
+        let mut http = self.stream.lock();
+        http.response.open.header = false;
+        let header = http.response.header.take();
+        http.response.header = header.clone();
+        header
+    }
+
+    /// What of the body has passed all filters, and whether it was the end.
+    pub fn take_body(&mut self, direction: Direction) -> (Option<Bytes>, Option<End>) {
+        self.lane(direction).take()
+    }
+
+    /// Trailers of the response, to be sent after the body.
+    pub fn take_response_trailers(&mut self) -> Option<HeaderMap> {
+        let trailers = self.stream.lock().response.trailers.take()?;
+        (!trailers.is_empty()).then_some(trailers)
+    }
+
+    /// Whether a filter that has paused this direction holds so much that no more should be read.
+    pub fn is_full(&self, direction: Direction) -> bool {
+        let mut http = self.stream.lock();
+        self.lane_ref(direction).is_full(&mut http, |position| self.chain.filters[position].buffer)
+    }
+
+    /// How long the filter that has paused this direction may do so; none: nothing is paused.
+    pub fn paused(&self, direction: Direction) -> Option<Duration> {
+        let position = self.lane_ref(direction).paused()?;
+        Some(self.chain.filters[position].longest_pause)
+    }
+
+    /// Whether a callout is under way for which a filter may have paused.
+    pub fn waits_for_callout(&self) -> bool {
+        self.stream.lock().callouts > 0
+    }
+
+    /// A filter has paused a direction for too long: that is a failure of it.
+    pub fn give_up(&mut self, direction: Direction) -> Flow {
+        let Some(position) = self.lane_ref(direction).paused() else { return Flow::On };
+        let filter = &self.chain.filters[position];
+        let identity = &filter.plugin.identity;
+        identity.metrics.failures(FailureKind::Wall).inc();
+        let (limit, id) = (filter.longest_pause.as_millis(), self.stream.lock().facts.request_id().to_owned());
+        log::error!(
+            "filter={} request={id} failed: wall: paused the stream for more than the limit of {limit} ms",
+            identity.name
+        );
+        if let Err(flow) = self.lost(position) {
+            return flow;
+        }
+        self.run(direction)
+    }
+
+    /// Lets everything go on as far as it can.
+    pub fn run(&mut self, direction: Direction) -> Flow {
+        for index in 0..self.contexts.len() {
+            match self.step(direction, index) {
+                Ok(()) => {}
+                Err(flow) => return flow,
+            }
+        }
+        Flow::On
+    }
+
+    /// Lets everything go on through one filter.
+    fn step(&mut self, direction: Direction, index: usize) -> Result<(), Flow> {
+        let position = self.lane_ref(direction).position(index);
+        self.resume(direction, index, position)?;
+        if self.lane_ref(direction).has_headers_for(index) {
+            self.on_headers(direction, index, position)?;
+        }
+        if self.lane_ref(direction).has_body_for(index) {
+            self.on_body(direction, index, position)?;
+        }
+        if self.lane_ref(direction).has_trailers_for(index) {
+            self.on_trailers(direction, index, position)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the filter has been resumed, or lost, since the last time.
+    fn resume(&mut self, direction: Direction, index: usize, position: usize) -> Result<(), Flow> {
+        self.check(position)?;
+        let is_paused = self.lane_ref(direction).stage(index).is_paused();
+        let resumed = std::mem::take(&mut self.stream.lock().held(direction, position).resume);
+        if is_paused && (resumed || matches!(self.contexts[position], State::Skipped)) {
+            self.release(direction, index, position);
+        }
+        Ok(())
+    }
+
+    fn on_headers(&mut self, direction: Direction, index: usize, position: usize) -> Result<(), Flow> {
+        let end = self.lane_ref(direction).ends_with_headers();
+        let count = self.stream.lock().fields(direction).map_or(0, Fields::count);
+        let is_request = direction == Direction::Request;
+        let Some(action) = self.call(position, |link| link.on_headers(is_request, count, end))? else {
+            self.lane(direction).stage_mut(index).headers = Headers::Passed;
+            return Ok(());
+        };
+        let action = HeadersAction::parse(action, self.chain.filters[position].allow_stop_iteration);
+        let resumed = std::mem::take(&mut self.stream.lock().held(direction, position).resume);
+        self.lane(direction).stage_mut(index).headers = match action {
+            _ if resumed => Headers::Passed,
+            HeadersAction::Continue => Headers::Passed,
+            HeadersAction::StopIteration => Headers::Held,
+            HeadersAction::StopAll => Headers::HeldWithAll,
+        };
+        Ok(())
+    }
+
+    fn on_body(&mut self, direction: Direction, index: usize, position: usize) -> Result<(), Flow> {
+        let (data, end) = self.lane(direction).show_body(index);
+        let size = {
+            let mut http = self.stream.lock();
+            if end && direction == Direction::Response {
+                http.response.open.trailers = true;
+            }
+            let held = http.held(direction, position);
+            held.body.unsplit(data);
+            held.visible = true;
+            held.resume = false;
+            u32::try_from(held.body.len()).unwrap_or(u32::MAX)
+        };
+        let is_request = direction == Direction::Request;
+        let Some(action) = self.call(position, |link| link.on_body(is_request, size, end))? else {
+            self.release(direction, index, position);
+            return Ok(());
+        };
+        let mut http = self.stream.lock();
+        let held = http.held(direction, position);
+        let action = if std::mem::take(&mut held.resume) { BodyAction::Continue } else { BodyAction::parse(action) };
+        if action == BodyAction::NoBuffer {
+            held.body.clear();
+        }
+        let too_large = action == BodyAction::Buffer && held.body.len() > self.chain.filters[position].buffer;
+        drop(http);
+        if too_large {
+            return Err(Flow::TooLarge);
+        }
+        match action {
+            BodyAction::Continue => self.release(direction, index, position),
+            _ => self.lane(direction).stage_mut(index).pause = Pause::Body,
+        }
+        Ok(())
+    }
+
+    fn on_trailers(&mut self, direction: Direction, index: usize, position: usize) -> Result<(), Flow> {
+        self.lane(direction).stage_mut(index).told = true;
+        let count = {
+            let mut http = self.stream.lock();
+            http.response.open.trailers = true;
+            http.held(direction, position).resume = false;
+            http.response.trailers.as_ref().map_or(0, |trailers| u32::try_from(trailers.len()).unwrap_or(u32::MAX))
+        };
+        let is_request = direction == Direction::Request;
+        let action = self.call(position, |link| link.on_trailers(is_request, count))?.unwrap_or(0);
+        let resumed = std::mem::take(&mut self.stream.lock().held(direction, position).resume);
+        if action == 0 || resumed {
+            self.release(direction, index, position);
+        } else {
+            self.lane(direction).stage_mut(index).pause = Pause::Trailers;
+        }
+        Ok(())
+    }
+
+    /// What the filter holds goes on to the next.
+    fn release(&mut self, direction: Direction, index: usize, position: usize) {
+        let mut http = self.stream.lock();
+        let held = http.held(direction, position);
+        held.visible = false;
+        let body = held.body.split();
+        drop(http);
+        self.lane(direction).release(index, body);
+    }
+
+    /// Calls a filter back; none when it is to be skipped. The error is what the stream does instead of going on.
+    fn call(
+        &mut self,
+        position: usize,
+        callback: impl FnOnce(&Link) -> Result<u32, Lost>,
+    ) -> Result<Option<u32>, Flow> {
+        if let State::Unopened = self.contexts[position] {
+            self.open(position)?;
+        }
+        let State::Open(link, _) = &self.contexts[position] else { return Ok(None) };
+        let action = match callback(link) {
+            Ok(action) => action,
+            Err(Lost) => {
+                self.lost(position)?;
+                return Ok(None);
+            }
+        };
+        self.decided()?;
+        Ok(Some(action))
+    }
+
+    fn open(&mut self, position: usize) -> Result<(), Flow> {
+        let Filter { plugin, failure_policy, .. } = &self.chain.filters[position];
+        match plugin.group.open(plugin, *failure_policy, &self.stream, position) {
+            Ok(link) => {
+                self.contexts[position] = State::Open(link, plugin.identity.metrics.stream());
+                self.decided()
+            }
+            Err(Lost) => self.lost(position),
+        }
+    }
+
+    /// What a filter has decided beside its answer.
+    fn decided(&self) -> Result<(), Flow> {
+        let mut http = self.stream.lock();
+        if http.closed {
+            return Err(Flow::Reset);
+        }
+        match http.reply.take() {
+            Some(reply) => Err(Flow::Reply(reply)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether another stream, or something without a stream, has ended the VM, or decided something.
+    fn check(&mut self, position: usize) -> Result<(), Flow> {
+        if let State::Open(link, _) = &self.contexts[position]
+            && !link.is_alive()
+        {
+            self.lost(position)?;
+        }
+        self.decided()
+    }
+
+    /// The filter has failed: it is skipped, if its policy says so, else the stream ends.
+    fn lost(&mut self, position: usize) -> Result<(), Flow> {
+        let filter = &self.chain.filters[position];
+        if filter.failure_policy == FailurePolicy::Open {
+            self.contexts[position] = State::Skipped;
+            return Ok(());
+        }
+        self.contexts[position] = State::Ended;
+        let is_grpc = self.stream.lock().is_grpc();
+        let reply = LocalReply {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            headers: Vec::new(),
+            body: Bytes::new(),
+            details: "wasm_fail_stream".to_owned(),
+        };
+        Err(Flow::Reply(if is_grpc { reply.into_grpc(14) } else { reply }))
+    }
+
+    fn lane(&mut self, direction: Direction) -> &mut Lane {
+        match direction {
+            Direction::Request => &mut self.request,
+            Direction::Response => &mut self.response,
+        }
+    }
+
+    fn lane_ref(&self, direction: Direction) -> &Lane {
+        match direction {
+            Direction::Request => &self.request,
+            Direction::Response => &self.response,
+        }
+    }
+
+    /// The stream has ended: done, log, delete, for each filter. Once.
+    pub fn end(&mut self) {
+        {
+            let mut http = self.stream.lock();
+            http.request.open = Default::default();
+            http.response.open = Default::default();
+        }
+        for state in &mut self.contexts {
+            if let State::Open(link, _) = std::mem::replace(state, State::Ended) {
+                link.end();
+            }
+        }
+    }
+}
+
+impl Drop for Filters {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,187 @@
+//! One direction of a stream: where headers, body and trailers are among the filters.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::wasm::proxy_wasm::abi::Direction;
+use crate::wasm::proxy_wasm::stream::Http;
+
+pub struct Lane {
+    direction: Direction,
+    /// Whether the headers have come.
+    begun: bool,
+    ends_with_headers: bool,
+    /// In the order of the way.
+    stages: Vec<Stage>,
+    /// What has passed all of them.
+    out: BytesMut,
+    out_end: Option<End>,
+}
+
+/// How a body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Body,
+    Trailers,
+}
+
+/// A message at one filter.
+#[derive(Default)]
+pub struct Stage {
+    pub headers: Headers,
+    pub pause: Pause,
+    /// Has come, and was not shown to the filter yet.
+    inbox: BytesMut,
+    end: Option<End>,
+    /// Whether the filter has been told of the end.
+    pub told: bool,
+    /// Whether the end has gone on.
+    ended: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Headers {
+    /// They have not come this far.
+    #[default]
+    Ahead,
+    /// Paused; the body is shown to the filter meanwhile.
+    Held,
+    /// Paused, with everything after them.
+    HeldWithAll,
+    Passed,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pause {
+    #[default]
+    None,
+    Body,
+    Trailers,
+}
+
+impl Stage {
+    pub fn is_paused(&self) -> bool {
+        matches!(self.headers, Headers::Held | Headers::HeldWithAll) || self.pause != Pause::None
+    }
+
+    fn has_seen_headers(&self) -> bool {
+        matches!(self.headers, Headers::Held | Headers::Passed)
+    }
+}
+
+impl Lane {
+    pub fn new(direction: Direction, filters: usize) -> Lane {
+        let stages = (0..filters).map(|_| Stage::default()).collect();
+        Lane { direction, begun: false, ends_with_headers: false, stages, out: BytesMut::new(), out_end: None }
+    }
+
+    /// The headers have come. Those of a local reply begin a response anew that another has begun.
+    pub fn begin(&mut self, end: bool) {
+        let (direction, filters) = (self.direction, self.stages.len());
+        *self = Lane { begun: true, ends_with_headers: end, ..Lane::new(direction, filters) };
+    }
+
+    pub fn feed(&mut self, data: &[u8], end: Option<End>) {
+        match self.stages.first_mut() {
+            Some(stage) => {
+                stage.inbox.extend_from_slice(data);
+                stage.end = stage.end.or(end);
+            }
+            None => {
+                self.out.extend_from_slice(data);
+                self.out_end = self.out_end.or(end);
+            }
+        }
+    }
+
+    pub fn take(&mut self) -> (Option<Bytes>, Option<End>) {
+        let data = self.out.split().freeze();
+        ((!data.is_empty()).then_some(data), self.out_end.take())
+    }
+
+    pub fn headers_passed(&self) -> bool {
+        self.stages.last().is_none_or(|stage| stage.headers == Headers::Passed)
+    }
+
+    pub fn holds_headers_alone(&self) -> bool {
+        let stuck = self.stages.iter().find(|stage| stage.headers != Headers::Passed);
+        stuck.is_some_and(|stage| stage.headers == Headers::Held)
+    }
+
+    pub fn ends_with_headers(&self) -> bool {
+        self.ends_with_headers
+    }
+
+    /// Of a filter in the chain.
+    pub fn position(&self, index: usize) -> usize {
+        match self.direction {
+            Direction::Request => index,
+            Direction::Response => self.stages.len() - 1 - index,
+        }
+    }
+
+    pub fn stage(&self, index: usize) -> &Stage {
+        &self.stages[index]
+    }
+
+    pub fn stage_mut(&mut self, index: usize) -> &mut Stage {
+        &mut self.stages[index]
+    }
+
+    pub fn has_headers_for(&self, index: usize) -> bool {
+        let come = self.begun && (index == 0 || self.stages[index - 1].headers == Headers::Passed);
+        come && self.stages[index].headers == Headers::Ahead
+    }
+
+    /// Whether there is anything to show: data, or an end without any.
+    pub fn has_body_for(&self, index: usize) -> bool {
+        let stage = &self.stages[index];
+        let ends = stage.end == Some(End::Body) && !stage.told;
+        stage.has_seen_headers() && (!stage.inbox.is_empty() || ends)
+    }
+
+    pub fn has_trailers_for(&self, index: usize) -> bool {
+        let stage = &self.stages[index];
+        stage.has_seen_headers() && stage.end == Some(End::Trailers) && !stage.told
+    }
+
+    /// What is shown to a filter now, and whether it is the end.
+    pub fn show_body(&mut self, index: usize) -> (BytesMut, bool) {
+        let stage = &mut self.stages[index];
+        let end = stage.end == Some(End::Body);
+        stage.told |= end;
+        (stage.inbox.split(), end)
+    }
+
+    /// Everything that the filter was shown goes on, with these bytes.
+    pub fn release(&mut self, index: usize, body: BytesMut) {
+        let stage = &mut self.stages[index];
+        stage.headers = Headers::Passed;
+        stage.pause = Pause::None;
+        let end = stage.end.filter(|_| stage.told && !stage.ended);
+        stage.ended |= end.is_some();
+        match self.stages.get_mut(index + 1) {
+            Some(next) => {
+                next.inbox.unsplit(body);
+                next.end = next.end.or(end);
+            }
+            None => {
+                self.out.unsplit(body);
+                self.out_end = self.out_end.or(end);
+            }
+        }
+    }
+
+    /// The position of the first filter that has paused this direction.
+    pub fn paused(&self) -> Option<usize> {
+        self.stages.iter().position(Stage::is_paused).map(|index| self.position(index))
+    }
+
+    /// Whether some filter holds, or has waiting, all that it may.
+    pub fn is_full(&self, http: &mut Http, limit: impl Fn(usize) -> usize) -> bool {
+        self.stages.iter().enumerate().any(|(index, stage)| {
+            let position = self.position(index);
+            let held = http.held(self.direction, position).body.len();
+            stage.is_paused() && held + stage.inbox.len() >= limit(position)
+        })
+    }
+}

@@ -1,0 +1,229 @@
+//! Header maps as filters know them: names in lower case, pseudo-headers among them and first (RFC 9113, section 8.3).
+
+use std::borrow::Cow;
+
+use crate::exchange::{RequestHeader, ResponseHeader};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+
+use super::abi::Status;
+
+/// A map that can be read.
+#[derive(Clone, Copy)]
+pub enum Fields<'a> {
+    /// With its `:scheme`.
+    Request(&'a RequestHeader, &'a str),
+    Response(&'a ResponseHeader),
+    Plain(&'a HeaderMap),
+}
+
+/// A map that can be changed.
+pub enum FieldsMut<'a> {
+    Request(&'a mut RequestHeader, &'a mut Option<String>),
+    Response(&'a mut ResponseHeader),
+    Plain(&'a mut HeaderMap),
+}
+
+impl<'a> Fields<'a> {
+    /// Calls for every pair, in order.
+    pub fn each(self, mut pair: impl FnMut(&[u8], &[u8])) {
+        match self {
+            Fields::Request(request, scheme) => {
+                if let Some(authority) = authority(request) {
+                    pair(b":authority", authority);
+                }
+                pair(b":path", request.raw_path());
+                pair(b":method", request.method.as_str().as_bytes());
+                pair(b":scheme", scheme.as_bytes());
+                for (name, value) in request.headers.iter().filter(|(name, _)| **name != header::HOST) {
+                    pair(name.as_str().as_bytes(), value.as_bytes());
+                }
+            }
+            Fields::Response(response) => {
+                pair(b":status", response.status.as_str().as_bytes());
+                plain(&response.headers, pair);
+            }
+            Fields::Plain(headers) => plain(headers, pair),
+        }
+    }
+
+    pub fn count(self) -> u32 {
+        let mut count = 0;
+        self.each(|_, _| count += 1);
+        count
+    }
+
+    /// The first value of a name.
+    pub fn get(self, name: &[u8]) -> Option<Cow<'a, [u8]>> {
+        let borrowed = match (self, name) {
+            (Fields::Request(request, scheme), _) => match name {
+                b":authority" => return authority(request).map(Cow::Borrowed),
+                b":path" => request.raw_path(),
+                b":method" => request.method.as_str().as_bytes(),
+                b":scheme" => scheme.as_bytes(),
+                name if name.eq_ignore_ascii_case(b"host") => return authority(request).map(Cow::Borrowed),
+                name => return field(&request.headers, name),
+            },
+            (Fields::Response(response), b":status") => {
+                return Some(Cow::Owned(response.status.as_str().as_bytes().to_vec()));
+            }
+            (Fields::Response(response), name) => return field(&response.headers, name),
+            (Fields::Plain(headers), name) => return field(headers, name),
+        };
+        Some(Cow::Borrowed(borrowed))
+    }
+
+    /// All values of a name, as one.
+    pub fn joined(self, name: &str) -> Option<Vec<u8>> {
+        let headers = match self {
+            Fields::Request(request, _) => &request.headers,
+            Fields::Response(response) => &response.headers,
+            Fields::Plain(headers) => headers,
+        };
+        if name.starts_with(':') || (name.eq_ignore_ascii_case("host") && matches!(self, Fields::Request(..))) {
+            return self.get(name.to_ascii_lowercase().as_bytes()).map(Cow::into_owned);
+        }
+        let values: Vec<_> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+        if values.is_empty() { None } else { Some(values.join(&b',')) }
+    }
+}
+
+fn plain(headers: &HeaderMap, mut pair: impl FnMut(&[u8], &[u8])) {
+    for (name, value) in headers {
+        pair(name.as_str().as_bytes(), value.as_bytes());
+    }
+}
+
+fn field<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<Cow<'a, [u8]>> {
+    let value = headers.get(std::str::from_utf8(name).ok()?)?;
+    Some(Cow::Borrowed(value.as_bytes()))
+}
+
+/// From the target of HTTP/2, else from `Host`.
+fn authority(request: &RequestHeader) -> Option<&[u8]> {
+    match request.uri.authority() {
+        Some(authority) => Some(authority.as_str().as_bytes()),
+        None => request.headers.get(header::HOST).map(HeaderValue::as_bytes),
+    }
+}
+
+impl FieldsMut<'_> {
+    /// # Errors
+    /// When name or value are not valid, or there are too many.
+    pub fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), Status> {
+        if self.set_pseudo(name, value)? {
+            return Ok(());
+        }
+        let (name, value) = checked(name, value)?;
+        match self {
+            FieldsMut::Request(request, _) => request.append_header(name, value).map(drop),
+            FieldsMut::Response(response) => response.append_header(name, value).map(drop),
+            FieldsMut::Plain(headers) => {
+                headers.try_append(name, value).map_err(|_| Status::BadArgument)?;
+                return Ok(());
+            }
+        }
+        .map_err(|_| Status::BadArgument)
+    }
+
+    /// Leaves one value of the name.
+    ///
+    /// # Errors
+    /// As [`FieldsMut::add`].
+    pub fn replace(&mut self, name: &[u8], value: &[u8]) -> Result<(), Status> {
+        if self.set_pseudo(name, value)? {
+            return Ok(());
+        }
+        let (name, value) = checked(name, value)?;
+        match self {
+            FieldsMut::Request(request, _) => request.insert_header(name, value),
+            FieldsMut::Response(response) => response.insert_header(name, value),
+            FieldsMut::Plain(headers) => {
+                headers.try_insert(name, value).map_err(|_| Status::BadArgument)?;
+                return Ok(());
+            }
+        }
+        .map_err(|_| Status::BadArgument)
+    }
+
+    /// Pseudo-headers stay: a message is none without them.
+    pub fn remove(&mut self, name: &[u8]) {
+        let Ok(name) = HeaderName::from_bytes(name) else { return };
+        match self {
+            FieldsMut::Request(request, _) => drop(request.remove_header(&name)),
+            FieldsMut::Response(response) => drop(response.remove_header(&name)),
+            FieldsMut::Plain(headers) => drop(headers.remove(name)),
+        }
+    }
+
+    /// Removes all but pseudo-headers, and the host that stands for one.
+    pub fn clear(&mut self) {
+        let names: Vec<HeaderName> = match self {
+            FieldsMut::Request(request, _) => {
+                request.headers.keys().filter(|name| **name != header::HOST).cloned().collect()
+            }
+            FieldsMut::Response(response) => response.headers.keys().cloned().collect(),
+            FieldsMut::Plain(headers) => return headers.clear(),
+        };
+        for name in names {
+            self.remove(name.as_str().as_bytes());
+        }
+    }
+
+    /// Whether it was a pseudo-header.
+    fn set_pseudo(&mut self, name: &[u8], value: &[u8]) -> Result<bool, Status> {
+        let bad = |_: ()| Status::BadArgument;
+        match self {
+            FieldsMut::Request(request, scheme) => match name {
+                b":path" => set_path(request, value).ok_or(Status::BadArgument)?,
+                b":method" => request.set_method(Method::from_bytes(value).map_err(|_| Status::BadArgument)?),
+                b":scheme" => **scheme = Some(std::str::from_utf8(value).map_err(|_| Status::BadArgument)?.to_owned()),
+                b":authority" => set_authority(request, value).ok_or(Status::BadArgument)?,
+                name if name.eq_ignore_ascii_case(b"host") => {
+                    set_authority(request, value).ok_or(Status::BadArgument)?
+                }
+                _ => return not_pseudo(name),
+            },
+            FieldsMut::Response(response) if name == b":status" => {
+                let status = StatusCode::from_bytes(value).map_err(|_| Status::BadArgument)?;
+                response.set_status(status).map_err(|_| bad(()))?;
+            }
+            _ => return not_pseudo(name),
+        }
+        Ok(true)
+    }
+}
+
+fn not_pseudo(name: &[u8]) -> Result<bool, Status> {
+    if name.starts_with(b":") { Err(Status::BadArgument) } else { Ok(false) }
+}
+
+fn checked(name: &[u8], value: &[u8]) -> Result<(HeaderName, HeaderValue), Status> {
+    let name = HeaderName::from_bytes(name).map_err(|_| Status::BadArgument)?;
+    let value = HeaderValue::from_bytes(value).map_err(|_| Status::BadArgument)?;
+    Ok((name, value))
+}
+
+/// Changes path and query, and keeps the authority that an HTTP/2 request has.
+fn set_path(request: &mut RequestHeader, path: &[u8]) -> Option<()> {
+    if !path.starts_with(b"/") && path != b"*" {
+        return None;
+    }
+    let mut parts = request.uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
+    request.set_uri(Uri::from_parts(parts).ok()?);
+    Some(())
+}
+
+fn set_authority(request: &mut RequestHeader, value: &[u8]) -> Option<()> {
+    let authority = http::uri::Authority::try_from(value).ok().filter(|authority| !authority.as_str().contains('@'))?;
+    if request.uri.authority().is_some() {
+        let mut parts = request.uri.clone().into_parts();
+        parts.authority = Some(authority.clone());
+        request.set_uri(Uri::from_parts(parts).ok()?);
+        if !request.headers.contains_key(header::HOST) {
+            return Some(());
+        }
+    }
+    request.insert_header(header::HOST, authority.as_str()).ok()
+}

@@ -1,0 +1,34 @@
+//! Metrics that filters define.
+
+use super::call::{Answer, Call, failed};
+use crate::observe::defined_metrics::{MetricError, MetricKind};
+use crate::wasm::proxy_wasm::abi::Status;
+
+pub fn define(call: &mut Call<'_>, kind: u32, name: u32, size: u32, to: u32) -> Answer {
+    let kind = *MetricKind::ALL.get(kind as usize).ok_or(Status::BadArgument)?;
+    let name = call.text(name, size)?;
+    let state = call.state();
+    let defined = state.services.capabilities.metrics.define(kind, &name);
+    let id = defined.map_err(|error| failed(state, "proxy_define_metric", &error))?;
+    Ok(call.write_u32(to, id)?)
+}
+
+pub fn increment(call: &mut Call<'_>, id: u32, delta: i64) -> Answer {
+    Ok(call.state().services.capabilities.metrics.increment(id, delta).map_err(status)?)
+}
+
+pub fn record(call: &mut Call<'_>, id: u32, value: u64) -> Answer {
+    Ok(call.state().services.capabilities.metrics.record(id, value).map_err(status)?)
+}
+
+pub fn get(call: &mut Call<'_>, id: u32, to: u32) -> Answer {
+    let value = call.state().services.capabilities.metrics.get(id).map_err(status)?;
+    Ok(call.write_u64(to, value)?)
+}
+
+fn status(error: MetricError) -> Status {
+    match error {
+        MetricError::NotFound => Status::NotFound,
+        MetricError::Unsuitable | MetricError::TooMany | MetricError::LongName(_) => Status::BadArgument,
+    }
+}

@@ -1,0 +1,113 @@
+//! What a filter does with its stream: resume, end, answer.
+
+use http::{HeaderName, HeaderValue, StatusCode, header};
+
+use super::call::{Answer, Call, header_name, header_value};
+use crate::wasm::proxy_wasm::abi::{Direction, Status};
+use crate::wasm::proxy_wasm::pairs;
+use crate::wasm::proxy_wasm::stream::LocalReply;
+
+pub fn continue_request(call: &mut Call<'_>) -> Answer {
+    resume(call, Direction::Request)
+}
+
+pub fn continue_response(call: &mut Call<'_>) -> Answer {
+    resume(call, Direction::Response)
+}
+
+pub fn continue_stream(call: &mut Call<'_>, stream: u32) -> Answer {
+    resume(call, Direction::parse(stream)?)
+}
+
+/// Routes are looked up anew whenever path or host have changed: there is nothing to clear.
+#[expect(clippy::unnecessary_wraps, reason = "a host function like any other")]
+pub fn clear_route_cache(_call: &mut Call<'_>) -> Answer {
+    Ok(())
+}
+
+/// Ends the stream without a response, or in the middle of it.
+pub fn close_stream(call: &mut Call<'_>, stream: u32) -> Answer {
+    Direction::parse(stream)?;
+    let context = call.state().contexts.stream()?;
+    context.stream.lock().closed = true;
+    context.stream.wake();
+    Ok(())
+}
+
+#[expect(clippy::too_many_arguments, reason = "of the ABI")]
+pub fn send_local_response(
+    call: &mut Call<'_>,
+    status: u32,
+    details: u32,
+    details_size: u32,
+    body: u32,
+    body_size: u32,
+    headers: u32,
+    headers_size: u32,
+    grpc_status: u32,
+) -> Answer {
+    let details = call.text(details, details_size)?;
+    let body = call.bytes(body, body_size)?;
+    let (headers, state) = call.read(headers, headers_size)?;
+    let mut checked = Vec::new();
+    for (name, value) in pairs::decode(headers).map_err(|_| Status::BadArgument)? {
+        checked.push((header_name(name)?, header_value(value)?));
+    }
+    let status = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok());
+    let status = status.filter(|status| !status.is_informational()).ok_or(Status::BadArgument)?;
+    // A root context has nobody to answer.
+    let Ok(context) = state.contexts.stream() else { return Ok(()) };
+    let mut http = context.stream.lock();
+    if http.reply.is_some() {
+        return Ok(());
+    }
+    let details = details.split_whitespace().collect::<Vec<_>>().join("_");
+    let mut reply = LocalReply { status, headers: checked, body, details };
+    if http.is_grpc() {
+        reply = reply.into_grpc(grpc_status);
+    }
+    http.reply = Some(reply);
+    drop(http);
+    context.stream.wake();
+    Ok(())
+}
+
+fn resume(call: &mut Call<'_>, direction: Direction) -> Answer {
+    let context = call.state().contexts.stream()?;
+    context.stream.lock().held(direction, context.position).resume = true;
+    context.stream.wake();
+    Ok(())
+}
+
+impl LocalReply {
+    /// The same as a gRPC response of trailers only (gRPC over HTTP2, "Responses"). Statuses beyond 16 stand for none:
+    /// that of HTTP says it.
+    pub fn into_grpc(mut self, grpc_status: u32) -> LocalReply {
+        let status = if grpc_status <= 16 { grpc_status } else { grpc_status_of(self.status) };
+        self.status = StatusCode::OK;
+        self.headers.retain(|(name, _)| *name != header::CONTENT_TYPE);
+        self.headers.push((header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")));
+        self.headers.push((HeaderName::from_static("grpc-status"), HeaderValue::from(status)));
+        let message: String = percent_encoding::percent_encode(&self.body, GRPC_MESSAGE).to_string();
+        if let Some(message) = HeaderValue::try_from(message).ok().filter(|message| !message.is_empty()) {
+            self.headers.push((HeaderName::from_static("grpc-message"), message));
+        }
+        self.body = bytes::Bytes::new();
+        self
+    }
+}
+
+/// What is not printable ASCII, and `%`.
+const GRPC_MESSAGE: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
+
+/// The gRPC status for one of HTTP (grpc/doc/http-grpc-status-mapping.md).
+fn grpc_status_of(status: StatusCode) -> u32 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}

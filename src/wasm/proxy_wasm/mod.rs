@@ -1,0 +1,242 @@
+//! Proxy-Wasm: filters written for Envoy, Istio, Kong and Higress (proxy-wasm/spec), the second skin over `capability`.
+
+pub mod abi;
+mod calls;
+pub mod chain;
+mod deliver;
+mod fields;
+mod group;
+mod host;
+pub mod module;
+mod pairs;
+mod plugin;
+mod slot;
+mod state;
+mod stream;
+mod vm;
+mod wasi;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::Mutex;
+use tokio::runtime::{self, Handle};
+use wasmtime::{Engine, ExternType, InstancePre, Linker, Val};
+
+use self::group::Group;
+use self::module::{FilterModule, FilterModuleError, FilterModules};
+use self::state::{Environment, State};
+use crate::capability::Capabilities;
+use crate::config::abi::{HOST_FUNCTIONS, WASI_FUNCTIONS};
+use crate::config::{Code, FilterConfig, FilterLimits};
+use crate::observe::metrics::FilterMetrics;
+use crate::wasm::code::{CodeError, CodeStore};
+
+pub use self::chain::{End, Filter, FilterChain, Filters, Flow};
+pub use self::plugin::{Identity, Plugin};
+pub use self::stream::LocalReply;
+pub use self::vm::StartError;
+
+/// Compiles filters and starts them: once a process.
+pub struct FilterHost {
+    linker: Linker<State>,
+    code: CodeStore,
+    engine: Engine,
+    modules: FilterModules,
+    groups: Mutex<HashMap<Key, Weak<Group>>>,
+    services: Arc<Services>,
+}
+
+/// What all VMs use.
+pub struct Services {
+    pub capabilities: Arc<Capabilities>,
+    background: OnceLock<Handle>,
+}
+
+/// By which plugins share VMs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    code: [u8; 32],
+    vm_id: String,
+    vm_configuration: Option<String>,
+    env: Vec<(String, String)>,
+    allowed: Vec<String>,
+    limits: FilterLimits,
+    slots: usize,
+}
+
+/// Why a filter cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    #[error(transparent)]
+    Code(#[from] CodeError),
+    #[error(transparent)]
+    Module(#[from] FilterModuleError),
+    #[error("imports what there is not: {}", .0.join(", "))]
+    Imports(Vec<String>),
+    #[error("cannot be linked: {0}")]
+    Link(String),
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+impl FilterError {
+    /// What to do about it.
+    pub fn help(&self) -> &'static str {
+        match self {
+            FilterError::Code(error) => error.help(),
+            FilterError::Module(error) => error.help(),
+            FilterError::Imports(_) | FilterError::Link(_) => {
+                "a filter can import the functions of the Proxy-Wasm ABI and of wasi_snapshot_preview1, nothing else"
+            }
+            FilterError::Start(_) => "its log lines before this one may say more; `limits` bound what it may use",
+        }
+    }
+}
+
+impl FilterHost {
+    /// # Errors
+    /// When a host function is bound twice.
+    pub fn new(engine: &Engine, code: CodeStore, capabilities: Arc<Capabilities>) -> wasmtime::Result<FilterHost> {
+        let services = Arc::new(Services { capabilities, background: OnceLock::new() });
+        Ok(FilterHost {
+            linker: host::linker(engine)?,
+            code,
+            engine: engine.clone(),
+            modules: FilterModules::default(),
+            groups: Mutex::default(),
+            services,
+        })
+    }
+
+    /// The plugin of a configuration, started in so many VMs; 0: in one for every stream. Those that run already are taken
+    /// over.
+    ///
+    /// # Errors
+    /// When its code is no filter, imports what there is not, or does not start.
+    pub fn plugin(
+        &self,
+        config: &FilterConfig,
+        slots: usize,
+        metrics: FilterMetrics,
+    ) -> Result<Arc<Plugin>, FilterError> {
+        let running = match &config.code {
+            // What runs need not be fetched.
+            Code::Remote(remote) => self.modules.in_use(&remote.sha256),
+            Code::Local(_) => None,
+        };
+        let module = match running {
+            Some(module) => module,
+            None => self.modules.load(&self.engine, &self.code.bytes(&config.code)?)?,
+        };
+        let identity = Identity {
+            name: config.name.clone(),
+            root_id: config.root_id.clone(),
+            configuration: config.configuration.as_deref().map(Arc::from),
+            metrics,
+        };
+        Ok(self.group(&module, config, slots)?.plugin(identity)?)
+    }
+
+    fn group(&self, module: &FilterModule, config: &FilterConfig, slots: usize) -> Result<Arc<Group>, FilterError> {
+        let key = Key {
+            code: module.digest,
+            vm_id: config.vm_id.clone(),
+            vm_configuration: config.vm_configuration.clone(),
+            env: config.env.clone(),
+            allowed: config.allowed_capabilities.clone(),
+            limits: config.limits,
+            slots,
+        };
+        let mut groups = self.groups.lock();
+        groups.retain(|_, group| group.strong_count() > 0);
+        if let Some(group) = groups.get(&key).and_then(Weak::upgrade) {
+            return Ok(group);
+        }
+        let environment = Environment {
+            vm_id: config.vm_id.clone(),
+            configuration: config.vm_configuration.as_deref().map(Arc::from),
+            variables: config.env.clone(),
+            callouts: config.limits.callouts,
+            abi: module.abi,
+            shared: self.services.capabilities.shared.open(&config.vm_id),
+        };
+        let allowed =
+            (!config.allowed_capabilities.is_empty()).then(|| config.allowed_capabilities.iter().cloned().collect());
+        let group = Arc::new(Group {
+            environment: Arc::new(environment),
+            pre: self.link(module, &allowed)?,
+            allowed,
+            limits: config.limits,
+            slots: OnceLock::new(),
+            size: slots,
+            plugins: Mutex::default(),
+            services: self.services.clone(),
+        });
+        groups.insert(key, Arc::downgrade(&group));
+        Ok(group)
+    }
+
+    fn link(&self, module: &FilterModule, allowed: &vm::Allowed) -> Result<InstancePre<State>, FilterError> {
+        let failed = |error: wasmtime::Error| FilterError::Link(format!("{error:#}"));
+        let mut linker = self.linker.clone();
+        linker.allow_shadowing(true);
+        let mut unknown = BTreeSet::new();
+        for import in module.module.imports() {
+            let (from, name) = (import.module(), import.name());
+            let ExternType::Func(ty) = import.ty() else {
+                unknown.insert(format!("{from}.{name}"));
+                continue;
+            };
+            if !is_bound(from, name) {
+                unknown.insert(format!("{from}.{name}"));
+                continue;
+            }
+            let is_allowed = allowed.as_ref().is_none_or(|allowed| allowed.contains(name));
+            if !is_allowed {
+                let denied = Val::I32(if from == "env" { abi::Status::InternalFailure as i32 } else { ENOTCAPABLE });
+                let deny = move |_: wasmtime::Caller<'_, State>, _: &[Val], results: &mut [Val]| {
+                    results.fill(denied);
+                    Ok(())
+                };
+                linker.func_new(from, name, ty, deny).map_err(failed)?;
+            } else if from == "env" && ty.results().len() == 0 {
+                host::without_status(&mut linker, name).map_err(failed)?;
+            }
+        }
+        if !unknown.is_empty() {
+            return Err(FilterError::Imports(unknown.into_iter().collect()));
+        }
+        linker.instantiate_pre(&module.module).map_err(failed)
+    }
+}
+
+/// Whether there is a host function of this name.
+fn is_bound(from: &str, name: &str) -> bool {
+    match from {
+        "env" => HOST_FUNCTIONS.contains(&name) || host::BESIDE_THE_ABI.contains(&name),
+        "wasi_snapshot_preview1" | "wasi_unstable" => WASI_FUNCTIONS.contains(&name),
+        _ => false,
+    }
+}
+
+/// Of WASI.
+const ENOTCAPABLE: i32 = 76;
+
+impl Services {
+    /// Where ticks, notifications and callouts of root contexts run: a thread of their own, which starts with the first.
+    pub fn background(&self) -> &Handle {
+        self.background.get_or_init(|| {
+            let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime of one thread");
+            let handle = runtime.handle().clone();
+            let run = move || runtime.block_on(std::future::pending::<()>());
+            std::thread::Builder::new().name("filters".into()).spawn(run).expect("a thread");
+            handle
+        })
+    }
+
+    /// Where a callout runs: on the worker of its request, if there is one.
+    pub fn here(&self) -> Handle {
+        Handle::try_current().unwrap_or_else(|_| self.background().clone())
+    }
+}

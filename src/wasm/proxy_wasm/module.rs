@@ -1,0 +1,290 @@
+//! From bytes to a filter that can be linked: recognise, compile.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+use wasmparser::{Encoding, ExternalKind, Parser, Payload, TypeRef};
+use wasmtime::{Engine, Module};
+
+use crate::wasm::module::Found;
+
+/// The functions by whose export a module names the ABI that it was built for begin so.
+const MARKER: &str = "proxy_abi_version_";
+
+/// The versions of the ABI, the oldest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Abi {
+    V0_1_0,
+    V0_2_0,
+    V0_2_1,
+}
+
+impl Abi {
+    pub const ALL: [Abi; 3] = [Abi::V0_1_0, Abi::V0_2_0, Abi::V0_2_1];
+
+    /// The function whose export stands for it.
+    pub fn marker(self) -> &'static str {
+        match self {
+            Abi::V0_1_0 => "proxy_abi_version_0_1_0",
+            Abi::V0_2_0 => "proxy_abi_version_0_2_0",
+            Abi::V0_2_1 => "proxy_abi_version_0_2_1",
+        }
+    }
+}
+
+/// Code of filters, compiled.
+pub struct FilterModule {
+    pub module: Module,
+    /// The newest that it knows.
+    pub abi: Abi,
+    /// The SHA-256 of the code.
+    pub digest: [u8; 32],
+}
+
+/// Why code is not that of a filter.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterModuleError {
+    #[error("has a missing or unknown Proxy-Wasm ABI version: found {0}")]
+    NoAbi(Instead),
+    #[error("is damaged: {0}")]
+    Damaged(#[from] wasmparser::BinaryReaderError),
+    #[error("has {0} memories, and not one that is exported as `memory`")]
+    Memory(u32),
+    #[error("does not compile: {0}")]
+    Compile(String),
+}
+
+impl FilterModuleError {
+    /// What to do about it.
+    pub fn help(&self) -> &'static str {
+        match self {
+            FilterModuleError::NoAbi(Instead::Plugin) => {
+                "a plugin goes under a phase such as [[wasm_access]]; a filter is built with an SDK of Proxy-Wasm"
+            }
+            FilterModuleError::NoAbi(_) => {
+                "expected a core module that an SDK of Proxy-Wasm built for ABI 0.1.0, 0.2.0 or 0.2.1"
+            }
+            FilterModuleError::Damaged(_) | FilterModuleError::Compile(_) => "build the filter again",
+            FilterModuleError::Memory(_) => "a filter has one memory, which it exports as `memory`",
+        }
+    }
+}
+
+/// What code without a known version of the ABI is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Instead {
+    /// Nothing of WebAssembly.
+    File(Found),
+    /// A component, or a core module that can be made into one.
+    Plugin,
+    /// A core module that names another version.
+    Version(String),
+    Bare {
+        exports: u32,
+    },
+}
+
+impl fmt::Display for Instead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Instead::File(found) => found.fmt(f),
+            Instead::Plugin => write!(f, "a plugin of phasegate:plugin, or another component"),
+            Instead::Version(version) => write!(f, "version {version}"),
+            Instead::Bare { exports } => write!(f, "a core module with {exports} exports and none of {MARKER}…"),
+        }
+    }
+}
+
+/// The filter modules that are in use, by their content: the same code is compiled once, whatever is configured with it.
+#[derive(Default)]
+pub struct FilterModules(Mutex<HashMap<[u8; 32], Weak<FilterModule>>>);
+
+impl FilterModules {
+    /// The module of this code.
+    ///
+    /// # Errors
+    /// When it is not a filter.
+    pub fn load(&self, engine: &Engine, bytes: &[u8]) -> Result<Arc<FilterModule>, FilterModuleError> {
+        let digest = Sha256::digest(bytes).into();
+        if let Some(module) = self.in_use(&digest) {
+            return Ok(module);
+        }
+        let abi = inspect(bytes)?;
+        let module =
+            Module::from_binary(engine, bytes).map_err(|error| FilterModuleError::Compile(format!("{error:#}")))?;
+        let module = Arc::new(FilterModule { module, abi, digest });
+        let mut modules = self.0.lock();
+        modules.retain(|_, module| module.strong_count() > 0);
+        modules.insert(digest, Arc::downgrade(&module));
+        Ok(module)
+    }
+
+    /// The module whose code has this SHA-256, if it is in use: then the code need not be fetched.
+    pub fn in_use(&self, digest: &[u8; 32]) -> Option<Arc<FilterModule>> {
+        self.0.lock().get(digest).and_then(Weak::upgrade)
+    }
+}
+
+/// What the sections of a core module say about it.
+#[derive(Default)]
+struct Traits {
+    abi: Option<Abi>,
+    /// Of the ABI, but not known.
+    version: Option<String>,
+    plugin: bool,
+    exports: u32,
+    memories: u32,
+    memory_exported: bool,
+}
+
+fn inspect(bytes: &[u8]) -> Result<Abi, FilterModuleError> {
+    if let Some(found) = Found::before_wasm(bytes) {
+        return Err(FilterModuleError::NoAbi(Instead::File(found)));
+    }
+    let Traits { abi, version, plugin, exports, memories, memory_exported } = traits(bytes)?;
+    let Some(abi) = abi else {
+        return Err(FilterModuleError::NoAbi(match version {
+            Some(version) => Instead::Version(version),
+            None if plugin => Instead::Plugin,
+            None => Instead::Bare { exports },
+        }));
+    };
+    if memories != 1 || !memory_exported {
+        return Err(FilterModuleError::Memory(memories));
+    }
+    Ok(abi)
+}
+
+fn traits(bytes: &[u8]) -> Result<Traits, FilterModuleError> {
+    let mut traits = Traits::default();
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload? {
+            Payload::Version { encoding: Encoding::Component, .. } => {
+                return Ok(Traits { plugin: true, ..Traits::default() });
+            }
+            Payload::CustomSection(section) if section.name().starts_with("component-type") => traits.plugin = true,
+            Payload::ImportSection(section) => {
+                for import in section.into_imports() {
+                    traits.memories += u32::from(matches!(import?.ty, TypeRef::Memory(_)));
+                }
+            }
+            Payload::MemorySection(section) => traits.memories += section.count(),
+            Payload::ExportSection(section) => {
+                traits.exports = section.count();
+                for export in section {
+                    let export = export?;
+                    match export.kind {
+                        ExternalKind::Memory => traits.memory_exported |= export.name == "memory",
+                        ExternalKind::Func => traits.function(export.name),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(traits)
+}
+
+impl Traits {
+    fn function(&mut self, name: &str) {
+        let Some(version) = name.strip_prefix(MARKER) else { return };
+        match Abi::ALL.into_iter().find(|abi| abi.marker() == name) {
+            Some(abi) => self.abi = self.abi.max(Some(abi)),
+            None => self.version = Some(version.replace('_', ".")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEMORY: &str = "(memory (export \"memory\") 1)";
+
+    /// A module with this in it.
+    fn wat(content: &str) -> Vec<u8> {
+        wat::parse_str(format!("(module {content})")).unwrap()
+    }
+
+    fn marker(version: &str) -> String {
+        format!("(func (export \"{MARKER}{version}\"))")
+    }
+
+    fn error(bytes: &[u8]) -> String {
+        FilterModules::default().load(&Engine::default(), bytes).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn the_newest_version_that_is_known_counts() {
+        for (versions, abi) in [
+            (&["0_1_0"][..], Abi::V0_1_0),
+            (&["0_2_0"], Abi::V0_2_0),
+            (&["0_2_1"], Abi::V0_2_1),
+            (&["0_2_1", "0_1_0", "0_2_0"], Abi::V0_2_1),
+            (&["0_1_0", "0_3_0"], Abi::V0_1_0),
+        ] {
+            let markers: String = versions.iter().map(|version| marker(version)).collect();
+            let bytes = wat(&format!("{MEMORY} {markers}"));
+            let module = FilterModules::default().load(&Engine::default(), &bytes).unwrap();
+            assert_eq!(module.abi, abi, "{versions:?}");
+            assert_eq!(module.digest, <[u8; 32]>::from(Sha256::digest(&bytes)));
+        }
+    }
+
+    #[test]
+    fn what_is_no_filter_is_told() {
+        let plugin = wat("(@custom \"component-type:plugin\" \"\")");
+        let version_as_memory = wat("(memory (export \"proxy_abi_version_0_2_1\") 1)");
+        for (bytes, found) in [
+            (&b""[..], "an empty file"),
+            (b"\x7fELF", "a file that is not WebAssembly"),
+            (b" (module)", "WebAssembly text, which has to be compiled first"),
+            (b"\0asm\x0d\0\x01\0", "a plugin of phasegate:plugin, or another component"),
+            (&plugin, "a plugin of phasegate:plugin, or another component"),
+            (&wat(&marker("0_3_0")), "version 0.3.0"),
+            (&wat(MEMORY), "a core module with 1 exports and none of proxy_abi_version_…"),
+            (&version_as_memory, "a core module with 1 exports and none of proxy_abi_version_…"),
+        ] {
+            assert_eq!(error(bytes), format!("has a missing or unknown Proxy-Wasm ABI version: found {found}"));
+        }
+        assert!(FilterModuleError::NoAbi(Instead::Plugin).help().contains("[[wasm_access]]"));
+    }
+
+    #[test]
+    fn what_cannot_be_a_filter() {
+        let marker = marker("0_2_1");
+        for (memories, count) in [
+            ("", 0),
+            ("(memory 1)", 1),
+            ("(memory (export \"mem\") 1)", 1),
+            ("(memory (export \"memory\") 1) (memory 1)", 2),
+            ("(import \"env\" \"memory\" (memory 1)) (memory (export \"memory\") 1)", 2),
+        ] {
+            let expected = format!("has {count} memories, and not one that is exported as `memory`");
+            assert_eq!(error(&wat(&format!("{memories} {marker}"))), expected, "{memories}");
+        }
+        let whole = wat(&format!("{MEMORY} {marker}"));
+        assert!(error(&whole[..whole.len() - 3]).starts_with("is damaged: "));
+        let invalid = wat(&format!("{MEMORY} {marker} (func (result i32))"));
+        assert!(error(&invalid).starts_with("does not compile: "));
+    }
+
+    #[test]
+    fn the_same_code_is_compiled_once_and_forgotten_after() {
+        let (engine, modules) = (Engine::default(), FilterModules::default());
+        let bytes = wat(&format!("{MEMORY} {}", marker("0_2_1")));
+        let one = modules.load(&engine, &bytes).unwrap();
+        let two = modules.load(&engine, &bytes).unwrap();
+        assert!(Arc::ptr_eq(&one, &two));
+        let digest = one.digest;
+        assert!(modules.in_use(&digest).is_some());
+        drop((one, two));
+        assert!(modules.in_use(&digest).is_none());
+        let _other = modules.load(&engine, &wat(&format!("{MEMORY} {}", marker("0_1_0")))).unwrap();
+        assert_eq!(modules.0.lock().len(), 1);
+    }
+}

@@ -1,0 +1,276 @@
+//! A place for a VM. A stream is pinned to its slot from its first callback to its last; the slot is locked for one
+//! callback at a time, never while anything waits.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::Services;
+use super::plugin::Identity;
+use super::state::{Effect, StreamContext};
+use super::vm::Vm;
+use crate::capability::shared::QueueListener;
+use crate::wasm::Failure;
+
+/// A VM, or the place where it was.
+pub struct Slot {
+    vm: Mutex<Place>,
+    /// Of the VM: counted up when it fails.
+    generation: AtomicU64,
+}
+
+struct Place {
+    /// None after a failure.
+    vm: Option<Vm>,
+    /// When it was started, or that was tried.
+    started: Instant,
+}
+
+/// The VM has failed: before, or in this very callback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the VM has failed")]
+pub struct Lost;
+
+/// A stream context: where it is, and in which VM.
+pub struct Link {
+    slot: Arc<Slot>,
+    generation: u64,
+    id: u32,
+}
+
+impl Slot {
+    /// With a VM that has just been made by `start`, which is told its slot.
+    ///
+    /// # Errors
+    /// Of `start`.
+    pub fn start<E>(start: impl FnOnce(&Weak<Slot>) -> Result<Vm, E>) -> Result<Arc<Slot>, E> {
+        let place = Place { vm: None, started: Instant::now() };
+        let slot = Arc::new(Slot { vm: Mutex::new(place), generation: AtomicU64::new(0) });
+        let vm = start(&Arc::downgrade(&slot))?;
+        slot.vm.lock().vm = Some(vm);
+        slot.settle();
+        Ok(slot)
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Runs something on the VM, if it is still that of this generation.
+    ///
+    /// # Errors
+    /// When it is not, or fails now.
+    pub fn with<R>(
+        self: &Arc<Slot>,
+        generation: u64,
+        callback: impl FnOnce(&mut Vm) -> wasmtime::Result<R>,
+    ) -> Result<R, Lost> {
+        let mut place = self.vm.lock();
+        if self.generation() != generation {
+            return Err(Lost);
+        }
+        self.run(&mut place, callback)
+    }
+
+    /// Opens a stream in the VM; none when there is no VM.
+    pub fn open(
+        self: &Arc<Slot>,
+        identity: &Arc<Identity>,
+        context: impl FnOnce(u32) -> StreamContext,
+    ) -> Option<Result<Link, Lost>> {
+        self.open_in(self.vm.lock(), identity, context)
+    }
+
+    /// As [`Slot::open`], unless the VM is busy.
+    pub fn try_open(
+        self: &Arc<Slot>,
+        identity: &Arc<Identity>,
+        context: impl FnOnce(u32) -> StreamContext,
+    ) -> Option<Result<Link, Lost>> {
+        self.open_in(self.vm.try_lock()?, identity, context)
+    }
+
+    fn open_in(
+        self: &Arc<Slot>,
+        mut place: MutexGuard<'_, Place>,
+        identity: &Arc<Identity>,
+        context: impl FnOnce(u32) -> StreamContext,
+    ) -> Option<Result<Link, Lost>> {
+        let root = place.vm.as_ref()?.root(identity)?;
+        let generation = self.generation();
+        let opened = self.run(&mut place, |vm| vm.create_stream(context(root)));
+        Some(opened.map(|id| Link { slot: self.clone(), generation, id }))
+    }
+
+    /// Starts a plugin in the VM; none when there is no VM.
+    pub fn start_plugin(self: &Arc<Slot>, identity: &Arc<Identity>) -> Option<Result<u32, super::vm::StartError>> {
+        let mut place = self.vm.lock();
+        let started = place.vm.as_mut()?.start_plugin(identity);
+        if let Err(super::vm::StartError::Trap { .. }) = &started {
+            // What it had running went on until here.
+            self.abandon(&mut place);
+        }
+        drop(place);
+        self.settle();
+        Some(started)
+    }
+
+    /// Shuts a plugin down, if it runs here.
+    pub fn shut_down(self: &Arc<Slot>, identity: &Arc<Identity>) {
+        let mut place = self.vm.lock();
+        if let Some(root) = place.vm.as_ref().and_then(|vm| vm.root(identity)) {
+            // A failure is logged, and nobody waits for more.
+            let _ = self.run(&mut place, |vm| vm.shut_down(root));
+        }
+    }
+
+    /// Whether the VM has failed, and how long ago it was started.
+    pub fn failed(&self) -> Option<Duration> {
+        let place = self.vm.lock();
+        place.vm.is_none().then(|| place.started.elapsed())
+    }
+
+    /// Puts a new VM in the place of one that has failed.
+    ///
+    /// # Errors
+    /// Of `start`: it counts as started all the same, so that the next attempt waits.
+    pub fn restart<E>(self: &Arc<Slot>, start: impl FnOnce(&Weak<Slot>) -> Result<Vm, E>) -> Result<(), E> {
+        let mut place = self.vm.lock();
+        if place.vm.is_some() {
+            return Ok(());
+        }
+        place.started = Instant::now();
+        place.vm = Some(start(&Arc::downgrade(self))?);
+        drop(place);
+        self.settle();
+        Ok(())
+    }
+
+    /// What starting has asked for.
+    fn settle(self: &Arc<Slot>) {
+        let mut place = self.vm.lock();
+        let _ = self.run(&mut place, |_| Ok(()));
+    }
+
+    fn run<R>(
+        self: &Arc<Slot>,
+        place: &mut Place,
+        callback: impl FnOnce(&mut Vm) -> wasmtime::Result<R>,
+    ) -> Result<R, Lost> {
+        let vm = place.vm.as_mut().ok_or(Lost)?;
+        let result = callback(vm).and_then(|result| {
+            while let Some(effect) = vm.state().effects.pop() {
+                match effect {
+                    Effect::Tick(root) => self.arm(vm, root),
+                    Effect::Done(root) => vm.delete(root)?,
+                }
+            }
+            Ok(result)
+        });
+        match result {
+            Ok(result) => Ok(result),
+            Err(error) => {
+                vm.state().report(&Failure::from_run(&error));
+                self.abandon(place);
+                Err(Lost)
+            }
+        }
+    }
+
+    /// Takes the VM down, and tells all its streams.
+    fn abandon(&self, place: &mut Place) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
+        if let Some(mut vm) = place.vm.take() {
+            for stream in vm.state().contexts.streams() {
+                stream.wake();
+            }
+        }
+    }
+
+    /// Has the clock of a root context tick as it has asked for.
+    fn arm(self: &Arc<Slot>, vm: &mut Vm, id: u32) {
+        let background = vm.state().services.background().clone();
+        let Some(root) = vm.state().contexts.root_mut(id) else { return };
+        if let Some(task) = root.tick.task.take() {
+            task.abort();
+        }
+        let (period, generation) = (root.tick.period, self.generation());
+        if period == 0 {
+            return;
+        }
+        let slot = Arc::downgrade(self);
+        let ticking = background.spawn(async move {
+            let period = Duration::from_millis(period.into());
+            loop {
+                tokio::time::sleep(period).await;
+                let Some(slot) = slot.upgrade() else { return };
+                if slot.with(generation, |vm| vm.on_tick(id)).is_err() {
+                    return;
+                }
+            }
+        });
+        root.tick.task = Some(ticking.abort_handle());
+    }
+}
+
+/// Tells a root context of messages in the queues that it has registered.
+pub struct Listener {
+    root: u32,
+    slot: Weak<Slot>,
+    generation: u64,
+    services: Arc<Services>,
+}
+
+impl Listener {
+    pub fn new(root: u32, slot: Weak<Slot>, services: Arc<Services>) -> Listener {
+        // Before the slot stands its VM is the first.
+        let generation = slot.upgrade().map_or(0, |slot| slot.generation());
+        Listener { root, slot, generation, services }
+    }
+}
+
+impl QueueListener for Listener {
+    fn queue_ready(&self, queue: u32) {
+        let (root, slot, generation) = (self.root, self.slot.clone(), self.generation);
+        // Never within the callback that has put the message there: it may be this very VM.
+        self.services.background().spawn(async move {
+            if let Some(slot) = slot.upgrade() {
+                // A failure is logged.
+                let _ = slot.with(generation, |vm| vm.on_queue_ready(root, queue));
+            }
+        });
+    }
+}
+
+impl Link {
+    /// Whether its VM has not failed.
+    pub fn is_alive(&self) -> bool {
+        self.slot.generation() == self.generation
+    }
+
+    /// # Errors
+    /// When the VM has failed, or fails now.
+    pub fn on_headers(&self, request: bool, count: u32, end: bool) -> Result<u32, Lost> {
+        self.slot.with(self.generation, |vm| vm.on_headers(request, self.id, count, end))
+    }
+
+    /// # Errors
+    /// As [`Link::on_headers`].
+    pub fn on_body(&self, request: bool, size: u32, end: bool) -> Result<u32, Lost> {
+        self.slot.with(self.generation, |vm| vm.on_body(request, self.id, size, end))
+    }
+
+    /// # Errors
+    /// As [`Link::on_headers`].
+    pub fn on_trailers(&self, request: bool, count: u32) -> Result<u32, Lost> {
+        self.slot.with(self.generation, |vm| vm.on_trailers(request, self.id, count))
+    }
+
+    /// The stream has ended. Once.
+    pub fn end(self) {
+        // A failure is logged, and there is nobody left whom it could hurt.
+        let _ = self.slot.with(self.generation, |vm| vm.end_stream(self.id));
+    }
+}

@@ -1,0 +1,295 @@
+//! What the host keeps of a VM: the data of its store.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::{Arc, Weak};
+
+use crate::exchange::ResponseHeader;
+use bytes::Bytes;
+use http::HeaderMap;
+use wasmtime::TypedFunc;
+
+use super::abi::Status;
+use super::calls::Calls;
+use super::module::Abi;
+use super::plugin::Identity;
+use super::slot::Slot;
+use super::stream::Stream;
+use super::{Services, wasi};
+use crate::capability::shared::{Namespace, QueueListener};
+use crate::observe::metrics::Counted;
+use crate::wasm::Failure;
+use crate::wasm::limits::{Cpu, Memory};
+
+/// The data of a VM's store.
+pub struct State {
+    /// There once the module is instantiated.
+    pub memory: Option<wasmtime::Memory>,
+    /// The guest's allocator: `proxy_on_memory_allocate`, else `malloc`.
+    pub allocate: Option<TypedFunc<u32, u32>>,
+    pub mode: Mode,
+    pub limits: Memory,
+    pub cpu: Cpu,
+    pub contexts: Contexts,
+    /// What callouts the VM waits for.
+    pub calls: Calls,
+    /// What the callback that runs may look at.
+    pub shown: Shown,
+    /// What to do when the callback has returned.
+    pub effects: Vec<Effect>,
+    pub vm: Arc<Environment>,
+    pub services: Arc<Services>,
+    /// Where it lives; gone when it is being taken down.
+    pub slot: Weak<Slot>,
+    pub output: Output,
+    pub _alive: Counted,
+}
+
+/// What the guest has written without ending the line.
+#[derive(Default)]
+pub struct Output(Vec<u8>);
+
+/// Bytes of a line at the most.
+const LONGEST_LINE: usize = 8 << 10;
+
+/// What all VMs of a group have in common.
+pub struct Environment {
+    pub vm_id: String,
+    pub configuration: Option<Arc<str>>,
+    pub variables: Vec<(String, String)>,
+    /// Callouts that may be in flight.
+    pub callouts: usize,
+    pub abi: Abi,
+    /// What it shares with others of the same `vm_id`.
+    pub shared: Arc<Namespace>,
+}
+
+/// What the guest is doing: not every host function may be called then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `_initialize`, `main` or `_start`.
+    Initializing,
+    Running,
+    /// It allocates memory for the host.
+    Allocating,
+}
+
+/// The contexts of a VM, and which of them calls.
+#[derive(Default)]
+pub struct Contexts {
+    all: HashMap<u32, Context, BuildHasherDefault<Identically>>,
+    last: u32,
+    /// 0 when none.
+    pub current: u32,
+}
+
+pub enum Context {
+    Root(Root),
+    Stream(StreamContext),
+}
+
+/// One plugin in this VM.
+pub struct Root {
+    pub identity: Arc<Identity>,
+    /// Who is told of messages in its queues.
+    pub listener: Arc<dyn QueueListener>,
+    pub tick: Tick,
+    /// `proxy_on_done` has answered false: it is deleted on `proxy_done`.
+    pub parked: bool,
+}
+
+/// The clock of a root context.
+#[derive(Default)]
+pub struct Tick {
+    /// Milliseconds; 0: none.
+    pub period: u32,
+    pub task: Option<tokio::task::AbortHandle>,
+}
+
+impl Drop for Tick {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+/// One filter of one request.
+pub struct StreamContext {
+    pub stream: Arc<Stream>,
+    /// In its chain.
+    pub position: usize,
+    pub root: u32,
+}
+
+/// Values that there are only while a callback runs which is about them.
+#[derive(Default)]
+pub struct Shown {
+    /// While a plugin starts.
+    pub plugin_configuration: Option<Arc<str>>,
+    pub call_headers: Option<ResponseHeader>,
+    pub call_trailers: Option<HeaderMap>,
+    pub call_body: Option<Bytes>,
+    pub grpc_initial_metadata: Option<HeaderMap>,
+    pub grpc_trailing_metadata: Option<HeaderMap>,
+    pub grpc_message: Option<Bytes>,
+    pub foreign_arguments: Option<Bytes>,
+    /// What `proxy_get_status` answers.
+    pub status: Option<(u32, String)>,
+}
+
+/// What a callback has asked for, and the host does after it.
+pub enum Effect {
+    /// The tick of this root context has changed.
+    Tick(u32),
+    /// `proxy_done` of this root context.
+    Done(u32),
+}
+
+impl Contexts {
+    pub fn add_stream(&mut self, stream: StreamContext) -> u32 {
+        let id = self.next();
+        self.all.insert(id, Context::Stream(stream));
+        id
+    }
+
+    pub fn add_root(&mut self, root: impl FnOnce(u32) -> Root) -> u32 {
+        let id = self.next();
+        self.all.insert(id, Context::Root(root(id)));
+        id
+    }
+
+    fn next(&mut self) -> u32 {
+        loop {
+            self.last = self.last.wrapping_add(1);
+            // 0 stands for none.
+            if self.last != 0 && !self.all.contains_key(&self.last) {
+                return self.last;
+            }
+        }
+    }
+
+    pub fn remove(&mut self, id: u32) -> Option<Context> {
+        self.all.remove(&id)
+    }
+
+    pub fn contains(&self, id: u32) -> bool {
+        self.all.contains_key(&id)
+    }
+
+    pub fn root_mut(&mut self, id: u32) -> Option<&mut Root> {
+        match self.all.get_mut(&id) {
+            Some(Context::Root(root)) => Some(root),
+            _ => None,
+        }
+    }
+
+    /// The stream of the context that calls.
+    ///
+    /// # Errors
+    /// When that is a root context, or none.
+    pub fn stream(&self) -> Result<&StreamContext, Status> {
+        match self.all.get(&self.current) {
+            Some(Context::Stream(stream)) => Ok(stream),
+            _ => Err(Status::NotFound),
+        }
+    }
+
+    /// The root context of the one that calls.
+    ///
+    /// # Errors
+    /// When there is none, as during initialization.
+    pub fn root(&self) -> Result<(u32, &Root), Status> {
+        let id = match self.all.get(&self.current) {
+            Some(Context::Stream(stream)) => stream.root,
+            _ => self.current,
+        };
+        match self.all.get(&id) {
+            Some(Context::Root(root)) => Ok((id, root)),
+            _ => Err(Status::NotFound),
+        }
+    }
+
+    /// All streams.
+    pub fn streams(&self) -> impl Iterator<Item = &Arc<Stream>> {
+        self.all.values().filter_map(|context| match context {
+            Context::Stream(context) => Some(&context.stream),
+            Context::Root(_) => None,
+        })
+    }
+}
+
+/// Context ids are counted: they need no hashing.
+#[derive(Default)]
+pub struct Identically(u64);
+
+impl Hasher for Identically {
+    fn finish(&self) -> u64 {
+        // Spread over the upper bits, which the table looks at too.
+        self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0 << 8 | u64::from(*byte));
+    }
+
+    fn write_u32(&mut self, id: u32) {
+        self.0 = id.into();
+    }
+}
+
+impl State {
+    /// Writes a line of the filter to the log.
+    pub fn log(&self, level: log::Level, text: &str) {
+        let Ok((_, root)) = self.contexts.root() else {
+            return crate::wasm::log::write_filter(level, &self.vm.vm_id, None, text);
+        };
+        if !crate::wasm::log::enabled(level) {
+            return;
+        }
+        crate::wasm::log::write_filter(level, &root.identity.name, self.request_id().as_deref(), text);
+    }
+}
+
+impl State {
+    /// Counts a failure and logs it, once.
+    pub fn report(&self, Failure { kind, detail }: &Failure) {
+        let detail = detail.replace('\n', "\n    ");
+        match self.contexts.root() {
+            Ok((_, root)) => {
+                root.identity.metrics.failures(*kind).inc();
+                let request = self.request_id();
+                let (name, request) = (&root.identity.name, request.as_deref().unwrap_or("-"));
+                log::error!("filter={name} request={request} failed: {}: {detail}", kind.name());
+            }
+            Err(_) => log::error!("filter of the VM `{}` failed: {}: {detail}", self.vm.vm_id, kind.name()),
+        }
+    }
+
+    fn request_id(&self) -> Option<String> {
+        let context = self.contexts.stream().ok()?;
+        Some(context.stream.lock().facts.request_id().to_owned())
+    }
+}
+
+impl wasi::Host for State {
+    fn memory(&self) -> Option<wasmtime::Memory> {
+        self.memory
+    }
+
+    fn environment(&self) -> &[(String, String)] {
+        &self.vm.variables
+    }
+
+    fn output(&mut self, level: log::Level, text: &[u8]) {
+        self.output.0.extend_from_slice(text);
+        let complete = match self.output.0.iter().rposition(|byte| *byte == b'\n') {
+            Some(at) => at + 1,
+            None if self.output.0.len() > LONGEST_LINE => self.output.0.len(),
+            None => return,
+        };
+        let rest = self.output.0.split_off(complete);
+        let lines = std::mem::replace(&mut self.output.0, rest);
+        self.log(level, String::from_utf8_lossy(&lines).trim_end());
+    }
+}

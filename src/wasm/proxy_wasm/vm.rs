@@ -1,0 +1,427 @@
+//! A VM: an instance of a module with its contexts, and the callbacks that it exports. Callbacks run to their end, one at
+//! a time; what they ask for is done after them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::{Instance, InstancePre, Store, TypedFunc, WasmParams, WasmResults};
+
+use super::module::Abi;
+use super::plugin::Identity;
+use super::slot::Listener;
+use super::state::{Mode, Root, State, StreamContext, Tick};
+use crate::wasm::limits::Cpu;
+
+/// How long a plugin may compute while it starts: some build large tables from their configuration then.
+const LONGEST_START: Duration = Duration::from_secs(10);
+
+/// A VM. After a trap nothing of it may be called any more.
+pub struct Vm {
+    store: Store<State>,
+    callbacks: Callbacks,
+    /// CPU time of a callback between two host calls.
+    cpu: Duration,
+    roots: Vec<(Arc<Identity>, u32)>,
+}
+
+/// Why a VM or a plugin in it did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("exports no memory named `memory`")]
+    NoMemory,
+    #[error("exports neither `proxy_on_memory_allocate` nor `malloc`")]
+    NoAllocator,
+    #[error("exports `{0}` with other parameters or results than those of its ABI")]
+    Signature(String),
+    #[error("failed while it was instantiated: {0}")]
+    Instantiate(String),
+    #[error("failed in {callback}: {error}")]
+    Trap { callback: &'static str, error: String },
+    #[error("refused its configuration: `{0}` answered false")]
+    Refused(&'static str),
+}
+
+/// What the guest exports; what it does not is taken for Continue, true, or nothing to do.
+struct Callbacks {
+    on_context_create: Option<TypedFunc<(u32, u32), ()>>,
+    on_vm_start: Option<TypedFunc<(u32, u32), u32>>,
+    on_configure: Option<TypedFunc<(u32, u32), u32>>,
+    on_tick: Option<TypedFunc<u32, ()>>,
+    on_queue_ready: Option<TypedFunc<(u32, u32), ()>>,
+    on_request_headers: Option<HeadersCallback>,
+    on_request_body: Option<TypedFunc<(u32, u32, u32), u32>>,
+    on_request_trailers: Option<TypedFunc<(u32, u32), u32>>,
+    on_response_headers: Option<HeadersCallback>,
+    on_response_body: Option<TypedFunc<(u32, u32, u32), u32>>,
+    on_response_trailers: Option<TypedFunc<(u32, u32), u32>>,
+    on_http_call_response: Option<TypedFunc<CallResponse, ()>>,
+    on_grpc_receive_initial_metadata: Option<TypedFunc<(u32, u32, u32), ()>>,
+    on_grpc_receive: Option<TypedFunc<(u32, u32, u32), ()>>,
+    on_grpc_receive_trailing_metadata: Option<TypedFunc<(u32, u32, u32), ()>>,
+    on_grpc_close: Option<TypedFunc<(u32, u32, u32), ()>>,
+    on_done: Option<TypedFunc<u32, u32>>,
+    on_log: Option<TypedFunc<u32, ()>>,
+    on_delete: Option<TypedFunc<u32, ()>>,
+}
+
+/// Of a root context: the id of the call, and how many headers, bytes of the body and trailers there are.
+type CallResponse = (u32, u32, u32, u32, u32);
+
+/// `proxy_on_request_headers`, `proxy_on_response_headers`.
+enum HeadersCallback {
+    /// ABI 0.1.0 does not tell about the end of the stream.
+    Two(TypedFunc<(u32, u32), u32>),
+    Three(TypedFunc<(u32, u32, u32), u32>),
+}
+
+/// Which callbacks may be called: all of them, or those that the configuration lists.
+pub type Allowed = Option<std::collections::HashSet<String>>;
+
+impl Vm {
+    /// Makes an instance and initializes it.
+    ///
+    /// # Errors
+    /// When it is not a Proxy-Wasm module, or fails.
+    pub fn start(pre: &InstancePre<State>, state: State, cpu: Duration, allowed: &Allowed) -> Result<Vm, StartError> {
+        let mut store = Store::new(pre.module().engine(), state);
+        store.limiter(|state| &mut state.limits);
+        store.epoch_deadline_callback(|mut store| store.data_mut().cpu.tick());
+        store.set_epoch_deadline(1);
+        store.data_mut().cpu = Cpu::new(LONGEST_START);
+        store.data_mut().cpu.reset(false, None);
+        let instance = pre.instantiate(&mut store).map_err(|error| StartError::Instantiate(format!("{error:#}")))?;
+        let memory = instance.get_memory(&mut store, "memory").ok_or(StartError::NoMemory)?;
+        let allocate = match export(&instance, &mut store, &["proxy_on_memory_allocate", "malloc"])? {
+            Some(allocate) => allocate,
+            None => return Err(StartError::NoAllocator),
+        };
+        store.data_mut().memory = Some(memory);
+        store.data_mut().allocate = Some(allocate);
+        let callbacks = Callbacks::of(&instance, &mut store, allowed)?;
+        let mut vm = Vm { store, callbacks, cpu, roots: Vec::new() };
+        vm.initialize(&instance)?;
+        vm.store.data_mut().mode = Mode::Running;
+        vm.store.data_mut().cpu = Cpu::new(vm.cpu);
+        Ok(vm)
+    }
+
+    /// `_initialize` and `main`, else `_start`.
+    fn initialize(&mut self, instance: &Instance) -> Result<(), StartError> {
+        let trap = |callback| move |error: wasmtime::Error| StartError::Trap { callback, error: format!("{error:?}") };
+        let store = &mut self.store;
+        if let Some(initialize) = export::<(), ()>(instance, store, &["_initialize"])? {
+            initialize.call(&mut *store, ()).map_err(trap("_initialize"))?;
+            if let Some(main) = export::<(u32, u32), u32>(instance, store, &["main"])? {
+                main.call(&mut *store, (0, 0)).map_err(trap("main"))?;
+            } else if let Some(main) = export::<(), u32>(instance, store, &["__main_void"])? {
+                main.call(&mut *store, ()).map_err(trap("__main_void"))?;
+            }
+        } else if let Some(start) = export::<(), ()>(instance, store, &["_start"])? {
+            start.call(&mut *store, ()).map_err(trap("_start"))?;
+        }
+        Ok(())
+    }
+
+    /// Starts a plugin, unless it has been started: its root context.
+    ///
+    /// # Errors
+    /// When it traps or refuses its configuration. After a trap the VM must not be used any more.
+    pub fn start_plugin(&mut self, identity: &Arc<Identity>) -> Result<u32, StartError> {
+        if let Some(root) = self.root(identity) {
+            return Ok(root);
+        }
+        self.store.data_mut().cpu = Cpu::new(LONGEST_START);
+        let state = self.store.data_mut();
+        let id = state.contexts.add_root(|id| Root {
+            identity: identity.clone(),
+            listener: Arc::new(Listener::new(id, state.slot.clone(), state.services.clone())),
+            tick: Tick::default(),
+            parked: false,
+        });
+        let started = self.start_root(id, identity);
+        let state = self.store.data_mut();
+        state.cpu = Cpu::new(self.cpu);
+        state.shown.plugin_configuration = None;
+        match started {
+            Ok(()) => {
+                self.roots.push((identity.clone(), id));
+                Ok(id)
+            }
+            Err(error) => {
+                state.contexts.remove(id);
+                Err(error)
+            }
+        }
+    }
+
+    fn start_root(&mut self, id: u32, identity: &Identity) -> Result<(), StartError> {
+        let trap = |callback| move |error: wasmtime::Error| StartError::Trap { callback, error: format!("{error:?}") };
+        let length = |text: Option<&str>| text.map_or(0, |text| u32::try_from(text.len()).unwrap_or(u32::MAX));
+        let state = self.store.data_mut();
+        let vm_configuration = length(state.vm.configuration.as_deref());
+        let configuration = length(identity.configuration.as_deref());
+        state.shown.plugin_configuration = Some(identity.configuration.clone().unwrap_or_else(|| Arc::from("")));
+        let callbacks = &self.callbacks;
+        let on = on(&callbacks.on_context_create, (id, 0));
+        run(&mut self.store, id, on).map_err(trap("proxy_on_context_create"))?;
+        self.store.data_mut().shown.plugin_configuration = None;
+        let call = on_or(&callbacks.on_vm_start, (id, vm_configuration), 1);
+        if run(&mut self.store, id, call).map_err(trap("proxy_on_vm_start"))? == 0 {
+            return Err(StartError::Refused("proxy_on_vm_start"));
+        }
+        self.store.data_mut().shown.plugin_configuration =
+            Some(identity.configuration.clone().unwrap_or_else(|| Arc::from("")));
+        let call = on_or(&callbacks.on_configure, (id, configuration), 1);
+        if run(&mut self.store, id, call).map_err(trap("proxy_on_configure"))? == 0 {
+            return Err(StartError::Refused("proxy_on_configure"));
+        }
+        Ok(())
+    }
+
+    /// The root context of a plugin that was started.
+    pub fn root(&self, identity: &Arc<Identity>) -> Option<u32> {
+        self.roots.iter().find(|(other, _)| Arc::ptr_eq(other, identity)).map(|(_, id)| *id)
+    }
+
+    pub fn state(&mut self) -> &mut State {
+        self.store.data_mut()
+    }
+
+    /// Bytes of linear memory.
+    pub fn memory(&self) -> usize {
+        self.store.data().limits.used()
+    }
+
+    /// Whether it has callbacks for bodies or trailers, in any direction.
+    pub fn sees_bodies(&self) -> bool {
+        let Callbacks { on_request_body, on_request_trailers, on_response_body, on_response_trailers, .. } =
+            &self.callbacks;
+        on_request_body.is_some()
+            || on_response_body.is_some()
+            || on_request_trailers.is_some()
+            || on_response_trailers.is_some()
+    }
+}
+
+/// The callbacks of streams. Each can trap: the VM is lost then.
+impl Vm {
+    /// `proxy_on_context_create` of a stream.
+    ///
+    /// # Errors
+    /// A trap.
+    pub fn create_stream(&mut self, context: StreamContext) -> wasmtime::Result<u32> {
+        let root = context.root;
+        let id = self.store.data_mut().contexts.add_stream(context);
+        run(&mut self.store, id, on(&self.callbacks.on_context_create, (id, root)))?;
+        Ok(id)
+    }
+
+    /// # Errors
+    /// A trap.
+    pub fn on_headers(&mut self, request: bool, id: u32, count: u32, end: bool) -> wasmtime::Result<u32> {
+        let callback = if request { &self.callbacks.on_request_headers } else { &self.callbacks.on_response_headers };
+        match callback {
+            None => Ok(0),
+            Some(HeadersCallback::Two(callback)) => run(&mut self.store, id, call(callback, (id, count))),
+            Some(HeadersCallback::Three(callback)) => {
+                run(&mut self.store, id, call(callback, (id, count, u32::from(end))))
+            }
+        }
+    }
+
+    /// # Errors
+    /// A trap.
+    pub fn on_body(&mut self, request: bool, id: u32, size: u32, end: bool) -> wasmtime::Result<u32> {
+        let callback = if request { &self.callbacks.on_request_body } else { &self.callbacks.on_response_body };
+        run(&mut self.store, id, on_or(callback, (id, size, u32::from(end)), 0))
+    }
+
+    /// # Errors
+    /// A trap.
+    pub fn on_trailers(&mut self, request: bool, id: u32, count: u32) -> wasmtime::Result<u32> {
+        let callback = if request { &self.callbacks.on_request_trailers } else { &self.callbacks.on_response_trailers };
+        run(&mut self.store, id, on_or(callback, (id, count), 0))
+    }
+
+    /// Done, log, delete: the stream has ended.
+    ///
+    /// # Errors
+    /// A trap. The context is gone in any case.
+    pub fn end_stream(&mut self, id: u32) -> wasmtime::Result<()> {
+        let callbacks = &self.callbacks;
+        let ended = (|| {
+            run(&mut self.store, id, on_or(&callbacks.on_done, id, 1))?;
+            run(&mut self.store, id, on(&callbacks.on_log, id))?;
+            run(&mut self.store, id, on(&callbacks.on_delete, id))
+        })();
+        self.store.data_mut().contexts.remove(id);
+        ended
+    }
+}
+
+/// The callbacks of root contexts.
+impl Vm {
+    /// # Errors
+    /// A trap.
+    pub fn on_tick(&mut self, root: u32) -> wasmtime::Result<()> {
+        run(&mut self.store, root, on(&self.callbacks.on_tick, root))
+    }
+
+    /// # Errors
+    /// A trap.
+    pub fn on_queue_ready(&mut self, root: u32, queue: u32) -> wasmtime::Result<()> {
+        run(&mut self.store, root, on(&self.callbacks.on_queue_ready, (root, queue)))
+    }
+
+    /// # Errors
+    /// A trap.
+    pub fn on_http_call_response(&mut self, root: u32, id: u32, counts: [u32; 3]) -> wasmtime::Result<()> {
+        let [headers, body, trailers] = counts;
+        let callback = &self.callbacks.on_http_call_response;
+        run(&mut self.store, root, on(callback, (root, id, headers, body, trailers)))
+    }
+
+    /// # Errors
+    /// A trap.
+    pub fn on_grpc_receive_initial_metadata(&mut self, root: u32, id: u32, count: u32) -> wasmtime::Result<()> {
+        run(&mut self.store, root, on(&self.callbacks.on_grpc_receive_initial_metadata, (root, id, count)))
+    }
+
+    /// # Errors
+    /// A trap.
+    pub fn on_grpc_receive(&mut self, root: u32, id: u32, size: u32) -> wasmtime::Result<()> {
+        run(&mut self.store, root, on(&self.callbacks.on_grpc_receive, (root, id, size)))
+    }
+
+    /// # Errors
+    /// A trap.
+    pub fn on_grpc_receive_trailing_metadata(&mut self, root: u32, id: u32, count: u32) -> wasmtime::Result<()> {
+        run(&mut self.store, root, on(&self.callbacks.on_grpc_receive_trailing_metadata, (root, id, count)))
+    }
+
+    /// # Errors
+    /// A trap.
+    pub fn on_grpc_close(&mut self, root: u32, id: u32, status: u32) -> wasmtime::Result<()> {
+        run(&mut self.store, root, on(&self.callbacks.on_grpc_close, (root, id, status)))
+    }
+
+    /// The plugin is not configured any more: it can be deleted now, or when it calls `proxy_done`.
+    ///
+    /// # Errors
+    /// A trap.
+    pub fn shut_down(&mut self, root: u32) -> wasmtime::Result<()> {
+        self.roots.retain(|(_, id)| *id != root);
+        if run(&mut self.store, root, on_or(&self.callbacks.on_done, root, 1))? != 0 {
+            return self.delete(root);
+        }
+        if let Some(context) = self.store.data_mut().contexts.root_mut(root) {
+            context.parked = true;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// A trap.
+    pub fn delete(&mut self, root: u32) -> wasmtime::Result<()> {
+        let deleted = run(&mut self.store, root, on(&self.callbacks.on_delete, root));
+        self.store.data_mut().contexts.remove(root);
+        deleted
+    }
+}
+
+/// Runs a callback of a context.
+fn run<R>(
+    store: &mut Store<State>,
+    context: u32,
+    callback: impl FnOnce(&mut Store<State>) -> wasmtime::Result<R>,
+) -> wasmtime::Result<R> {
+    let state = store.data_mut();
+    state.contexts.current = context;
+    state.cpu.reset(false, None);
+    let result = callback(store)?;
+    // After a trap it says whose it was.
+    store.data_mut().contexts.current = 0;
+    Ok(result)
+}
+
+fn call<P: WasmParams, R: WasmResults>(
+    callback: &TypedFunc<P, R>,
+    arguments: P,
+) -> impl FnOnce(&mut Store<State>) -> wasmtime::Result<R> {
+    move |store| callback.call(store, arguments)
+}
+
+fn on_or<P: WasmParams, R: WasmResults>(
+    callback: &Option<TypedFunc<P, R>>,
+    arguments: P,
+    absent: R,
+) -> impl FnOnce(&mut Store<State>) -> wasmtime::Result<R> {
+    move |store| match callback {
+        Some(callback) => callback.call(store, arguments),
+        None => Ok(absent),
+    }
+}
+
+fn on<P: WasmParams>(
+    callback: &Option<TypedFunc<P, ()>>,
+    arguments: P,
+) -> impl FnOnce(&mut Store<State>) -> wasmtime::Result<()> {
+    on_or(callback, arguments, ())
+}
+
+impl Callbacks {
+    fn of(instance: &Instance, store: &mut Store<State>, allowed: &Allowed) -> Result<Callbacks, StartError> {
+        let abi = store.data().vm.abi;
+        let is_allowed = |name: &str| allowed.as_ref().is_none_or(|allowed| allowed.contains(name));
+        macro_rules! callback {
+            ($name:literal) => {
+                if is_allowed($name) { export(instance, store, &[$name])? } else { None }
+            };
+        }
+        macro_rules! headers {
+            ($name:literal) => {
+                if abi == Abi::V0_1_0 {
+                    callback!($name).map(HeadersCallback::Two)
+                } else {
+                    callback!($name).map(HeadersCallback::Three)
+                }
+            };
+        }
+        Ok(Callbacks {
+            on_context_create: callback!("proxy_on_context_create"),
+            on_vm_start: callback!("proxy_on_vm_start"),
+            on_configure: callback!("proxy_on_configure"),
+            on_tick: callback!("proxy_on_tick"),
+            on_queue_ready: callback!("proxy_on_queue_ready"),
+            on_request_headers: headers!("proxy_on_request_headers"),
+            on_request_body: callback!("proxy_on_request_body"),
+            on_request_trailers: callback!("proxy_on_request_trailers"),
+            on_response_headers: headers!("proxy_on_response_headers"),
+            on_response_body: callback!("proxy_on_response_body"),
+            on_response_trailers: callback!("proxy_on_response_trailers"),
+            on_http_call_response: callback!("proxy_on_http_call_response"),
+            on_grpc_receive_initial_metadata: callback!("proxy_on_grpc_receive_initial_metadata"),
+            on_grpc_receive: callback!("proxy_on_grpc_receive"),
+            on_grpc_receive_trailing_metadata: callback!("proxy_on_grpc_receive_trailing_metadata"),
+            on_grpc_close: callback!("proxy_on_grpc_close"),
+            on_done: callback!("proxy_on_done"),
+            on_log: callback!("proxy_on_log"),
+            on_delete: callback!("proxy_on_delete"),
+        })
+    }
+}
+
+/// The first of these exports that is there.
+fn export<P: WasmParams, R: WasmResults>(
+    instance: &Instance,
+    store: &mut Store<State>,
+    names: &[&str],
+) -> Result<Option<TypedFunc<P, R>>, StartError> {
+    for name in names {
+        if let Some(function) = instance.get_func(&mut *store, name) {
+            let typed = function.typed(&*store).map_err(|_| StartError::Signature((*name).to_owned()))?;
+            return Ok(Some(typed));
+        }
+    }
+    Ok(None)
+}

@@ -2,7 +2,8 @@
 //! compared: responses, what the origins received, and the lines that the guest logged.
 //!
 //! What Envoy does is recorded in `recorded/`, so that there is something to compare with where there is no Envoy. Where
-//! there is one, the recording must be what it does; `UPDATE=1` records anew. `CASE=NAME` runs one case and prints it.
+//! there is one, the recording must be what it does; `UPDATE=1` records anew. `CASE=NAME` runs one case and prints it,
+//! `SHOW=1` prints what differs (both with `-- --nocapture`).
 //!
 //! Phasegate must do the same, but for the differences that a case names with their reason. `recorded/*.open` lists cases
 //! where that has not been achieved, or decided, yet.
@@ -57,6 +58,9 @@ async fn compare(group: &str, cases: Vec<Case>) {
     let recorded = fs::read_to_string(recording(group)).unwrap_or_default();
     let (wrong, names) =
         different("Envoy, but for the known differences", &expected(&recorded, &cases), "Phasegate", &given);
+    if std::env::var_os("SHOW").is_some() {
+        println!("{wrong}");
+    }
     let open = recording(group).with_extension("open");
     if only.is_none() && std::env::var_os("UPDATE").is_some() {
         fs::write(&open, names.iter().map(|name| format!("{name}\n")).collect::<String>()).unwrap();

@@ -37,14 +37,18 @@ impl Subject {
     /// The lines that the filters of this case have written so far.
     pub fn lines(&self, case: &Case) -> Vec<String> {
         let own: Vec<_> = (0..case.filters.len()).map(|place| format!("filter={} ", name(case, place))).collect();
-        let line = |line: &str| {
-            let start = own.iter().find(|own| line.contains(*own))?;
-            let (_, rest) = line.split_once(start)?;
+        let mut lines = Vec::new();
+        for line in self.0.log().lines() {
+            let Some(rest) = own.iter().find_map(|own| Some(line.split_once(own)?.1)) else { continue };
             // The request's id; none where it is no line of the guest.
-            let text = rest.strip_prefix("request=")?.split_once(' ')?.1;
-            (!text.starts_with("failed: ")).then(|| text.to_owned())
-        };
-        self.0.log().lines().filter_map(line).collect()
+            let Some((_, text)) = rest.strip_prefix("request=").and_then(|rest| rest.split_once(' ')) else { continue };
+            // Envoy names the filter only in the first line of what a guest says; a panic says two.
+            let second = lines.last().is_some_and(|last: &String| last.starts_with("panicked at"));
+            if !text.starts_with("failed: ") && !second {
+                lines.push(text.to_owned());
+            }
+        }
+        lines
     }
 
     pub fn log(&self) -> String {

@@ -5,6 +5,7 @@
 mod client;
 
 pub use client::{ClientEnd, PluginEnd, stream};
+pub use pingora::http::{RequestHeader, ResponseHeader};
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -15,7 +16,6 @@ use futures::channel::oneshot;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use parking_lot::Mutex;
-use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::capability::background::Background;
 use crate::facts::{Facts, View};

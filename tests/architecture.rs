@@ -39,6 +39,7 @@ const RULES: &[(&str, &[&str])] = &[
             "reload.rs",
             "cli",
             "observe/metrics.rs",
+            "observe/metrics",
         ],
     ),
     ("crate::reload", &["reload", "reload.rs", "server", "server.rs", "cli"]),

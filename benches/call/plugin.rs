@@ -16,8 +16,9 @@ use pingora::http::RequestHeader;
 pub fn host() -> Host {
     let path = Path::new("bench.toml");
     let mut diagnostics = Diagnostics::new(path, String::new());
-    let capabilities = Capabilities::load(&Config::empty(path), &Metrics::new(), &mut diagnostics);
-    Host::new(capabilities.into(), None).expect("the machine runs WebAssembly")
+    let metrics = Metrics::new();
+    let capabilities = Capabilities::load(&Config::empty(path), &metrics, &mut diagnostics);
+    Host::new(capabilities.into(), None, &metrics).expect("the machine runs WebAssembly")
 }
 
 /// `rewrite_one`, compiled.

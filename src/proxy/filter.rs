@@ -59,6 +59,7 @@ impl Gateway {
         ctx.body.freeze(session);
         let end = ctx.body.is_over(session);
         let before = target(session.req_header());
+        ctx.facts.fix_request_id();
         let request = std::mem::replace(session.req_header_mut(), no_request());
         let mut filters = Filters::new(chain, request, ctx.facts.clone());
         let flow = filters.request_headers(end);
@@ -68,9 +69,8 @@ impl Gateway {
             Ok(Flow::On) if !early.is_empty() => Ok(filters.body(Direction::Request, &early, over)),
             flow => flow,
         };
-        if let Some(request) = filters.take_request() {
-            *session.req_header_mut() = request;
-        }
+        filters.close_request();
+        filters.return_request(session.req_header_mut());
         if let Some(name) = filters.stream().lock().upstream.take() {
             ctx.upstream = Some(name);
         }
@@ -104,8 +104,10 @@ impl Gateway {
         mut flow: Flow,
     ) -> pingora::Result<Flow> {
         let stream = filters.stream().clone();
-        let mut over = false;
+        let mut over = ctx.body.is_over(session);
         let mut timer = PauseTimer::default();
+        // The next request, if it comes instead of the client's end, is kept.
+        session.set_pipelining_enabled(true);
         while flow == Flow::On && !filters.headers_passed(Direction::Request) {
             let reads = !over
                 && !filters.is_full(Direction::Request)
@@ -114,7 +116,7 @@ impl Gateway {
             flow = tokio::select! {
                 biased;
                 () = stream.woken() => filters.run(Direction::Request),
-                () = tokio::time::sleep(paused) => filters.give_up(Direction::Request),
+                () = tokio::time::sleep(paused.unwrap_or_default()), if paused.is_some() => filters.give_up(Direction::Request),
                 chunk = ctx.body.next_or_gone(session, over), if reads || over => {
                     let chunk = chunk?;
                     over |= chunk.is_none() || ctx.body.is_over(session);
@@ -145,7 +147,9 @@ impl Gateway {
         let state = filtering.state.clone();
         let stream = {
             let mut state = state.lock();
-            if state.response == Response::Past {
+            if state.response != Response::Ahead {
+                // Another is sent in its place: the filters have seen theirs.
+                state.response = Response::Past;
                 return Filtered::Continue;
             }
             state.response = Response::Begun;
@@ -155,6 +159,7 @@ impl Gateway {
         };
         let framed = is_framed(response);
         let header = std::mem::replace(response, no_response());
+        state.lock().filters.lend_request(session.req_header_mut());
         let mut flow = state.lock().filters.response_headers(header, end);
         let mut timer = PauseTimer::default();
         while flow == Flow::On {
@@ -170,10 +175,11 @@ impl Gateway {
             flow = tokio::select! {
                 biased;
                 () = stream.woken() => state.lock().filters.run(Direction::Response),
-                () = tokio::time::sleep(paused) => state.lock().filters.give_up(Direction::Response),
+                () = tokio::time::sleep(paused.unwrap_or_default()), if paused.is_some() => state.lock().filters.give_up(Direction::Response),
             };
         }
         let mut state = state.lock();
+        state.filters.return_request(session.req_header_mut());
         if let Some(header) = state.filters.take_response() {
             *response = header;
         }
@@ -225,9 +231,13 @@ impl Gateway {
         {
             let mut http = state.filters.stream().lock();
             http.facts.clone_from(&ctx.facts);
-            http.response.header = session.response_written().cloned();
+            if http.response.header.is_none() {
+                http.response.header = session.response_written().cloned();
+            }
         }
+        state.filters.lend_request(session.req_header_mut());
         state.filters.end();
+        state.filters.return_request(session.req_header_mut());
     }
 }
 
@@ -262,13 +272,13 @@ impl From<LocalReply> for Reply {
 struct PauseTimer(Option<tokio::time::Instant>);
 
 impl PauseTimer {
-    /// What is left of the longest pause.
-    fn left(&mut self, longest: Option<Duration>) -> Duration {
+    /// What is left of the longest pause; none: nothing is paused.
+    fn left(&mut self, longest: Option<Duration>) -> Option<Duration> {
         let Some(longest) = longest else {
             self.0 = None;
-            return Duration::MAX;
+            return None;
         };
-        longest.saturating_sub(self.0.get_or_insert_with(tokio::time::Instant::now).elapsed())
+        Some(longest.saturating_sub(self.0.get_or_insert_with(tokio::time::Instant::now).elapsed()))
     }
 }
 

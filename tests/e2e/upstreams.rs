@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use http::Version;
 
-use super::support::*;
+use super::support::{self, *};
 
 /// A site that proxies `/` to an upstream of one server, with more keys.
 fn to_upstream(main: &str, server: &str, keys: &str) -> String {
@@ -186,4 +186,29 @@ async fn a_grpc_stream_goes_both_ways_at_once() {
         }
     };
     assert_eq!(trailers["grpc-status"], "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_wrong_in_http_2_has_the_usual_status() {
+    let authority = Authority::new();
+    let files = authority.issue("localhost");
+    let tls = over_tls(&files, &["h2"]).await;
+    let secure = format!("localhost:{}", tls.addr().port());
+    let http1 = Origin::saying("HTTP/1.1").await;
+    let rude = RawOrigin::start(|_, _| async {}).await;
+    let down = DownOrigin::new();
+    for (server, keys, path, status) in [
+        (secure.clone(), "tls = {}\nh2 = true\nsilence_timeout_ms = 200", "/hang", 504),
+        // Only HTTP/2 is served there.
+        (secure, "tls = {}", "/", 502),
+        (http1.addr().to_string(), "h2 = true", "/", 502),
+        (http1.addr().to_string(), "tls = {}", "/", 502),
+        (rude.addr().to_string(), "h2 = true", "/", 502),
+        (down.addr().to_string(), "tls = {}\nh2 = true", "/", 502),
+    ] {
+        let proxy = Proxy::start(&to_upstream(&authority.network(), &server, keys));
+        for client in [support::http1(), http2()] {
+            assert_eq!(send(client.get(proxy.url(path))).await.status, status, "{server} {keys}");
+        }
+    }
 }

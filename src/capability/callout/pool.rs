@@ -116,10 +116,22 @@ impl Pool {
 }
 
 async fn watch(pool: Weak<Pool>) {
+    let watch = Watch(pool);
     loop {
         tokio::time::sleep(IDLE / 2).await;
-        if !pool.upgrade().is_some_and(|pool| pool.sweep()) {
+        if !watch.0.upgrade().is_some_and(|pool| pool.sweep()) {
             return;
+        }
+    }
+}
+
+/// Who watches. Its runtime may end before the pool does: then the next connection brings another.
+struct Watch(Weak<Pool>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.upgrade() {
+            pool.kept.lock().watched = false;
         }
     }
 }
@@ -187,5 +199,25 @@ mod tests {
         while metrics.connections("tcp").get() > 0 {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[test]
+    fn somebody_watches_after_a_runtime_has_ended() {
+        let pool = Arc::new(Pool::default());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let addr = listener.local_addr().unwrap();
+            let (metrics, policy) = (Metrics::new(), Policy::new(load_rules(&["127.0.0.1"])));
+            let network =
+                Network::load(&Config::default(), &metrics, &mut Diagnostics::new("".as_ref(), String::new()));
+            let stream = network.connect(&policy, Transport::Tcp, &addr.to_string(), None, &[]).await.unwrap();
+            let key = Way::Script { policy: &policy, transport: Transport::Tcp }.key(&addr.into());
+            pool.lease(key, Connection::http1(stream).await.unwrap(), addr).keep();
+            tokio::task::yield_now().await;
+        });
+        assert!(pool.kept.lock().watched);
+        drop(runtime);
+        assert!(!pool.kept.lock().watched);
     }
 }

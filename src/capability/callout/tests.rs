@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::capability::Capabilities;
-use crate::capability::cluster::Cluster;
+use crate::capability::cluster::{Cluster, EndpointTls};
 use crate::config::{self, Diagnostics};
 
 type Reply = Response<Either<Full<Bytes>, StreamBody<futures::stream::Iter<std::vec::IntoIter<Piece>>>>>;
@@ -204,6 +204,116 @@ async fn a_server_that_hangs_up_before_it_answers() {
     for name in ["one", "two"] {
         let error = call(&capabilities, name, get("/")).await.unwrap_err();
         assert!(matches!(error, CalloutError::Unanswered { .. }), "{error}");
+    }
+}
+
+/// Keeps its connections, and says nothing.
+async fn silent() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            kept.push(stream);
+        }
+    });
+    addr
+}
+
+/// A cluster of this server behind TLS.
+struct Secure {
+    addr: SocketAddr,
+    server_name: &'static str,
+    verify: bool,
+    h2: bool,
+    connect_timeout: Duration,
+}
+
+impl Cluster for Secure {
+    fn pick(&self, _: &[u8]) -> Option<Endpoint> {
+        let Secure { addr, server_name, verify, h2, connect_timeout } = *self;
+        let tls = Some(EndpointTls { server_name: server_name.into(), verify });
+        Some(Endpoint { addr, host: "a.cn".into(), tls, h2, connect_timeout, in_use: None })
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_behind_tls() {
+    let server = Server::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (front, capabilities) = secure(server.addr, &folder).await;
+    let connect_timeout = Duration::from_secs(10);
+    for (server_name, verify, h2, version) in [
+        ("a.cn", true, true, Some(Version::HTTP_2)),
+        ("a.cn", true, false, Some(Version::HTTP_11)),
+        ("b.cn", true, true, None),
+        ("127.0.0.1", true, true, None),
+        ("b.cn", false, true, Some(Version::HTTP_2)),
+        ("127.0.0.1", false, true, Some(Version::HTTP_2)),
+        // Once more: a connection that was not verified is not for those who want that.
+        ("b.cn", true, true, None),
+    ] {
+        let cluster: Arc<dyn Cluster> = Arc::new(Secure { addr: front, server_name, verify, h2, connect_timeout });
+        capabilities.clusters.replace(HashMap::from([("tls".to_owned(), cluster)]));
+        let result = call(&capabilities, "tls", get("/")).await;
+        match version {
+            Some(version) => {
+                assert_eq!(result.unwrap().status, StatusCode::CREATED, "{server_name} {verify}");
+                let (head, ..) = server.seen.lock().unwrap().pop().unwrap();
+                assert_eq!((head.version, head.uri.scheme_str()), (version, h2.then_some("https")));
+            }
+            None => {
+                let error = result.unwrap_err();
+                assert!(matches!(error, CalloutError::Net(NetError::Tls(..))), "{server_name} {verify}: {error}");
+            }
+        }
+    }
+}
+
+/// A certificate for `a.cn` in front of a server, and who trusts it.
+async fn secure(server: SocketAddr, folder: &tempfile::TempDir) -> (SocketAddr, Capabilities) {
+    let certified = rcgen::generate_simple_self_signed(["a.cn".to_owned()]).unwrap();
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, certified.cert.pem()).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(certified.signing_key.serialize_der().into());
+    let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)
+        .unwrap();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let front = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut client) = acceptor.accept(stream).await else { return };
+                let mut server = tokio::net::TcpStream::connect(server).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    let mut config = config::Config::empty("phasegate.toml".as_ref());
+    config.network.ca = Some(config::Ca { path: ca, span: 0..0 });
+    let mut diagnostics = Diagnostics::new("".as_ref(), String::new());
+    (front, Capabilities::load(&config, &Metrics::new(), &mut diagnostics))
+}
+
+#[tokio::test]
+async fn a_connection_takes_no_longer_than_it_may() {
+    let addr = silent().await;
+    let capabilities = capabilities(addr);
+    let connect_timeout = Duration::from_millis(20);
+    let cluster = Secure { addr, server_name: "a.cn", verify: false, h2: true, connect_timeout };
+    capabilities.clusters.replace(HashMap::from([("tls".to_owned(), Arc::new(cluster) as Arc<dyn Cluster>)]));
+    let endless = ClusterCall { timeout: None, ..get("/") };
+    match call(&capabilities, "tls", endless).await.unwrap_err() {
+        CalloutError::Net(NetError::Connect(_, error)) => assert_eq!(error.kind(), std::io::ErrorKind::TimedOut),
+        error => panic!("{error}"),
     }
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use tokio::task::AbortHandle;
 
+use super::abi::Status;
 use super::stream::Stream;
+use crate::capability::grpc::GrpcStream;
 
 /// The kinds of callout, which the low two bits of an id tell (proxy-wasm-cpp-host, `wasm.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,17 +26,27 @@ pub struct Calls {
 }
 
 /// A callout. Dropped, it is given up.
-struct InFlight {
-    task: Option<AbortHandle>,
+pub struct InFlight {
+    task: AbortHandle,
     /// The stream for which it was made, which may be paused until it ends.
     stream: Option<Arc<Stream>>,
+    /// Of a gRPC stream.
+    sender: Option<GrpcStream>,
+}
+
+impl InFlight {
+    /// `stream`: for which it was made.
+    pub fn new(task: AbortHandle, stream: Option<Arc<Stream>>, sender: Option<GrpcStream>) -> InFlight {
+        if let Some(stream) = &stream {
+            stream.lock().callouts += 1;
+        }
+        InFlight { task, stream, sender }
+    }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
+        self.task.abort();
         if let Some(stream) = &self.stream {
             stream.lock().callouts -= 1;
             stream.wake();
@@ -50,7 +62,7 @@ impl Calls {
     /// An id that no callout in flight has.
     pub fn next(&mut self, kind: Kind) -> u32 {
         loop {
-            self.last = (self.last + 1) % (u32::MAX >> 2);
+            self.last = (self.last + 1) & (u32::MAX >> 2);
             let id = self.last << 2 | kind as u32;
             if self.last != 0 && !self.in_flight.contains_key(&id) {
                 return id;
@@ -58,15 +70,27 @@ impl Calls {
         }
     }
 
-    pub fn insert(&mut self, id: u32, task: AbortHandle, stream: Option<Arc<Stream>>) {
-        if let Some(stream) = &stream {
-            stream.lock().callouts += 1;
-        }
-        self.in_flight.insert(id, InFlight { task: Some(task), stream });
+    pub fn insert(&mut self, id: u32, call: InFlight) {
+        self.in_flight.insert(id, call);
     }
 
-    /// The callout has ended; false when it was given up before.
-    pub fn remove(&mut self, id: u32) -> bool {
-        self.in_flight.remove(&id).is_some()
+    pub fn contains(&self, id: u32) -> bool {
+        self.in_flight.contains_key(&id)
+    }
+
+    /// Takes a callout out: it has ended, or is given up when this is dropped.
+    pub fn remove(&mut self, id: u32) -> Option<InFlight> {
+        self.in_flight.remove(&id)
+    }
+
+    /// The sending half of a gRPC stream.
+    ///
+    /// # Errors
+    /// When the id is of another kind, or of none that lives.
+    pub fn sender(&self, id: u32) -> Result<&GrpcStream, Status> {
+        if id & 3 != Kind::GrpcStream as u32 {
+            return Err(Status::BadArgument);
+        }
+        self.in_flight.get(&id).and_then(|call| call.sender.as_ref()).ok_or(Status::NotFound)
     }
 }

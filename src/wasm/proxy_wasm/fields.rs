@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
+use crate::exchange::{RequestHeader, ResponseHeader};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
-use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::abi::Status;
 

@@ -3,6 +3,7 @@
 pub mod abi;
 mod calls;
 pub mod chain;
+mod deliver;
 mod fields;
 mod group;
 mod host;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Weak};
 
+use crate::exchange::ResponseHeader;
 use bytes::Bytes;
 use http::HeaderMap;
 use wasmtime::TypedFunc;
@@ -129,7 +130,7 @@ pub struct StreamContext {
 pub struct Shown {
     /// While a plugin starts.
     pub plugin_configuration: Option<Arc<str>>,
-    pub call_headers: Option<HeaderMap>,
+    pub call_headers: Option<ResponseHeader>,
     pub call_trailers: Option<HeaderMap>,
     pub call_body: Option<Bytes>,
     pub grpc_initial_metadata: Option<HeaderMap>,

@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
+use crate::exchange::{RequestHeader, ResponseHeader};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use parking_lot::{Mutex, MutexGuard};
-use pingora::http::{RequestHeader, ResponseHeader};
 use tokio::sync::Notify;
 
 use super::abi::Direction;
@@ -41,6 +41,7 @@ impl Stream {
 }
 
 /// What filters see and change.
+#[derive(Default)]
 pub struct Http {
     pub request: Message<RequestHeader>,
     pub response: Message<ResponseHeader>,
@@ -94,22 +95,6 @@ pub struct LocalReply {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub body: Bytes,
     pub details: String,
-}
-
-impl Default for Http {
-    fn default() -> Http {
-        Http {
-            request: Message::default(),
-            response: Message::default(),
-            facts: Box::default(),
-            scheme: None,
-            reply: None,
-            closed: false,
-            callouts: 0,
-            properties: HashMap::new(),
-            upstream: None,
-        }
-    }
 }
 
 impl<H> Default for Message<H> {

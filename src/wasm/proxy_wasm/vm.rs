@@ -54,7 +54,7 @@ struct Callbacks {
     on_response_headers: Option<HeadersCallback>,
     on_response_body: Option<TypedFunc<(u32, u32, u32), u32>>,
     on_response_trailers: Option<TypedFunc<(u32, u32), u32>>,
-    on_http_call_response: Option<TypedFunc<(u32, u32, u32, u32, u32), ()>>,
+    on_http_call_response: Option<TypedFunc<CallResponse, ()>>,
     on_grpc_receive_initial_metadata: Option<TypedFunc<(u32, u32, u32), ()>>,
     on_grpc_receive: Option<TypedFunc<(u32, u32, u32), ()>>,
     on_grpc_receive_trailing_metadata: Option<TypedFunc<(u32, u32, u32), ()>>,
@@ -63,6 +63,9 @@ struct Callbacks {
     on_log: Option<TypedFunc<u32, ()>>,
     on_delete: Option<TypedFunc<u32, ()>>,
 }
+
+/// Of a root context: the id of the call, and how many headers, bytes of the body and trailers there are.
+type CallResponse = (u32, u32, u32, u32, u32);
 
 /// `proxy_on_request_headers`, `proxy_on_response_headers`.
 enum HeadersCallback {

@@ -1,14 +1,25 @@
-//! Proxy-Wasm: what surrounds the VMs of filters.
+//! Proxy-Wasm filters. What they do in Envoy too is in `tests/envoy`.
 
+mod examples;
 mod failures;
 mod guest;
+mod hostile;
 mod lifecycle;
+mod refused;
 
-use std::fmt::Display;
+use std::fmt::{Display, Write};
 use std::path::Path;
 
-use super::support::*;
-use guest::Guest;
+use self::guest::Guest;
+use crate::support::*;
+
+/// A route with a filter, to be put into a [`Site`].
+fn filtered(site: &mut Site, path: &str, handler: &str, name: &str, module: &Path, keys: &str) {
+    let mut route = handler.to_owned();
+    let _ =
+        write!(route, "\n[[server.local.proxy_wasm]]\nname = \"{name}\"\nwasm_path = '{}'\n{keys}", module.display());
+    site.route(path, &route);
+}
 
 /// A filter of the route above it: more keys can follow.
 fn filter(name: &str, module: &Path) -> String {

@@ -153,3 +153,9 @@ pub fn header_name(name: &[u8]) -> Result<HeaderName, Status> {
 pub fn header_value(value: &[u8]) -> Result<HeaderValue, Status> {
     HeaderValue::from_bytes(value).map_err(|_| Status::BadArgument)
 }
+
+/// For what the ABI has no word: the log says it.
+pub fn failed(state: &State, function: &str, error: &dyn std::fmt::Display) -> Refusal {
+    state.log(log::Level::Warn, &format!("{function}: {error}"));
+    Status::InternalFailure.into()
+}

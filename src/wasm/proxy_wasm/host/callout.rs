@@ -1,59 +1,263 @@
-//! temporary
-#![allow(unused_variables, clippy::all)]
-use super::call::{Answer, Call};
+//! Callouts to clusters: HTTP and gRPC.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, Method};
+
+use super::call::{Answer, Call, Refusal, failed, header_name, header_value};
+use crate::capability::callout::ClusterCall;
+use crate::capability::grpc::{self, GrpcCall, SendError};
 use crate::wasm::proxy_wasm::abi::Status;
+use crate::wasm::proxy_wasm::calls::{InFlight, Kind};
+use crate::wasm::proxy_wasm::pairs;
+use crate::wasm::proxy_wasm::slot::Slot;
+use crate::wasm::proxy_wasm::state::State;
+use crate::wasm::proxy_wasm::stream::Stream;
+
+#[expect(clippy::too_many_arguments, reason = "of the ABI")]
 pub fn http_call(
     call: &mut Call<'_>,
-    a: u32,
-    b: u32,
-    c: u32,
-    d: u32,
-    e: u32,
-    f: u32,
-    g: u32,
-    h: u32,
-    i: u32,
-    j: u32,
+    upstream: u32,
+    upstream_size: u32,
+    headers: u32,
+    headers_size: u32,
+    body: u32,
+    body_size: u32,
+    trailers: u32,
+    trailers_size: u32,
+    timeout: u32,
+    to: u32,
 ) -> Answer {
-    Err(Status::NotFound.into())
+    let cluster = call.text(upstream, upstream_size)?;
+    let timeout = milliseconds(timeout)?;
+    let mut request = parse_request(call.read(headers, headers_size)?.0)?;
+    request.body = call.bytes(body, body_size)?;
+    request.trailers = parse_metadata(call.read(trailers, trailers_size)?.0)?;
+    request.timeout = timeout;
+    if !call.state().services.capabilities.clusters.is_known(&cluster) {
+        return Err(Status::BadArgument.into());
+    }
+    let begun = Begun::new(call, Kind::Http, to)?;
+    let (slot, generation, root, id) = begun.whom();
+    let capabilities = call.state().services.capabilities.clone();
+    let task = call.state().services.here().spawn(async move {
+        let result =
+            capabilities.callouts.call_cluster(&capabilities.network, &capabilities.clusters, &cluster, request).await;
+        if let Some(slot) = slot.upgrade() {
+            // A failure is logged.
+            let _ = slot.with(generation, |vm| vm.deliver_http(root, id, result));
+        }
+    });
+    begun.keep(call.state(), InFlightParts { task: task.abort_handle(), sender: None });
+    Ok(())
 }
+
+#[expect(clippy::too_many_arguments, reason = "of the ABI")]
 pub fn grpc_call(
     call: &mut Call<'_>,
-    a: u32,
-    b: u32,
-    c: u32,
-    d: u32,
-    e: u32,
-    f: u32,
-    g: u32,
-    h: u32,
-    i: u32,
-    j: u32,
-    k: u32,
-    l: u32,
+    upstream: u32,
+    upstream_size: u32,
+    service: u32,
+    service_size: u32,
+    method: u32,
+    method_size: u32,
+    metadata: u32,
+    metadata_size: u32,
+    message: u32,
+    message_size: u32,
+    timeout: u32,
+    to: u32,
 ) -> Answer {
-    Err(Status::NotFound.into())
+    let request = GrpcCall {
+        cluster: grpc_cluster(call, upstream, upstream_size)?,
+        service: call.text(service, service_size)?,
+        method: call.text(method, method_size)?,
+        metadata: parse_metadata(call.read(metadata, metadata_size)?.0)?,
+        timeout: milliseconds(timeout)?,
+    };
+    let message = call.bytes(message, message_size)?;
+    let begun = Begun::new(call, Kind::GrpcCall, to)?;
+    let (slot, generation, root, id) = begun.whom();
+    let capabilities = call.state().services.capabilities.clone();
+    let task = call.state().services.here().spawn(async move {
+        let result = grpc::unary(&capabilities, request, message).await;
+        if let Some(slot) = slot.upgrade() {
+            let _ = slot.with(generation, |vm| vm.deliver_grpc(root, id, result));
+        }
+    });
+    begun.keep(call.state(), InFlightParts { task: task.abort_handle(), sender: None });
+    Ok(())
 }
+
+#[expect(clippy::too_many_arguments, reason = "of the ABI")]
 pub fn grpc_stream(
     call: &mut Call<'_>,
-    a: u32,
-    b: u32,
-    c: u32,
-    d: u32,
-    e: u32,
-    f: u32,
-    g: u32,
-    h: u32,
-    i: u32,
+    upstream: u32,
+    upstream_size: u32,
+    service: u32,
+    service_size: u32,
+    method: u32,
+    method_size: u32,
+    metadata: u32,
+    metadata_size: u32,
+    to: u32,
 ) -> Answer {
-    Err(Status::NotFound.into())
+    let request = GrpcCall {
+        cluster: grpc_cluster(call, upstream, upstream_size)?,
+        service: call.text(service, service_size)?,
+        method: call.text(method, method_size)?,
+        metadata: parse_metadata(call.read(metadata, metadata_size)?.0)?,
+        timeout: None,
+    };
+    let begun = Begun::new(call, Kind::GrpcStream, to)?;
+    let (slot, generation, root, id) = begun.whom();
+    let services = call.state().services.clone();
+    let here = services.here();
+    let _within = here.enter();
+    let (sender, mut events) = grpc::stream(&services.capabilities, request);
+    let task = here.spawn(async move {
+        while let Some(event) = events.recv().await {
+            let Some(slot) = slot.upgrade() else { return };
+            if slot.with(generation, |vm| vm.deliver_grpc_event(root, id, event)).is_err() {
+                return;
+            }
+        }
+    });
+    begun.keep(call.state(), InFlightParts { task: task.abort_handle(), sender: Some(sender) });
+    Ok(())
 }
-pub fn grpc_send(call: &mut Call<'_>, a: u32, b: u32, c: u32, d: u32) -> Answer {
-    Err(Status::NotFound.into())
+
+pub fn grpc_send(call: &mut Call<'_>, id: u32, message: u32, size: u32, end: u32) -> Answer {
+    let (message, state) = call.read(message, size)?;
+    let sent = state.calls.sender(id)?.send(message, end != 0);
+    sent.map_err(|error| match error {
+        SendError::Closed => Status::BadArgument.into(),
+        error => failed(state, "proxy_grpc_send", &error),
+    })
 }
-pub fn grpc_cancel(call: &mut Call<'_>, a: u32) -> Answer {
-    Err(Status::NotFound.into())
+
+/// Ends a call or a stream at once; nothing more comes of it.
+pub fn grpc_cancel(call: &mut Call<'_>, id: u32) -> Answer {
+    if id & 3 == Kind::Http as u32 {
+        return Err(Status::BadArgument.into());
+    }
+    call.state().calls.remove(id).map(drop).ok_or(Status::NotFound.into())
 }
-pub fn grpc_close(call: &mut Call<'_>, a: u32) -> Answer {
-    Err(Status::NotFound.into())
+
+/// Ends the request of a stream; a call is cancelled.
+pub fn grpc_close(call: &mut Call<'_>, id: u32) -> Answer {
+    if id & 3 == Kind::GrpcStream as u32 {
+        call.state().calls.sender(id)?.close();
+        return Ok(());
+    }
+    grpc_cancel(call, id)
+}
+
+/// A callout that has an id, which the guest knows before anything can come of it.
+struct Begun {
+    id: u32,
+    root: u32,
+    slot: Weak<Slot>,
+    generation: u64,
+    stream: Option<Arc<Stream>>,
+}
+
+struct InFlightParts {
+    task: tokio::task::AbortHandle,
+    sender: Option<grpc::GrpcStream>,
+}
+
+impl Begun {
+    fn new(call: &mut Call<'_>, kind: Kind, to: u32) -> Result<Begun, Refusal> {
+        let state = call.state();
+        let (root, _) = state.contexts.root()?;
+        let most = state.vm.callouts;
+        if state.calls.len() >= most {
+            return Err(failed(state, "callout", &format!("{most} are in flight already, as many as `limits` permit")));
+        }
+        let id = state.calls.next(kind);
+        let stream = state.contexts.stream().ok().map(|context| context.stream.clone());
+        let slot = state.slot.clone();
+        let generation = slot.upgrade().map_or(0, |slot| slot.generation());
+        call.write_u32(to, id)?;
+        Ok(Begun { id, root, slot, generation, stream })
+    }
+
+    fn whom(&self) -> (Weak<Slot>, u64, u32, u32) {
+        (self.slot.clone(), self.generation, self.root, self.id)
+    }
+
+    fn keep(self, state: &mut State, InFlightParts { task, sender }: InFlightParts) {
+        state.calls.insert(self.id, InFlight::new(task, self.stream, sender));
+    }
+}
+
+/// 0 is none; what is negative to the guest is wrong.
+fn milliseconds(timeout: u32) -> Result<Option<Duration>, Status> {
+    let timeout = i32::try_from(timeout).map_err(|_| Status::BadArgument)?;
+    Ok((timeout > 0).then(|| Duration::from_millis(u64::from(timeout.unsigned_abs()))))
+}
+
+/// The name of a cluster, or a serialized `envoy.config.core.v3.GrpcService` with one.
+fn grpc_cluster(call: &mut Call<'_>, at: u32, size: u32) -> Result<String, Status> {
+    #[derive(prost::Message)]
+    struct GrpcService {
+        #[prost(message, optional, tag = "1")]
+        envoy_grpc: Option<EnvoyGrpc>,
+    }
+    #[derive(prost::Message)]
+    struct EnvoyGrpc {
+        #[prost(string, tag = "1")]
+        cluster_name: String,
+    }
+    let (bytes, state) = call.read(at, size)?;
+    let clusters = &state.services.capabilities.clusters;
+    if let Ok(name) = std::str::from_utf8(bytes)
+        && clusters.is_known(name)
+    {
+        return Ok(name.to_owned());
+    }
+    let service = <GrpcService as prost::Message>::decode(bytes).map_err(|_| Status::ParseFailure)?;
+    let name = service.envoy_grpc.map(|grpc| grpc.cluster_name).filter(|name| clusters.is_known(name));
+    name.ok_or(Status::ParseFailure)
+}
+
+/// The pseudo-headers and headers of a call.
+fn parse_request(map: &[u8]) -> Result<ClusterCall, Status> {
+    let (mut method, mut path, mut authority, mut scheme) = (None, None, None, None);
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs::decode(map).map_err(|_| Status::BadArgument)? {
+        match name {
+            b":method" => method = Method::from_bytes(value).ok(),
+            b":path" => path = PathAndQuery::try_from(value).ok(),
+            b":authority" => authority = Authority::try_from(value).ok(),
+            b":scheme" => scheme = Scheme::try_from(value).ok(),
+            name if name.eq_ignore_ascii_case(b"host") => {
+                authority = authority.or_else(|| Authority::try_from(value).ok());
+            }
+            name => {
+                headers.try_append(header_name(name)?, header_value(value)?).map_err(|_| Status::BadArgument)?;
+            }
+        }
+    }
+    Ok(ClusterCall {
+        method: method.ok_or(Status::BadArgument)?,
+        path: path.ok_or(Status::BadArgument)?,
+        authority: authority.ok_or(Status::BadArgument)?,
+        scheme,
+        headers,
+        body: bytes::Bytes::new(),
+        trailers: HeaderMap::new(),
+        timeout: None,
+    })
+}
+
+fn parse_metadata(map: &[u8]) -> Result<HeaderMap, Status> {
+    let mut metadata = HeaderMap::new();
+    for (name, value) in pairs::decode(map).map_err(|_| Status::BadArgument)? {
+        metadata.try_append(header_name(name)?, header_value(value)?).map_err(|_| Status::BadArgument)?;
+    }
+    Ok(metadata)
 }

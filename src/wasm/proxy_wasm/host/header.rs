@@ -76,7 +76,9 @@ fn with<T>(state: &State, map: MapType, look: impl FnOnce(Fields<'_>) -> T) -> R
     let plain = match map {
         MapType::GrpcInitialMetadata => &shown.grpc_initial_metadata,
         MapType::GrpcTrailingMetadata => &shown.grpc_trailing_metadata,
-        MapType::CallHeaders => &shown.call_headers,
+        MapType::CallHeaders => {
+            return shown.call_headers.as_ref().map(|header| look(Fields::Response(header))).ok_or(Status::NotFound);
+        }
         MapType::CallTrailers => &shown.call_trailers,
         _ => return of_stream(state, map, look),
     };

@@ -1,6 +1,6 @@
 //! Metrics that filters define.
 
-use super::call::{Answer, Call};
+use super::call::{Answer, Call, failed};
 use crate::observe::defined_metrics::{MetricError, MetricKind};
 use crate::wasm::proxy_wasm::abi::Status;
 
@@ -8,10 +8,8 @@ pub fn define(call: &mut Call<'_>, kind: u32, name: u32, size: u32, to: u32) -> 
     let kind = *MetricKind::ALL.get(kind as usize).ok_or(Status::BadArgument)?;
     let name = call.text(name, size)?;
     let state = call.state();
-    let id = state.services.capabilities.metrics.define(kind, &name).map_err(|error| {
-        state.log(log::Level::Warn, &format!("proxy_define_metric: {error}"));
-        Status::InternalFailure
-    })?;
+    let defined = state.services.capabilities.metrics.define(kind, &name);
+    let id = defined.map_err(|error| failed(state, "proxy_define_metric", &error))?;
     Ok(call.write_u32(to, id)?)
 }
 

@@ -1,6 +1,6 @@
 //! Shared data and shared queues: of all VMs with the same `vm_id`.
 
-use super::call::{Answer, Call, Refusal};
+use super::call::{Answer, Call, failed};
 use crate::capability::shared::{QueueError, SetError};
 use crate::wasm::proxy_wasm::abi::Status;
 
@@ -55,10 +55,4 @@ pub fn enqueue(call: &mut Call<'_>, id: u32, from: u32, size: u32) -> Answer {
         full @ QueueError::Full => failed(state, "proxy_enqueue_shared_queue", &full),
         QueueError::Empty | QueueError::NotFound => Status::NotFound.into(),
     })
-}
-
-/// The ABI has no word for this: the log says it.
-fn failed(state: &crate::wasm::proxy_wasm::state::State, function: &str, error: &dyn std::fmt::Display) -> Refusal {
-    state.log(log::Level::Warn, &format!("{function}: {error}"));
-    Status::InternalFailure.into()
 }

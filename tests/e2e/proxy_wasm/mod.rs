@@ -1,0 +1,5 @@
+//! Proxy-Wasm.
+
+mod foreign;
+mod properties;
+mod steps;

@@ -89,7 +89,7 @@ impl Group {
         position: usize,
     ) -> Result<Link, Lost> {
         let identity = &plugin.identity;
-        let context = |root| StreamContext { stream: stream.clone(), position, root };
+        let context = |root| StreamContext { stream: stream.clone(), position, root, declared: Vec::new() };
         if self.size == 0 {
             let slot = self.lone(identity, false).map_err(|error| {
                 identity.failed_to_start(&error, Some(stream));

@@ -10,6 +10,7 @@ mod host;
 pub mod module;
 mod pairs;
 mod plugin;
+mod property;
 mod slot;
 mod state;
 mod stream;

@@ -2,7 +2,7 @@
 
 mod changes;
 
-pub use changes::ScriptChanges;
+pub use changes::{Changes, Names};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::config::{
 };
 use crate::observe::metrics::Metrics;
 use crate::phase::{Chain, ChainBuilder, Phase, Place, Verdict};
-use crate::wasm::{EntryPoint, Filter, FilterChain, Host, Module, Plugin, Script, ScriptSpec};
+use crate::wasm::{EntryPoint, Filter, FilterChain, Host, Module, Plugin, Script, ScriptSpec, Service};
 
 /// What requests are served from.
 pub struct Snapshot {
@@ -28,7 +28,7 @@ pub struct Snapshot {
     /// What runs as named sessions.
     pub sessions: Vec<Arc<Script>>,
     /// Proxy-Wasm plugins without streams: they run as long as they are here.
-    _services: Vec<Arc<Plugin>>,
+    services: Vec<Service>,
 }
 
 /// Where a route is in its snapshot.
@@ -83,7 +83,7 @@ impl Snapshot {
         let servers = config.servers.iter().map(|server| builder.server(server)).collect();
         let sessions = config.sessions.iter().filter_map(|session| builder.script(session, Place::Session)).collect();
         let services = config.services.iter().filter_map(|service| builder.service(service)).collect();
-        (!diagnostics.has_errors()).then_some(Snapshot { servers, sessions, _services: services })
+        (!diagnostics.has_errors()).then_some(Snapshot { servers, sessions, services })
     }
 
     /// The named sessions, to be put in the place of those that run.
@@ -108,6 +108,14 @@ impl Snapshot {
         let locals = self.servers.iter().flat_map(|server| &server.locals);
         let chains = locals.flat_map(|local| local.chains.iter().flatten());
         chains.filter(move |chain| seen.insert(Arc::as_ptr(chain))).flat_map(|chain| chain.scripts())
+    }
+
+    /// All Proxy-Wasm filters on streams, each chain once.
+    fn filters(&self) -> impl Iterator<Item = &Filter> {
+        let mut seen = std::collections::HashSet::new();
+        let locals = self.servers.iter().flat_map(|server| &server.locals);
+        let chains = locals.filter_map(|local| local.filters.as_ref());
+        chains.filter(move |chain| seen.insert(Arc::as_ptr(chain))).flat_map(|chain| &chain.filters)
     }
 
     /// The script that has been prepared of this module with this configuration.
@@ -201,12 +209,12 @@ impl Builder<'_> {
         })
     }
 
-    fn service(&mut self, config: &ServiceConfig) -> Option<Arc<Plugin>> {
+    fn service(&mut self, config: &ServiceConfig) -> Option<Service> {
         let slots = match config.filter.instances {
             Instances::Slots(slots) if !config.singleton => slots,
             _ => 1,
         };
-        self.plugin(&config.filter, slots)
+        Some(Service::new(self.plugin(&config.filter, slots)?, config.filter.failure_policy))
     }
 
     /// The plugin, started; none when something is wrong with it, which is reported.
@@ -216,8 +224,13 @@ impl Builder<'_> {
             Ok(plugin) => return Some(plugin),
             Err(error) => error,
         };
+        let span = match error.callback() {
+            Some("proxy_on_configure") => &config.spans.configuration,
+            Some("proxy_on_vm_start") => &config.spans.vm_configuration,
+            _ => &config.spans.code,
+        };
         let message = format!("the filter {} {error}", config.name);
-        self.diagnostics.push(Diagnostic::error(config.spans.code.clone(), message).help(error.help()));
+        self.diagnostics.push(Diagnostic::error(span.clone(), message).help(error.help()));
         None
     }
 

@@ -231,6 +231,12 @@ impl Filters {
         if self.lane_ref(direction).has_trailers_for(index) {
             self.on_trailers(direction, index, position)?;
         }
+        let metrics = &self.chain.filters[position].plugin.identity.metrics;
+        match direction {
+            Direction::Request => self.request.stage_mut(index),
+            Direction::Response => self.response.stage_mut(index),
+        }
+        .count_pause(|| metrics.paused());
         Ok(())
     }
 
@@ -421,6 +427,7 @@ impl Filters {
             let mut http = self.stream.lock();
             http.request.open = Default::default();
             http.response.open = Default::default();
+            http.closed = true;
         }
         for state in &mut self.contexts {
             if let State::Open(link, _) = std::mem::replace(state, State::Ended) {

@@ -41,6 +41,8 @@ pub struct State {
     pub services: Arc<Services>,
     /// Where it lives; gone when it is being taken down.
     pub slot: Weak<Slot>,
+    /// Whether it shows that a plugin starts, and nothing more.
+    pub is_trial: bool,
     pub output: Output,
     pub _alive: Counted,
 }
@@ -94,8 +96,8 @@ pub struct Root {
     /// Who is told of messages in its queues.
     pub listener: Arc<dyn QueueListener>,
     pub tick: Tick,
-    /// `proxy_on_done` has answered false: it is deleted on `proxy_done`.
-    pub parked: bool,
+    /// There when `proxy_on_done` has answered false: it is deleted on `proxy_done`. The task keeps the VM until then.
+    pub parked: Option<Task>,
 }
 
 /// The clock of a root context.
@@ -103,14 +105,15 @@ pub struct Root {
 pub struct Tick {
     /// Milliseconds; 0: none.
     pub period: u32,
-    pub task: Option<tokio::task::AbortHandle>,
+    pub task: Option<Task>,
 }
 
-impl Drop for Tick {
+/// A task in the background. Dropped, it is cancelled.
+pub struct Task(pub tokio::task::AbortHandle);
+
+impl Drop for Task {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
+        self.0.abort();
     }
 }
 

@@ -58,8 +58,11 @@ pub fn send_local_response(
     // A root context has nobody to answer.
     let Ok(context) = state.contexts.stream() else { return Ok(()) };
     let mut http = context.stream.lock();
-    if http.reply.is_some() {
+    if http.reply.is_some() || http.closed {
         return Ok(());
+    }
+    if let Ok((_, root)) = state.contexts.root() {
+        root.identity.metrics.local_replies.inc();
     }
     let details = details.split_whitespace().collect::<Vec<_>>().join("_");
     let mut reply = LocalReply { status, headers: checked, body, details };

@@ -27,6 +27,7 @@ mod own_plugin;
 mod plugins;
 mod policy;
 mod protocol;
+mod proxy_wasm_code;
 mod proxy_wasm_paused;
 mod rate_limit;
 mod reload;

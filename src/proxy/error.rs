@@ -23,7 +23,11 @@ pub fn cut() -> Box<Error> {
 
 /// Whether this was logged where it happened.
 pub fn is_logged(error: &Error) -> bool {
-    error.context.as_ref().is_some_and(|context| [PLUGIN_FAILURE, CUT].contains(&context.as_str()))
+    let own =
+        |error: &Error| error.context.as_ref().is_some_and(|context| [PLUGIN_FAILURE, CUT].contains(&context.as_str()));
+    // Pingora wraps what comes from reading and writing.
+    let cause = error.cause.as_ref().and_then(|cause| cause.downcast_ref::<Box<Error>>());
+    own(error) || cause.is_some_and(|cause| own(cause))
 }
 
 pub fn is_timeout(error: &Error) -> bool {

@@ -17,6 +17,7 @@ use crate::config::{
     ChainConfig, Chains, Config, Diagnostic, Diagnostics, FilterConfig, Handler, Instance, Instances, Match, OnFailure,
     ScriptConfig, ServiceConfig,
 };
+use crate::facts::RouteNames;
 use crate::observe::metrics::Metrics;
 use crate::phase::{Chain, ChainBuilder, Phase, Place, Verdict};
 use crate::wasm::{EntryPoint, Filter, FilterChain, Host, Module, Plugin, Script, ScriptSpec, Service};
@@ -48,6 +49,7 @@ struct Server {
 
 /// One route.
 pub struct Local {
+    pub names: Arc<RouteNames>,
     pub handler: Option<Handler>,
     /// Proxy-Wasm; none where there are none.
     pub filters: Option<Arc<FilterChain>>,
@@ -164,11 +166,20 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn server(&mut self, server: &crate::config::Server) -> Server {
-        let fallback = self.local(None, &server.chains, &server.filters);
+        let names = |matcher: Option<&Match>| {
+            let route = match matcher {
+                Some(Match::Prefix(prefix)) => prefix.clone(),
+                Some(Match::Regex(regex)) => regex.as_str().to_owned(),
+                None => String::new(),
+            };
+            RouteNames { route, server: server.names.first().map(ToString::to_string).unwrap_or_default() }
+        };
+        let fallback = self.local(names(None), None, &server.chains, &server.filters);
         let mut built = Server { locals: vec![fallback], prefixes: Vec::new(), regexes: Vec::new() };
         for local in &server.locals {
             let position = built.locals.len();
-            built.locals.push(self.local(local.handler.clone(), &local.chains, &local.filters));
+            let names = names(Some(&local.matcher));
+            built.locals.push(self.local(names, local.handler.clone(), &local.chains, &local.filters));
             match &local.matcher {
                 Match::Prefix(prefix) => built.prefixes.push((prefix.clone(), position)),
                 Match::Regex(regex) => built.regexes.push((regex.clone(), position)),
@@ -178,9 +189,15 @@ impl Builder<'_> {
         built
     }
 
-    fn local(&mut self, handler: Option<Handler>, chains: &Chains, filters: &Arc<Vec<FilterConfig>>) -> Local {
+    fn local(
+        &mut self,
+        names: RouteNames,
+        handler: Option<Handler>,
+        chains: &Chains,
+        filters: &Arc<Vec<FilterConfig>>,
+    ) -> Local {
         let chains = Phase::ALL.map(|phase| self.chain(&chains[phase as usize], phase));
-        Local { handler, filters: self.filter_chain(filters), chains }
+        Local { names: Arc::new(names), handler, filters: self.filter_chain(filters), chains }
     }
 
     fn filter_chain(&mut self, configs: &Arc<Vec<FilterConfig>>) -> Option<Arc<FilterChain>> {

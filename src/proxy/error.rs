@@ -2,14 +2,22 @@
 
 use pingora::{Error, ErrorSource, ErrorType};
 
+use crate::facts::Origin;
+
 /// A plugin failed and its configuration says `on_failure = "close"`.
 const PLUGIN_FAILURE: &str = "a plugin failed";
 
 const CUT: &str = "the response is cut off";
 
+const NO_SERVER: &str = "no healthy server in the upstream";
+
 /// An error that becomes this status.
 pub fn status(code: u16, why: &'static str) -> Box<Error> {
     Error::explain(ErrorType::HTTPStatus(code), why)
+}
+
+pub fn no_server() -> Box<Error> {
+    status(503, NO_SERVER)
 }
 
 pub fn plugin_failure(code: u16) -> Box<Error> {
@@ -46,4 +54,25 @@ pub fn status_of(error: &Error) -> u16 {
         (ErrorSource::Downstream, _) => 400,
         (ErrorSource::Internal | ErrorSource::Unset, _) => 500,
     }
+}
+
+/// Why the response is not that of the upstream; none where we have decided to cut it off.
+pub fn origin(error: &Error) -> Option<Origin> {
+    use ErrorType::{ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, TLSHandshakeFailure};
+    let context = error.context.as_ref().map(|context| context.as_str());
+    if context == Some(CUT) {
+        return None;
+    }
+    Some(match (error.esource(), error.etype()) {
+        _ if context == Some(NO_SERVER) => Origin::NoServer,
+        (
+            ErrorSource::Upstream,
+            ConnectError | ConnectNoRoute | ConnectRefused | ConnectTimedout | TLSHandshakeFailure,
+        ) => Origin::ConnectFailure,
+        (ErrorSource::Upstream, _) if is_timeout(error) => Origin::UpstreamTimeout,
+        (ErrorSource::Upstream, _) => Origin::UpstreamReset,
+        (ErrorSource::Downstream, _) if status_of(error) == 0 => Origin::ClientGone,
+        (ErrorSource::Downstream, _) => Origin::ClientError,
+        (ErrorSource::Internal | ErrorSource::Unset, _) => Origin::Failure,
+    })
 }

@@ -18,6 +18,7 @@ use super::decorate::{self, Slot};
 use super::error;
 use super::respond::has_body;
 use crate::exchange::{Reply, no_request, no_response};
+use crate::facts::{Connection, Origin, Way};
 use crate::wasm::{Direction, Filters, Flow, LocalReply};
 
 /// The filters of a request, and what they have come to.
@@ -62,6 +63,7 @@ impl Gateway {
         ctx.facts.fix_request_id();
         let request = std::mem::replace(session.req_header_mut(), no_request());
         let mut filters = Filters::new(chain, request, ctx.facts.clone());
+        filters.stream().lock().way = way(session, ctx);
         let flow = filters.request_headers(end);
         let flow = self.request_headers_passed(session, ctx, &mut filters, flow).await;
         let (early, over) = ctx.body.hand_over();
@@ -71,9 +73,10 @@ impl Gateway {
         };
         filters.close_request();
         filters.return_request(session.req_header_mut());
-        if let Some(name) = filters.stream().lock().upstream.take() {
-            ctx.upstream = Some(name);
+        if let Some(name) = &filters.stream().lock().upstream {
+            ctx.upstream = Some(name.clone());
         }
+        let stream = filters.stream().clone();
         let filtering = Filtering::new(filters);
         let state = filtering.state.clone();
         ctx.filtering = Some(filtering);
@@ -86,6 +89,7 @@ impl Gateway {
                 if target(session.req_header()) != before {
                     self.reroute(session, ctx);
                 }
+                stream.lock().way = way(session, ctx);
                 Ok(Filtered::Continue)
             }
             Flow::Reply(reply) => Ok(Filtered::Reply(reply)),
@@ -153,6 +157,7 @@ impl Gateway {
                 return Filtered::Continue;
             }
             state.response = Response::Begun;
+            ctx.measure(session);
             let stream = state.filters.stream().clone();
             stream.lock().facts.clone_from(&ctx.facts);
             stream
@@ -208,6 +213,7 @@ impl Gateway {
         ctx: &mut Context,
         response: &mut ResponseHeader,
     ) -> pingora::Result<()> {
+        ctx.facts.origin = Some(Origin::Upstream);
         let head = session.req_header().method == Method::HEAD;
         let end = ctx.header_only || head || !has_body(response.status);
         match self.filter_response(session, ctx, response, end).await {
@@ -227,6 +233,7 @@ impl Gateway {
         if let Some(slot) = slot {
             decorate::remove(session, &slot);
         }
+        ctx.facts.duration = Some(ctx.facts.started.elapsed());
         let mut state = state.lock();
         {
             let mut http = state.filters.stream().lock();
@@ -279,6 +286,15 @@ impl PauseTimer {
             return None;
         };
         Some(longest.saturating_sub(self.0.get_or_insert_with(tokio::time::Instant::now).elapsed()))
+    }
+}
+
+/// How a request has come, and where it goes as things stand.
+fn way(session: &Session, ctx: &Context) -> Way {
+    Way {
+        connection: session.digest().map(Connection::of).unwrap_or_default(),
+        route: ctx.local().map(|local| local.names.clone()),
+        upstream: Gateway::upstream(ctx).map(|(upstream, _)| (upstream.name().clone(), upstream.size())),
     }
 }
 

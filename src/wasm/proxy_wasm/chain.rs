@@ -81,6 +81,7 @@ impl Filters {
         let count = chain.filters.len();
         let mut http = Http::of(request, facts, count);
         http.request.open.header = true;
+        http.upstream_open = true;
         Filters {
             stream: Arc::new(Stream::of(http)),
             contexts: (0..count).map(|_| State::Unopened).collect(),
@@ -106,6 +107,7 @@ impl Filters {
         let mut http = self.stream.lock();
         http.response.header = Some(response);
         http.response.open.header = true;
+        http.response.trailers = None;
         http.reply = None;
         drop(http);
         self.response.begin(end);
@@ -114,6 +116,9 @@ impl Filters {
 
     /// More of a body has come.
     pub fn body(&mut self, direction: Direction, data: &[u8], end: bool) -> Flow {
+        if direction == Direction::Request {
+            self.stream.lock().facts.client_bytes_received += data.len() as u64;
+        }
         self.lane(direction).feed(data, if end { Some(End::Body) } else { None });
         self.run(direction)
     }
@@ -149,7 +154,9 @@ impl Filters {
 
     /// The request header can be changed no more.
     pub fn close_request(&mut self) {
-        self.stream.lock().request.open.header = false;
+        let mut http = self.stream.lock();
+        http.request.open.header = false;
+        http.upstream_open = false;
     }
 
     /// Lends the request header to the filters, for callbacks that look at it.
@@ -181,12 +188,16 @@ impl Filters {
 
     /// What of the body has passed all filters, and whether it was the end.
     pub fn take_body(&mut self, direction: Direction) -> (Option<Bytes>, Option<End>) {
-        self.lane(direction).take()
+        let (data, end) = self.lane(direction).take();
+        if let (Direction::Response, Some(data)) = (direction, &data) {
+            self.stream.lock().facts.client_bytes_sent += data.len() as u64;
+        }
+        (data, end)
     }
 
-    /// Trailers of the response, to be sent after the body.
+    /// Trailers of the response, to be sent after the body; filters keep a copy to look at.
     pub fn take_response_trailers(&mut self) -> Option<HeaderMap> {
-        let trailers = self.stream.lock().response.trailers.take()?;
+        let trailers = self.stream.lock().response.trailers.clone()?;
         (!trailers.is_empty()).then_some(trailers)
     }
 
@@ -312,10 +323,12 @@ impl Filters {
             held.body.clear();
         }
         let too_large = action == BodyAction::Buffer && held.body.len() > self.chain.filters[position].buffer;
-        drop(http);
         if too_large {
+            let details = if is_request { "request_payload_too_large" } else { "response_payload_too_large" };
+            http.details = Some(details.to_owned());
             return Err(Flow::TooLarge);
         }
+        drop(http);
         match action {
             BodyAction::Continue => self.release(direction, index, position),
             _ => self.lane(direction).stage_mut(index).pause = Pause::Body,
@@ -388,12 +401,12 @@ impl Filters {
     fn decided(&self) -> Result<(), Flow> {
         let mut http = self.stream.lock();
         if http.closed {
+            http.details = Some("wasm_close_stream".to_owned());
             return Err(Flow::Reset);
         }
-        match http.reply.take() {
-            Some(reply) => Err(Flow::Reply(reply)),
-            None => Ok(()),
-        }
+        let Some(reply) = http.reply.take() else { return Ok(()) };
+        http.details = Some(reply.details.clone());
+        Err(Flow::Reply(reply))
     }
 
     /// Whether another stream, or something without a stream, has ended the VM, or decided something.
@@ -414,7 +427,9 @@ impl Filters {
             return Ok(());
         }
         self.contexts[position] = State::Ended;
-        let is_grpc = self.stream.lock().is_grpc();
+        let mut http = self.stream.lock();
+        http.details = Some("wasm_fail_stream".to_owned());
+        let is_grpc = http.is_grpc();
         let reply = LocalReply {
             status: StatusCode::SERVICE_UNAVAILABLE,
             headers: Vec::new(),

@@ -13,6 +13,7 @@ use super::abi::Status;
 use super::calls::Calls;
 use super::module::Abi;
 use super::plugin::Identity;
+use super::property::Declared;
 use super::slot::Slot;
 use super::stream::Stream;
 use super::{Services, wasi};
@@ -96,6 +97,8 @@ pub struct Root {
     /// Who is told of messages in its queues.
     pub listener: Arc<dyn QueueListener>,
     pub tick: Tick,
+    /// The properties that it has declared.
+    pub declared: Vec<Declared>,
     /// There when `proxy_on_done` has answered false: it is deleted on `proxy_done`. The task keeps the VM until then.
     pub parked: Option<Task>,
 }
@@ -123,6 +126,8 @@ pub struct StreamContext {
     /// In its chain.
     pub position: usize,
     pub root: u32,
+    /// The properties that it has declared itself.
+    pub declared: Vec<Declared>,
 }
 
 /// Values that there are only while a callback runs which is about them.
@@ -184,6 +189,14 @@ impl Contexts {
         match self.all.get_mut(&id) {
             Some(Context::Root(root)) => Some(root),
             _ => None,
+        }
+    }
+
+    /// The properties that the context that calls has declared; none without a context.
+    pub fn declared(&mut self) -> Option<&mut Vec<Declared>> {
+        match self.all.get_mut(&self.current)? {
+            Context::Root(root) => Some(&mut root.declared),
+            Context::Stream(stream) => Some(&mut stream.declared),
         }
     }
 

@@ -136,6 +136,7 @@ impl Vm {
             identity: identity.clone(),
             listener: Arc::new(Listener::new(id, state.slot.clone(), state.services.clone())),
             tick: Tick::default(),
+            declared: Vec::new(),
             parked: None,
         });
         let started = self.start_root(id, identity);

@@ -2,10 +2,13 @@
 
 mod examples;
 mod failures;
+mod foreign;
 mod guest;
 mod hostile;
 mod lifecycle;
+mod properties;
 mod refused;
+mod steps;
 
 use std::fmt::{Display, Write};
 use std::path::Path;

@@ -104,7 +104,7 @@ impl LocalReply {
 const GRPC_MESSAGE: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
 
 /// The gRPC status for one of HTTP (grpc/doc/http-grpc-status-mapping.md).
-fn grpc_status_of(status: StatusCode) -> u32 {
+pub fn grpc_status_of(status: StatusCode) -> u32 {
     match status.as_u16() {
         400 => 13,
         401 => 16,

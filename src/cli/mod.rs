@@ -70,12 +70,7 @@ fn check(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-<<<<<<< HEAD
-/// Everything that can be known without opening a port. Warnings are shown, errors are the result. Filters log what they
-/// have to say as they start: before any of them, and before the result.
-=======
 /// Everything that can be known without opening a port. Warnings are shown, errors are the result.
->>>>>>> main
 fn load(path: &Path) -> Result<(Start, ErrorLogGuard), String> {
     // First of all: who has just changed the configuration may send it at any moment.
     let hangup = Hangup::listen().map_err(|error| format!("error: cannot listen for SIGHUP: {error}"))?;
@@ -83,10 +78,7 @@ fn load(path: &Path) -> Result<(Start, ErrorLogGuard), String> {
     let own = Inputs::of(path);
     let config::Loaded { config, mut diagnostics } = config::load(path);
     let inputs = own.with(&config.files);
-<<<<<<< HEAD
-=======
     // Before anything of a plugin runs: filters log while they start, above all why they refuse to.
->>>>>>> main
     let log = error_log::init(config.error_log).map_err(|error| error.to_string())?;
     let capabilities = Arc::new(Capabilities::load(&config, &metrics, &mut diagnostics));
     let host = Host::new(capabilities.clone(), config.cache.as_deref(), &metrics)
@@ -99,12 +91,8 @@ fn load(path: &Path) -> Result<(Start, ErrorLogGuard), String> {
         return Err(format!("{rendered}{}", summary(path, diagnostics.error_count())));
     };
     eprint!("{rendered}");
-<<<<<<< HEAD
     let start =
         Start { config, capabilities, announced, host, snapshot, services, certificates, metrics, inputs, hangup };
-=======
-    let start = Start { config, capabilities, announced, host, snapshot, certificates, metrics, inputs, hangup };
->>>>>>> main
     Ok((start, log))
 }
 

@@ -64,7 +64,7 @@ const COMMON: &str = r#"
   (import "wasi_snapshot_preview1" "random_get" (func $random_get (param i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))
   (func (export "proxy_abi_version_0_2_1"))
-  (memory $memory (export "memory") 3)
+  (memory $memory (export "memory") 4)
   (func $say (param i32 i32) (drop (call $proxy_log (i32.const 2) (local.get 0) (local.get 1))))
   (func $show (param $text i32) (param $size i32) (param $number i32) (local $at i32)
     (memory.copy (i32.const 0x200) (local.get $text) (local.get $size))

@@ -8,6 +8,7 @@ mod hostile;
 mod lifecycle;
 mod properties;
 mod refused;
+mod start;
 mod steps;
 
 use std::fmt::{Display, Write};

@@ -65,7 +65,7 @@ fn run(path: &Path) -> Result<(), String> {
 }
 
 fn check(path: &Path) -> Result<(), String> {
-    load(path)?;
+    let (_, _log) = load(path)?;
     println!("{}: ok", path.display());
     Ok(())
 }

@@ -2,4 +2,5 @@
 
 mod foreign;
 mod properties;
+mod statuses;
 mod steps;

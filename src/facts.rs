@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use quanta::Instant;
+use uuid::Uuid;
 
 use crate::VERSION;
 use crate::config::{Part, Template};
@@ -45,7 +46,9 @@ pub struct Facts {
     pub work_times: [Duration; 6],
     pub timed_out: bool,
     pub ext: Option<Ext>,
-    request_id: OnceLock<String>,
+    /// Made when it is first asked for, and its text after it: most requests never need them.
+    request_id: OnceLock<Uuid>,
+    request_id_text: OnceLock<String>,
 }
 
 /// Where a response comes from; for those of the proxy, why.
@@ -130,14 +133,19 @@ impl Default for Facts {
             timed_out: false,
             ext: None,
             request_id: OnceLock::new(),
+            request_id_text: OnceLock::new(),
         }
     }
 }
 
 impl Facts {
-    /// Made when it is first asked for: most requests never need it.
     pub fn request_id(&self) -> &str {
-        self.request_id.get_or_init(|| uuid::Uuid::now_v7().simple().to_string())
+        self.request_id_text.get_or_init(|| self.fix_request_id().simple().to_string())
+    }
+
+    /// Makes the id, so that all copies have the same.
+    pub fn fix_request_id(&self) -> Uuid {
+        *self.request_id.get_or_init(Uuid::now_v7)
     }
 
     pub fn client_ip(&self) -> Option<IpAddr> {

@@ -60,8 +60,7 @@ impl Gateway {
         ctx.body.freeze(session);
         let end = ctx.body.is_over(session);
         let before = target(session.req_header());
-        // Made now: all copies of the facts have the same.
-        ctx.facts.request_id();
+        ctx.facts.fix_request_id();
         let request = std::mem::replace(session.req_header_mut(), no_request());
         let mut filters = Filters::new(chain, request, ctx.facts.clone());
         filters.stream().lock().way = way(session, ctx);
@@ -72,9 +71,8 @@ impl Gateway {
             Ok(Flow::On) if !early.is_empty() => Ok(filters.body(Direction::Request, &early, over)),
             flow => flow,
         };
-        if let Some(request) = filters.take_request() {
-            *session.req_header_mut() = request;
-        }
+        filters.close_request();
+        filters.return_request(session.req_header_mut());
         if let Some(name) = &filters.stream().lock().upstream {
             ctx.upstream = Some(name.clone());
         }
@@ -166,6 +164,7 @@ impl Gateway {
         };
         let framed = is_framed(response);
         let header = std::mem::replace(response, no_response());
+        state.lock().filters.lend_request(session.req_header_mut());
         let mut flow = state.lock().filters.response_headers(header, end);
         let mut timer = PauseTimer::default();
         while flow == Flow::On {
@@ -185,6 +184,7 @@ impl Gateway {
             };
         }
         let mut state = state.lock();
+        state.filters.return_request(session.req_header_mut());
         if let Some(header) = state.filters.take_response() {
             *response = header;
         }
@@ -238,9 +238,13 @@ impl Gateway {
         {
             let mut http = state.filters.stream().lock();
             http.facts.clone_from(&ctx.facts);
-            http.response.header = session.response_written().cloned();
+            if http.response.header.is_none() {
+                http.response.header = session.response_written().cloned();
+            }
         }
+        state.filters.lend_request(session.req_header_mut());
         state.filters.end();
+        state.filters.return_request(session.req_header_mut());
     }
 }
 

@@ -29,6 +29,8 @@ mod plugins;
 mod policy;
 mod protocol;
 mod proxy_wasm;
+mod proxy_wasm_code;
+mod proxy_wasm_paused;
 mod rate_limit;
 mod reload;
 mod responses;

@@ -24,7 +24,7 @@ use crate::support::DownOrigin;
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Between the pieces of a body, so that a proxy sees them one by one.
-const GAP: Duration = Duration::from_millis(20);
+const GAP: Duration = Duration::from_millis(50);
 
 /// For an answer. Where none is to come, this is how long the case takes.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -60,7 +60,7 @@ fn text(body: &[u8]) -> String {
 
 /// Lines of the log as they are recorded.
 pub fn render_log(lines: &[String], unordered: bool, to: &mut String) {
-    let lines = whole_bodies(lines.iter().map(|line| normal(line)).collect());
+    let lines = done_first(whole_bodies(lines.iter().map(|line| normal(line)).collect()));
     let lines: Vec<_> = match unordered {
         true => lines.into_iter().collect::<BTreeSet<_>>().into_iter().collect(),
         false => lines,
@@ -92,6 +92,23 @@ fn whole_bodies(lines: Vec<String>) -> Vec<String> {
         whole.push(line);
     }
     whole
+}
+
+/// The specification has a stream done before it is logged, Envoy logs before: here, `on_done` with what it does comes first.
+fn done_first(mut lines: Vec<String>) -> Vec<String> {
+    let logs: Vec<_> = lines.iter().filter(|line| line.ends_with(" on_log()")).cloned().collect();
+    for log in logs {
+        let context = log.trim_end_matches("on_log()");
+        let position = |lines: &[String], end: &str| lines.iter().position(|line| *line == format!("{context}{end}()"));
+        let (Some(at), Some(done)) = (position(&lines, "on_log"), position(&lines, "on_done")) else { continue };
+        if at < done {
+            let own = |line: &&String| line.starts_with(context) && !line.ends_with("on_delete()");
+            let end = done + 1 + lines[done + 1..].iter().take_while(own).count();
+            let moved: Vec<_> = lines.drain(done..end).collect();
+            lines.splice(at..at, moved);
+        }
+    }
+    lines
 }
 
 /// `#2 on_request_body(5, 0)` in its parts.

@@ -7,7 +7,7 @@ mod lane;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::exchange::{RequestHeader, ResponseHeader};
+use crate::exchange::{RequestHeader, ResponseHeader, no_request};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
@@ -48,6 +48,8 @@ pub struct Filters {
     contexts: Vec<State>,
     request: Lane,
     response: Lane,
+    /// Takes the place of the request header while that is lent.
+    stand_in: Option<RequestHeader>,
 }
 
 /// A filter's context for this request.
@@ -74,7 +76,7 @@ pub enum Flow {
 }
 
 impl Filters {
-    /// For a request with this header, which is lent until [`Filters::take_request`].
+    /// For a request with this header, which is lent until [`Filters::return_request`].
     pub fn new(chain: Arc<FilterChain>, request: RequestHeader, facts: Box<Facts>) -> Filters {
         let count = chain.filters.len();
         let mut http = Http::of(request, facts, count);
@@ -85,6 +87,7 @@ impl Filters {
             contexts: (0..count).map(|_| State::Unopened).collect(),
             request: Lane::new(Direction::Request, count),
             response: Lane::new(Direction::Response, count),
+            stand_in: None,
             chain,
         }
     }
@@ -149,14 +152,29 @@ impl Filters {
         self.lane_ref(direction).headers_passed()
     }
 
-    /// The request header, as it goes on; filters keep a copy to look at.
-    pub fn take_request(&mut self) -> Option<RequestHeader> {
+    /// The request header can be changed no more.
+    pub fn close_request(&mut self) {
         let mut http = self.stream.lock();
         http.request.open.header = false;
         http.upstream_open = false;
-        let header = http.request.header.take();
-        http.request.header = header.clone();
-        header
+    }
+
+    /// Lends the request header to the filters, for callbacks that look at it.
+    pub fn lend_request(&mut self, request: &mut RequestHeader) {
+        let stand_in = self.stand_in.take().unwrap_or_else(no_request);
+        self.stream.lock().request.header = Some(std::mem::replace(request, stand_in));
+    }
+
+    /// Gives it back. While a filter has paused the stream, there is a copy for callbacks that come meanwhile.
+    pub fn return_request(&mut self, request: &mut RequestHeader) {
+        let is_paused = self.request.paused().or(self.response.paused()).is_some();
+        let mut http = self.stream.lock();
+        if let Some(lent) = http.request.header.take() {
+            self.stand_in = Some(std::mem::replace(request, lent));
+        }
+        if is_paused {
+            http.request.header = Some(request.clone());
+        }
     }
 
     /// The response header, as it goes on.

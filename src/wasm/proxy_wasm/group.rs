@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use wasmtime::InstancePre;
 
 use super::Services;
+use super::module::FilterModule;
 use super::plugin::{Identity, Plugin};
 use super::slot::{Link, Lost, Restart, Slot};
 use super::state::{Contexts, Environment, Mode, Shown, State, StreamContext, Task};
@@ -24,6 +25,8 @@ const BACKOFF: Duration = Duration::from_secs(1);
 pub struct Group {
     pub environment: Arc<Environment>,
     pub pre: InstancePre<State>,
+    /// Is in use as long as this is: other plugins of the same code find it.
+    pub module: Arc<FilterModule>,
     pub allowed: Allowed,
     /// Bytes of the memory of a VM.
     pub memory: usize,

@@ -150,7 +150,12 @@ impl FilterHost {
         Ok(self.group(&module, config, slots)?.plugin(identity)?)
     }
 
-    fn group(&self, module: &FilterModule, config: &FilterConfig, slots: usize) -> Result<Arc<Group>, FilterError> {
+    fn group(
+        &self,
+        module: &Arc<FilterModule>,
+        config: &FilterConfig,
+        slots: usize,
+    ) -> Result<Arc<Group>, FilterError> {
         let key = Key {
             code: module.digest,
             vm_id: config.vm_id.clone(),
@@ -180,6 +185,7 @@ impl FilterHost {
         let group = Arc::new(Group {
             environment: Arc::new(environment),
             pre: self.link(module, &allowed)?,
+            module: module.clone(),
             allowed,
             memory: config.limits.memory,
             cpu: config.limits.cpu,

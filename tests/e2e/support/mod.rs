@@ -23,6 +23,7 @@ mod secure;
 mod site;
 mod streaming;
 mod wasm;
+mod wat;
 mod websocket;
 
 use std::time::{Duration, Instant};
@@ -40,6 +41,7 @@ pub use secure::SecureOrigin;
 pub use site::{Script, Site};
 pub use streaming::{assert_released, serverless, start_streaming, streaming};
 pub use wasm::{cargo, guests, plugins};
+pub use wat::Wat;
 pub use websocket::{WebSocket, WebSocketOrigin, serve as serve_websocket};
 
 /// The directives of all phases, in the order of a request.

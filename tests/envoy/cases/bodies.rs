@@ -125,7 +125,7 @@ fn changes() -> Vec<Case> {
                 callback: [["if", "end", [step, ["buffer", side, 0, 100], ["buffer_status", side]], [["pause"]]]],
             });
             let name: &'static str = format!("{name}_of_{side}").leak();
-            cases.push(Case::probe(name, plan).request(post("/", "hello")));
+            cases.push(whole_splice(name, side, Case::probe(name, plan).request(post("/", "hello"))));
         }
     }
     cases.extend([
@@ -152,6 +152,29 @@ fn changes() -> Vec<Case> {
     ]);
     cases
 }
+
+/// What becomes of the body where Envoy refuses the range.
+fn whole_splice(name: &str, side: &str, case: Case) -> Case {
+    let after = match name.split("_of_").next() {
+        Some("replace_the_middle") => "hio",
+        Some("insert") => "he--llo",
+        Some("replace_the_end") => "help",
+        _ => return case,
+    };
+    // The body that went on, not that of the other direction.
+    let body = if side == "request_body" { "\n      body " } else { "\n    body " };
+    let case = case.differs(WHOLE_SPLICE, "-> BAD_ARGUMENT", "-> OK").differs(
+        WHOLE_SPLICE,
+        "5 bytes, flags",
+        format!("{} bytes, flags", after.len()),
+    );
+    ["0,100) -> ", body].into_iter().fold(case, |case, before| {
+        case.differs(WHOLE_SPLICE, format!("{before}\"hello\"\n"), format!("{before}{after:?}\n"))
+    })
+}
+
+const WHOLE_SPLICE: &str =
+    "any range of a buffer can be replaced, as the specification says; in Envoy, the start and the end";
 
 fn holds() -> Vec<Case> {
     let chunked = |case: Case| {

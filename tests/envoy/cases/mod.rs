@@ -12,3 +12,4 @@ mod memory;
 mod properties;
 mod shared;
 mod streams;
+mod text;

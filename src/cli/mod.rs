@@ -65,11 +65,7 @@ fn run(path: &Path) -> Result<(), String> {
 }
 
 fn check(path: &Path) -> Result<(), String> {
-<<<<<<< HEAD
-    let (_, _log) = load(path)?;
-=======
     let (_start, _log) = load(path)?;
->>>>>>> main
     println!("{}: ok", path.display());
     Ok(())
 }

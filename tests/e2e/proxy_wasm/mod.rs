@@ -9,6 +9,7 @@ mod lifecycle;
 mod properties;
 mod refused;
 mod start;
+mod statuses;
 mod steps;
 
 use std::fmt::{Display, Write};

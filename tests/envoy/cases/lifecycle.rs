@@ -107,9 +107,11 @@ fn traps() -> Vec<Case> {
                 "on_http_call_response" => json!({
                     "on_request_headers": [["if", "/trap", [["http_call", { "cluster": "@callee" }], ["pause"]]]], callback: [["trap"]],
                 }),
-                // What is not readable any more cannot be asked for the path.
-                "on_done" | "on_delete" => json!({ callback: [["trap"]] }),
-                _ => json!({ callback: [["if", "/trap", [["trap"]]]] }),
+                // Later there is no path to ask for.
+                "on_request_headers" => json!({ callback: [["if", "/trap", [["trap"]]]] }),
+                _ => json!({
+                    "on_request_headers": [["if", "/trap", [["let", "trap", ["self"]]]]], callback: [["if", "$trap", [["trap"]]]],
+                }),
             };
             let case = Case::new(name, Filter { failure_policy: policy, ..Filter::probe(plan) })
                 .answered(response(200, "").chunks(["one", "two"]).trailer("x-after", "1"))
@@ -121,15 +123,13 @@ fn traps() -> Vec<Case> {
             cases.push(case);
         }
     }
-    // A VM older than the longest backoff, 1.5 s, is loaded anew at once; then not until that has gone by.
-    let reload =
-        json!({ "on_request_headers": [["if", "/trap", [["trap"]]]], "on_response_headers": [["if", 2, [["trap"]]]] });
+    // A VM older than the longest backoff, 1.5 s, is loaded anew at once.
+    let reload = json!({ "on_request_headers": [["if", "/trap", [["trap"]]]] });
     cases.push(
         Case::new("trap_and_reload", Filter { failure_policy: "reload", ..Filter::probe(reload) })
             .request(get("/trap").after(2000))
-            .request(get("/after"))
+            .request(get("/after").after(2000))
             .request(get("/trap"))
-            .request(get("/after"))
             .request(get("/after").after(2000)),
     );
     cases

@@ -51,6 +51,7 @@ fn data() -> Vec<Case> {
                 ..Filter::probe(json!({ "on_request_headers": [["set_shared", "key", "of the first", 0]] }))
             },
         )
+        .answered(empty(204))
         .then(Filter {
             vm_id: Some("shared-data"),
             vm_configuration: "{}".into(),
@@ -76,19 +77,19 @@ fn queues() -> Vec<Case> {
             ["dequeue", "$queue"], ["dequeue", "$queue"], ["dequeue", "$queue"], ["dequeue", "$queue"],
             ["dequeue", 0], ["enqueue", 0, "x"], ["dequeue", 999_999], ["enqueue", 999_999, "x"],
             ["register_queue", ""],
-        ] })),
+        ] })).unordered(),
         Case::probe("queue_is_registered_again", json!({ "on_request_headers": [
             ["let", "queue", ["register_queue", "a queue"]], ["enqueue", "$queue", "kept"],
             ["let", "again", ["register_queue", "a queue"]], ["dequeue", "$again"], ["dequeue", "$queue"],
-        ] })),
+        ] })).unordered(),
         Case::probe("queue_is_ready", json!({
             "on_request_headers": [["let", "queue", ["register_queue", "a queue"]], ["enqueue", "$queue", "one"], ["enqueue", "$queue", "two"]],
             "on_queue_ready": [["dequeue", "$queue"]],
-        }))
+        })).unordered()
         .until("two"),
         Case::new("queue_between_vms", Filter { vm_id: Some("sender"), ..Filter::probe(json!({ "on_response_headers": [
             ["let", "queue", ["resolve_queue", "receiver", "a queue"]], ["enqueue", "$queue", "from the sender"],
-        ] })) })
+        ] })) }).answered(empty(204)).unordered()
         .then(Filter { vm_id: Some("receiver"), ..Filter::probe(json!({
             "on_request_headers": [["let", "queue", ["register_queue", "a queue"]]],
             "on_queue_ready": [["dequeue", "$queue"]],
@@ -139,6 +140,7 @@ fn metrics() -> Vec<Case> {
         ] }))
             },
         )
+        .answered(empty(204))
         .then(Filter {
             vm_id: Some("metrics-b"),
             ..Filter::probe(json!({ "on_request_headers": [

@@ -121,7 +121,7 @@ fn chains() -> Vec<Case> {
         // Two plugins of one VM: two root contexts.
         Case::new("one_vm_two_roots", Filter { root_id: "a", ..Filter::probe(json!({ "on_request_headers": [["property", ["plugin_root_id"]]] })) })
             .then(Filter { root_id: "b", ..Filter::probe(json!({ "on_request_headers": [["property", ["plugin_root_id"]]] })) }),
-        Case::new("two_vms", Filter { vm_id: Some("vm-a"), ..Filter::probe(json!({ "on_request_headers": [["property", ["plugin_vm_id"]]] })) })
+        Case::new("two_vms", Filter { vm_id: Some("vm-a"), ..Filter::probe(json!({ "on_request_headers": [["property", ["plugin_vm_id"]]] })) }).answered(empty(204))
             .then(Filter { vm_id: Some("vm-b"), ..Filter::probe(json!({ "on_request_headers": [["property", ["plugin_vm_id"]]] })) }),
         // The same plugin twice: one root context.
         Case::probe("the_same_twice", json!({ "on_request_headers": [["add", "request_headers", "x-way", "1"]] }))

@@ -2,7 +2,7 @@
 //!
 //! | step | |
 //! |---|---|
-//! | `["if", CONDITION, [STEP…], [STEP…]]` | `"end"` of the stream, run `1` of this callback in its context, `"/path"` of the request |
+//! | `["if", CONDITION, [STEP…], [STEP…]]` | `"end"` of the stream, run `1` of this callback in its context, `"/path"` of the request, this context is `"$NAME"` |
 //! | `["let", NAME, STEP]` | `"$NAME"` is the number that the step gives |
 //! | `["self"]` | the number of the context |
 //! | `["return", N]`, `["pause"]` | what the callback returns at its end |
@@ -119,6 +119,7 @@ impl Run {
         match condition {
             Value::Number(number) => number.as_u64() == Some(self.number as u64),
             Value::String(end) if end == "end" => self.end,
+            Value::String(name) if name.starts_with('$') => plan::get(&name[1..]) == i64::from(self.context),
             Value::String(path) => host::header(0, b":path").is_ok_and(|given| given == path.as_bytes()),
             _ => false,
         }

@@ -20,8 +20,8 @@ test: plugins guests redis envoy
 	cd wasm-plugins && cargo test
 	cargo test
 
-# CPU time per request, side by side with bare Pingora, then the isolated call: docs/performance.md. The build takes 9 minutes.
-bench: guests
+# CPU time per request, side by side with bare Pingora and Envoy, then the isolated call: docs/performance.md. The build takes 9 minutes.
+bench: guests envoy
 	cargo bench --profile dist --bench load
 	cargo bench --profile dist --bench call
 

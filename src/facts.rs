@@ -1,5 +1,7 @@
 //! What the proxy knows of a request beside its header: the source of every variable.
 
+mod connection;
+
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -9,11 +11,14 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use quanta::Instant;
+use uuid::Uuid;
 
 use crate::VERSION;
 use crate::config::{Part, Template};
 use crate::phase::{Ext, Phase};
 use crate::variables::Variable;
+
+pub use connection::{Certificate, Connection, Handshake};
 
 /// Collected by the hooks as the request goes on; lent to plugins with the header maps.
 #[derive(Debug, Clone)]
@@ -26,7 +31,13 @@ pub struct Facts {
     pub tls: bool,
     pub server_name: Option<String>,
     pub upstream: Option<UpstreamFacts>,
+    /// Servers of the upstream that were tried.
+    pub attempts: u32,
+    /// Where the response comes from.
+    pub origin: Option<Origin>,
     pub status: Option<u16>,
+    /// Until the end; none before it.
+    pub duration: Option<Duration>,
     pub client_bytes_sent: u64,
     pub client_bytes_received: u64,
     pub upstream_bytes_sent: Option<u64>,
@@ -35,11 +46,48 @@ pub struct Facts {
     pub work_times: [Duration; 6],
     pub timed_out: bool,
     pub ext: Option<Ext>,
-    request_id: OnceLock<String>,
+    /// Made when it is first asked for, and its text after it: most requests never need them.
+    request_id: OnceLock<Uuid>,
+    request_id_text: OnceLock<String>,
 }
 
-/// The name that the client of a TLS connection asked for (SNI), as the connection keeps it.
-pub struct ServerName(pub String);
+/// Where a response comes from; for those of the proxy, why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Upstream,
+    /// The configuration, or a script.
+    Route,
+    NoRoute,
+    /// No server of the upstream is healthy.
+    NoServer,
+    ConnectFailure,
+    UpstreamTimeout,
+    /// The upstream broke off.
+    UpstreamReset,
+    ClientGone,
+    /// The client did not keep to the protocol, or was too slow.
+    ClientError,
+    /// Something in the proxy failed.
+    Failure,
+}
+
+/// How a request has come, and which way it takes: for filters.
+#[derive(Clone, Debug, Default)]
+pub struct Way {
+    pub connection: Connection,
+    pub route: Option<Arc<RouteNames>>,
+    /// The upstream of the route, or the one that was chosen: its name, and how many servers it has.
+    pub upstream: Option<(Arc<str>, usize)>,
+}
+
+/// What a route is called.
+#[derive(Debug, Default)]
+pub struct RouteNames {
+    /// Its path or regular expression; empty where none has matched.
+    pub route: String,
+    /// The first name of its server; empty where it has none.
+    pub server: String,
+}
 
 /// The upstream that was chosen.
 #[derive(Debug, Clone)]
@@ -53,6 +101,12 @@ pub struct UpstreamFacts {
     pub asked: Instant,
     pub connect_time: Option<Duration>,
     pub version: Option<http::Version>,
+    /// For filters.
+    pub connection: Option<Connection>,
+    /// For filters: when the header of the request was sent.
+    pub sent: Option<Instant>,
+    /// For filters: from then to the header of the response.
+    pub latency: Option<Duration>,
 }
 
 impl Default for Facts {
@@ -65,7 +119,10 @@ impl Default for Facts {
             tls: false,
             server_name: None,
             upstream: None,
+            attempts: 0,
+            origin: None,
             status: None,
+            duration: None,
             client_bytes_sent: 0,
             client_bytes_received: 0,
             upstream_bytes_sent: None,
@@ -74,14 +131,19 @@ impl Default for Facts {
             timed_out: false,
             ext: None,
             request_id: OnceLock::new(),
+            request_id_text: OnceLock::new(),
         }
     }
 }
 
 impl Facts {
-    /// Made when it is first asked for: most requests never need it.
     pub fn request_id(&self) -> &str {
-        self.request_id.get_or_init(|| uuid::Uuid::now_v7().simple().to_string())
+        self.request_id_text.get_or_init(|| self.fix_request_id().simple().to_string())
+    }
+
+    /// Makes the id, so that all copies have the same.
+    pub fn fix_request_id(&self) -> Uuid {
+        *self.request_id.get_or_init(Uuid::now_v7)
     }
 
     pub fn client_ip(&self) -> Option<IpAddr> {

@@ -26,7 +26,7 @@ use crate::config::{self, Config, Diagnostics};
 use crate::observe::metrics::ReloadResult;
 use crate::proxy::{Generation, Shared};
 use crate::server::tls::Certificates;
-use crate::snapshot::{ScriptChanges, Snapshot};
+use crate::snapshot::{Changes, Snapshot};
 use crate::wasm::Host;
 
 /// A file counts as written when nothing has happened to any of them for this long.
@@ -77,7 +77,7 @@ pub struct Report {
 #[derive(Clone, Debug)]
 pub enum Outcome {
     Ok {
-        scripts: ScriptChanges,
+        changes: Box<Changes>,
         took: Duration,
     },
     /// The files are those of the running generation, or those that failed last.
@@ -214,9 +214,9 @@ impl Reloader {
             return Outcome::Unchanged;
         }
         match self.replace(config, &inputs, diagnostics) {
-            Ok(scripts) => {
+            Ok(changes) => {
                 self.seen = Seen { running: inputs, failed: None };
-                Outcome::Ok { scripts, took: started.elapsed() }
+                Outcome::Ok { changes, took: started.elapsed() }
             }
             Err(outcome) => {
                 self.seen.failed = Some(inputs);
@@ -226,7 +226,7 @@ impl Reloader {
     }
 
     /// Builds the next generation, and makes it the current one.
-    fn replace(&self, config: Config, inputs: &Inputs, mut diagnostics: Diagnostics) -> Result<ScriptChanges, Outcome> {
+    fn replace(&self, config: Config, inputs: &Inputs, mut diagnostics: Diagnostics) -> Result<Box<Changes>, Outcome> {
         let current = self.shared.current.load_full();
         if !diagnostics.has_errors() {
             let mut keys = restart::needed_for(&current.config, &config);
@@ -259,7 +259,7 @@ impl Reloader {
         self.capabilities.named.replace(next.snapshot.definitions());
         self.shared.current.store(next.clone());
         self.shared.metrics.reloads.loaded(next.number);
-        Ok(ScriptChanges::between(&current.snapshot, &next.snapshot))
+        Ok(Box::new(Changes::between(&current.snapshot, &next.snapshot)))
     }
 
     /// Watches what the last attempt and the running generation were made of, if the running one says so. The places to
@@ -315,9 +315,9 @@ impl Report {
     fn log(&self, trigger: &Trigger) {
         let generation = self.generation;
         match &self.outcome {
-            Outcome::Ok { scripts, took } => {
+            Outcome::Ok { changes, took } => {
                 let ms = took.as_millis();
-                log::info!("reload by {trigger}: generation {generation} in {ms} ms; {scripts}");
+                log::info!("reload by {trigger}: generation {generation} in {ms} ms; {changes}");
             }
             Outcome::Unchanged => log::debug!("reload by {trigger}: nothing has changed"),
             Outcome::Failed { shown, .. } => {

@@ -2,7 +2,7 @@
 
 mod changes;
 
-pub use changes::ScriptChanges;
+pub use changes::{Changes, Names};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,9 +17,10 @@ use crate::config::{
     ChainConfig, Chains, Config, Diagnostic, Diagnostics, FilterConfig, Handler, Instance, Instances, Match, OnFailure,
     ScriptConfig, ServiceConfig,
 };
+use crate::facts::RouteNames;
 use crate::observe::metrics::Metrics;
 use crate::phase::{Chain, ChainBuilder, Phase, Place, Verdict};
-use crate::wasm::{EntryPoint, Filter, FilterChain, Host, Module, Plugin, Script, ScriptSpec};
+use crate::wasm::{EntryPoint, Filter, FilterChain, Host, Module, Plugin, Script, ScriptSpec, Service};
 
 /// What requests are served from.
 pub struct Snapshot {
@@ -28,7 +29,7 @@ pub struct Snapshot {
     /// What runs as named sessions.
     pub sessions: Vec<Arc<Script>>,
     /// Proxy-Wasm plugins without streams: they run as long as they are here.
-    _services: Vec<Arc<Plugin>>,
+    services: Vec<Service>,
 }
 
 /// Where a route is in its snapshot.
@@ -50,6 +51,7 @@ struct Server {
 
 /// One route.
 pub struct Local {
+    pub names: Arc<RouteNames>,
     pub handler: Option<Handler>,
     /// Proxy-Wasm; none where there are none.
     pub filters: Option<Arc<FilterChain>>,
@@ -83,7 +85,7 @@ impl Snapshot {
         let servers = config.servers.iter().map(|server| builder.server(server)).collect();
         let sessions = config.sessions.iter().filter_map(|session| builder.script(session, Place::Session)).collect();
         let services = config.services.iter().filter_map(|service| builder.service(service)).collect();
-        (!diagnostics.has_errors()).then_some(Snapshot { servers, sessions, _services: services })
+        (!diagnostics.has_errors()).then_some(Snapshot { servers, sessions, services })
     }
 
     /// The named sessions, to be put in the place of those that run.
@@ -108,6 +110,14 @@ impl Snapshot {
         let locals = self.servers.iter().flat_map(|server| &server.locals);
         let chains = locals.flat_map(|local| local.chains.iter().flatten());
         chains.filter(move |chain| seen.insert(Arc::as_ptr(chain))).flat_map(|chain| chain.scripts())
+    }
+
+    /// All Proxy-Wasm filters on streams, each chain once.
+    fn filters(&self) -> impl Iterator<Item = &Filter> {
+        let mut seen = std::collections::HashSet::new();
+        let locals = self.servers.iter().flat_map(|server| &server.locals);
+        let chains = locals.filter_map(|local| local.filters.as_ref());
+        chains.filter(move |chain| seen.insert(Arc::as_ptr(chain))).flat_map(|chain| &chain.filters)
     }
 
     /// The script that has been prepared of this module with this configuration.
@@ -157,11 +167,20 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn server(&mut self, server: &crate::config::Server) -> Server {
-        let fallback = self.local(None, &server.chains, &server.filters);
+        let names = |matcher: Option<&Match>| {
+            let route = match matcher {
+                Some(Match::Prefix(prefix)) => prefix.clone(),
+                Some(Match::Regex(regex)) => regex.as_str().to_owned(),
+                None => String::new(),
+            };
+            RouteNames { route, server: server.names.first().map(ToString::to_string).unwrap_or_default() }
+        };
+        let fallback = self.local(names(None), None, &server.chains, &server.filters);
         let mut built = Server { locals: vec![fallback], prefixes: Vec::new(), regexes: Vec::new() };
         for local in &server.locals {
             let position = built.locals.len();
-            built.locals.push(self.local(local.handler.clone(), &local.chains, &local.filters));
+            let names = names(Some(&local.matcher));
+            built.locals.push(self.local(names, local.handler.clone(), &local.chains, &local.filters));
             match &local.matcher {
                 Match::Prefix(prefix) => built.prefixes.push((prefix.clone(), position)),
                 Match::Regex(regex) => built.regexes.push((regex.clone(), position)),
@@ -171,9 +190,15 @@ impl Builder<'_> {
         built
     }
 
-    fn local(&mut self, handler: Option<Handler>, chains: &Chains, filters: &Arc<Vec<FilterConfig>>) -> Local {
+    fn local(
+        &mut self,
+        names: RouteNames,
+        handler: Option<Handler>,
+        chains: &Chains,
+        filters: &Arc<Vec<FilterConfig>>,
+    ) -> Local {
         let chains = Phase::ALL.map(|phase| self.chain(&chains[phase as usize], phase));
-        Local { handler, filters: self.filter_chain(filters), chains }
+        Local { names: Arc::new(names), handler, filters: self.filter_chain(filters), chains }
     }
 
     fn filter_chain(&mut self, configs: &Arc<Vec<FilterConfig>>) -> Option<Arc<FilterChain>> {
@@ -201,12 +226,12 @@ impl Builder<'_> {
         })
     }
 
-    fn service(&mut self, config: &ServiceConfig) -> Option<Arc<Plugin>> {
+    fn service(&mut self, config: &ServiceConfig) -> Option<Service> {
         let slots = match config.filter.instances {
             Instances::Slots(slots) if !config.singleton => slots,
             _ => 1,
         };
-        self.plugin(&config.filter, slots)
+        Some(Service::new(self.plugin(&config.filter, slots)?, config.filter.failure_policy))
     }
 
     /// The plugin, started; none when something is wrong with it, which is reported.
@@ -216,8 +241,13 @@ impl Builder<'_> {
             Ok(plugin) => return Some(plugin),
             Err(error) => error,
         };
+        let span = match error.callback() {
+            Some("proxy_on_configure") => &config.spans.configuration,
+            Some("proxy_on_vm_start") => &config.spans.vm_configuration,
+            _ => &config.spans.code,
+        };
         let message = format!("the filter {} {error}", config.name);
-        self.diagnostics.push(Diagnostic::error(config.spans.code.clone(), message).help(error.help()));
+        self.diagnostics.push(Diagnostic::error(span.clone(), message).help(error.help()));
         None
     }
 

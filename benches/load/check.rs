@@ -20,7 +20,8 @@ pub async fn answers(variant: Variant, addr: SocketAddr) -> Result<()> {
         let (added_in, added_out) = variant.added_headers();
         let right = response.starts_with("http/1.1 200 ")
             && is_edited(request, added_in, "x-phasegate: www.example.cn")
-            && is_edited(response, added_out, "x-phasegate: origin");
+            && is_edited(response, added_out, "x-phasegate: origin")
+            && is_set(request, variant.set_headers());
         if !right {
             return Err(format!("{} answers wrong:\n{answer}", variant.name()).into());
         }
@@ -28,9 +29,16 @@ pub async fn answers(variant: Variant, addr: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// `added` lines are there; `x-drop` is gone just when plugins ran.
+/// `added` lines are there; `x-drop` is gone just when scripts ran.
 fn is_edited(head: &str, added: usize, line: &str) -> bool {
     let count = head.lines().filter(|found| *found == line).count();
     let dropped = !head.lines().any(|found| found.starts_with("x-drop:"));
     count == added && dropped == (added > 0)
+}
+
+/// These headers of filters are there, each once, and no other.
+fn is_set(head: &str, names: impl Iterator<Item = String>) -> bool {
+    let mut found: Vec<_> = head.lines().filter(|line| line.starts_with("x-filter-")).collect();
+    found.sort_unstable();
+    found.into_iter().eq(names.map(|name| format!("{name}: set")))
 }

@@ -37,8 +37,8 @@ impl Client {
         Ok(cpu.as_secs_f64() * 1e6 / requests as f64)
     }
 
-    /// How many requests were answered.
-    async fn load(&mut self, time: Duration) -> io::Result<u64> {
+    /// Full load for `time`; how many requests were answered.
+    pub async fn load(&mut self, time: Duration) -> io::Result<u64> {
         let end = Instant::now() + time;
         let answered = try_join_all(self.connections.iter_mut().map(|connection| connection.requests(end))).await?;
         Ok(answered.iter().sum())

@@ -34,6 +34,13 @@ impl Process {
         Process::spawn("phasegate", command)
     }
 
+    /// Envoy with one worker. What it starts with is replaced by it, so that this is its process.
+    pub fn envoy(binary: &Path, config: &Path, core: Option<usize>) -> Result<Process> {
+        let mut command = command(binary, core);
+        command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c"]).arg(config);
+        Process::spawn("envoy", command)
+    }
+
     fn spawn(name: &str, mut command: Command) -> Result<Process> {
         let child = command.spawn().map_err(|error| format!("{name} does not start: {error}"))?;
         Ok(Process { name: name.into(), child })
@@ -64,6 +71,25 @@ impl Process {
         }
         Ok(Duration::from_nanos(nanos))
     }
+
+    /// What it keeps in memory now.
+    pub fn memory(&self) -> io::Result<Memory> {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
+        let kib = |key: &str| {
+            let value =
+                rollup.lines().find_map(|line| line.strip_prefix(key)?.strip_suffix(" kB")?.trim().parse().ok());
+            value.ok_or_else(|| io::Error::other(format!("smaps_rollup has no {key}")))
+        };
+        Ok(Memory { rss: kib("Rss:")?, pss: kib("Pss:")? })
+    }
+}
+
+/// In KiB.
+pub struct Memory {
+    /// Pages that are mapped several times count as often.
+    pub rss: f64,
+    /// Each page counts once.
+    pub pss: f64,
 }
 
 impl Drop for Process {

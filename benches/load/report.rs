@@ -28,7 +28,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "| proxy | CPU µs a request | middle half | above bare Pingora | above no script |")?;
+        writeln!(f, "| proxy | CPU µs a request | middle half | above bare Pingora | above no plugin |")?;
         writeln!(f, "|---|---|---|---|---|")?;
         for (variant, results) in &self.0 {
             let [low, middle, high] = quartiles(results.clone());
@@ -36,9 +36,11 @@ impl fmt::Display for Report {
                 Some(above) => format!("{above:+.2} µs, {:+.1} %", above / (middle - above) * 100.0),
                 None => String::new(),
             };
-            let above_none = self.above(results, "none").map_or(String::new(), |above| format!("{above:+.2} µs"));
+            let plain = variant.plain().filter(|plain| *plain != variant.name());
+            let above_plain = plain.and_then(|plain| self.above(results, plain));
+            let above_plain = above_plain.map_or(String::new(), |above| format!("{above:+.2} µs"));
             let title = variant.title();
-            writeln!(f, "| {title} | {middle:.2} | {low:.2} to {high:.2} | {above_bare} | {above_none} |")?;
+            writeln!(f, "| {title} | {middle:.2} | {low:.2} to {high:.2} | {above_bare} | {above_plain} |")?;
         }
         Ok(())
     }

@@ -1,10 +1,6 @@
 //! What is measured: proxies that differ in one thing each.
 
-use std::fmt::Write;
-use std::net::SocketAddr;
-use std::path::Path;
-
-use crate::Result;
+use crate::config::Filter;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Variant {
@@ -13,37 +9,37 @@ pub enum Variant {
     /// The same with the timeouts that Phasegate sets on its connections.
     BareTimeouts,
     Phasegate(Scripts),
+    /// Phasegate with Proxy-Wasm filters.
+    Filters(Filters),
+    /// Envoy with the same.
+    Envoy(Filters),
 }
 
 /// The plugins of a Phasegate.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Scripts {
     pub name: &'static str,
-    count: Count,
+    pub count: Count,
     /// The value of `instance`.
-    instance: &'static str,
+    pub instance: &'static str,
+}
+
+/// The filters of a Phasegate or an Envoy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Filters {
+    pub name: &'static str,
+    pub count: Count,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Count {
+pub enum Count {
     None,
     One,
     Six,
 }
 
-/// The scripts of `Count::Six` in their phases. `wasm_serverless` is not among them: it ends the request.
-const SIX: [(&str, &[&str]); 5] = [
-    ("wasm_access", &["rewrite_one", "rewrite_one"]),
-    ("wasm_http_in_headers", &["rewrite_one"]),
-    ("wasm_http_filter_headers_pre", &["rewrite_out"]),
-    ("wasm_http_filter_headers", &["rewrite_out"]),
-    ("wasm_access_log", &["read_out"]),
-];
-
-const ONE: [(&str, &[&str]); 1] = [("wasm_access", &["rewrite_one"])];
-
 impl Variant {
-    pub const ALL: [Variant; 7] = [
+    pub const ALL: [Variant; 12] = [
         Variant::Bare,
         Variant::BareTimeouts,
         Variant::Phasegate(Scripts { name: "none", count: Count::None, instance: "reuse" }),
@@ -51,6 +47,11 @@ impl Variant {
         Variant::Phasegate(Scripts { name: "six", count: Count::Six, instance: "reuse" }),
         Variant::Phasegate(Scripts { name: "one-fresh", count: Count::One, instance: "fresh" }),
         Variant::Phasegate(Scripts { name: "six-fresh", count: Count::Six, instance: "fresh" }),
+        Variant::Filters(Filters { name: "filter-one", count: Count::One }),
+        Variant::Filters(Filters { name: "filters-six", count: Count::Six }),
+        Variant::Envoy(Filters { name: "envoy", count: Count::None }),
+        Variant::Envoy(Filters { name: "envoy-filter-one", count: Count::One }),
+        Variant::Envoy(Filters { name: "envoy-filters-six", count: Count::Six }),
     ];
 
     pub fn name(self) -> &'static str {
@@ -58,6 +59,7 @@ impl Variant {
             Variant::Bare => "bare",
             Variant::BareTimeouts => "bare-timeouts",
             Variant::Phasegate(scripts) => scripts.name,
+            Variant::Filters(filters) | Variant::Envoy(filters) => filters.name,
         }
     }
 
@@ -66,12 +68,22 @@ impl Variant {
             Variant::Bare => "bare Pingora".into(),
             Variant::BareTimeouts => "bare Pingora with timeouts".into(),
             Variant::Phasegate(Scripts { count: Count::None, .. }) => "Phasegate, no script".into(),
-            Variant::Phasegate(Scripts { count: Count::One, instance, .. }) => format!("1 script, `{instance}`"),
-            Variant::Phasegate(Scripts { count: Count::Six, instance, .. }) => format!("6 scripts, `{instance}`"),
+            Variant::Phasegate(Scripts { count, instance, .. }) => format!("{}, `{instance}`", count.of("script")),
+            Variant::Filters(Filters { count, .. }) => count.of("Proxy-Wasm filter"),
+            Variant::Envoy(Filters { count, .. }) => format!("Envoy, {}", count.of("filter")),
         }
     }
 
-    /// How many headers the upstream and the client get from plugins.
+    /// The name of the same proxy without plugins.
+    pub fn plain(self) -> Option<&'static str> {
+        match self {
+            Variant::Bare | Variant::BareTimeouts => None,
+            Variant::Phasegate(_) | Variant::Filters(_) => Some("none"),
+            Variant::Envoy(_) => Some("envoy"),
+        }
+    }
+
+    /// How many headers the upstream and the client get from scripts.
     pub fn added_headers(self) -> (usize, usize) {
         match self {
             Variant::Phasegate(Scripts { count: Count::One, .. }) => (1, 0),
@@ -79,44 +91,31 @@ impl Variant {
             _ => (0, 0),
         }
     }
-}
 
-impl Scripts {
-    /// A configuration file.
-    pub fn config(&self, listen: SocketAddr, origin: SocketAddr) -> Result<String> {
-        let mut config = format!(
-            "threads = 1\nerror_log = \"warn\"\n[[server]]\nlisten = [{{ addr = \"{listen}\" }}]\n\
-             [[server.local]]\npath = \"/\"\nproxy_pass = \"{origin}\"\n"
-        );
-        let chains: &[(&str, &[&str])] = match self.count {
-            Count::None => &[],
-            Count::One => &ONE,
-            Count::Six => &SIX,
+    /// The headers that the upstream gets from filters.
+    pub fn set_headers(self) -> impl Iterator<Item = String> {
+        let filters = match self {
+            Variant::Filters(filters) | Variant::Envoy(filters) => filters.count.number(),
+            _ => 0,
         };
-        for (phase, guests) in chains {
-            for (index, guest) in guests.iter().enumerate() {
-                let (module, instance) = (module(guest)?, self.instance);
-                write!(
-                    config,
-                    "[[server.local.{phase}]]\nname = \"{guest}-{index}\"\nwasm_path = '{module}'\ninstance = \"{instance}\"\n"
-                )?;
-            }
-        }
-        Ok(config)
+        Filter::chain(filters).map(|filter| filter.header)
     }
 }
 
-/// The file of a guest.
-fn module(guest: &str) -> Result<String> {
-    let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests");
-    let file = guests.join(format!("target/wasm32-wasip1/release/{guest}.wasm"));
-    if !file.exists() {
-        return Err(format!(
-            "{} is not there: build it with cargo build --target wasm32-wasip1 --release in {}",
-            file.display(),
-            guests.display()
-        )
-        .into());
+impl Count {
+    pub fn number(self) -> usize {
+        match self {
+            Count::None => 0,
+            Count::One => 1,
+            Count::Six => 6,
+        }
     }
-    Ok(file.display().to_string())
+
+    fn of(self, what: &str) -> String {
+        match self {
+            Count::None => format!("no {what}"),
+            Count::One => format!("1 {what}"),
+            Count::Six => format!("6 {what}s"),
+        }
+    }
 }

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::capability::Capabilities;
 use crate::config::{self, Diagnostics};
-use crate::observe::error_log;
+use crate::observe::error_log::{self, ErrorLogGuard};
 use crate::observe::metrics::Metrics;
 use crate::reload::{Hangup, Inputs};
 use crate::server::tls::Certificates;
@@ -57,8 +57,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(path: &Path) -> Result<(), String> {
-    let start = load(path)?;
-    let _log = error_log::init(start.config.error_log).map_err(|error| error.to_string())?;
+    let (start, _log) = load(path)?;
     if let (Some(folder), Some(error)) = (&start.config.cache, start.host.cache_error()) {
         log::warn!("compiled modules are not kept for the next start in {}: {error}", folder.display());
     }
@@ -66,19 +65,21 @@ fn run(path: &Path) -> Result<(), String> {
 }
 
 fn check(path: &Path) -> Result<(), String> {
-    load(path)?;
+    let (_start, _log) = load(path)?;
     println!("{}: ok", path.display());
     Ok(())
 }
 
 /// Everything that can be known without opening a port. Warnings are shown, errors are the result.
-fn load(path: &Path) -> Result<Start, String> {
+fn load(path: &Path) -> Result<(Start, ErrorLogGuard), String> {
     // First of all: who has just changed the configuration may send it at any moment.
     let hangup = Hangup::listen().map_err(|error| format!("error: cannot listen for SIGHUP: {error}"))?;
     let metrics = Arc::new(Metrics::new());
     let own = Inputs::of(path);
     let config::Loaded { config, mut diagnostics } = config::load(path);
     let inputs = own.with(&config.files);
+    // Before anything of a plugin runs: filters log while they start, above all why they refuse to.
+    let log = error_log::init(config.error_log).map_err(|error| error.to_string())?;
     let capabilities = Arc::new(Capabilities::load(&config, &metrics, &mut diagnostics));
     let host = Host::new(capabilities.clone(), config.cache.as_deref(), &metrics)
         .map_err(|error| format!("error: WebAssembly cannot be run on this machine: {error:#}"))?;
@@ -90,7 +91,8 @@ fn load(path: &Path) -> Result<Start, String> {
         return Err(format!("{rendered}{}", summary(path, diagnostics.error_count())));
     };
     eprint!("{rendered}");
-    Ok(Start { config, capabilities, announced, host, snapshot, certificates, metrics, inputs, hangup })
+    let start = Start { config, capabilities, announced, host, snapshot, certificates, metrics, inputs, hangup };
+    Ok((start, log))
 }
 
 fn render(diagnostics: &Diagnostics) -> String {

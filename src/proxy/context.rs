@@ -13,7 +13,7 @@ use super::filter::Filtering;
 use super::generation::Generation;
 use super::upstream::Selected;
 use crate::exchange;
-use crate::facts::{Facts, ServerName};
+use crate::facts::{Facts, Handshake};
 use crate::observe::metrics::Counted;
 use crate::phase::Phase;
 use crate::snapshot::{LiveChain, Local, RouteId};
@@ -97,7 +97,7 @@ impl Context {
         facts.remote = session.client_addr().and_then(inet);
         if let Some(tls) = session.digest().and_then(|digest| digest.ssl_digest.as_ref()) {
             facts.tls = true;
-            facts.server_name = tls.extension.get::<ServerName>().map(|name| name.0.clone());
+            facts.server_name = tls.extension.get::<Handshake>().and_then(|handshake| handshake.server_name.clone());
         }
         if !trusted.is_empty() {
             facts.forwarded_for =
@@ -107,8 +107,13 @@ impl Context {
 
     /// Takes down how it went.
     pub fn depart(&mut self, session: &Session) {
+        self.measure(session);
+        self.facts.status = session.response_written().map(|response| response.status.as_u16());
+    }
+
+    /// Takes down how much has gone to and fro.
+    pub fn measure(&mut self, session: &Session) {
         let facts = &mut self.facts;
-        facts.status = session.response_written().map(|response| response.status.as_u16());
         facts.client_bytes_sent = session.body_bytes_sent() as u64;
         facts.client_bytes_received = session.body_bytes_read() as u64;
         facts.upstream_bytes_received = session.upstream_body_bytes_received() as u64;

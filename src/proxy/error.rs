@@ -2,14 +2,22 @@
 
 use pingora::{Error, ErrorSource, ErrorType};
 
+use crate::facts::Origin;
+
 /// A plugin failed and its configuration says `on_failure = "close"`.
 const PLUGIN_FAILURE: &str = "a plugin failed";
 
 const CUT: &str = "the response is cut off";
 
+const NO_SERVER: &str = "no healthy server in the upstream";
+
 /// An error that becomes this status.
 pub fn status(code: u16, why: &'static str) -> Box<Error> {
     Error::explain(ErrorType::HTTPStatus(code), why)
+}
+
+pub fn no_server() -> Box<Error> {
+    status(503, NO_SERVER)
 }
 
 pub fn plugin_failure(code: u16) -> Box<Error> {
@@ -23,7 +31,11 @@ pub fn cut() -> Box<Error> {
 
 /// Whether this was logged where it happened.
 pub fn is_logged(error: &Error) -> bool {
-    error.context.as_ref().is_some_and(|context| [PLUGIN_FAILURE, CUT].contains(&context.as_str()))
+    let own =
+        |error: &Error| error.context.as_ref().is_some_and(|context| [PLUGIN_FAILURE, CUT].contains(&context.as_str()));
+    // Pingora wraps what comes from reading and writing.
+    let cause = error.cause.as_ref().and_then(|cause| cause.downcast_ref::<Box<Error>>());
+    own(error) || cause.is_some_and(|cause| own(cause))
 }
 
 pub fn is_timeout(error: &Error) -> bool {
@@ -42,4 +54,25 @@ pub fn status_of(error: &Error) -> u16 {
         (ErrorSource::Downstream, _) => 400,
         (ErrorSource::Internal | ErrorSource::Unset, _) => 500,
     }
+}
+
+/// Why the response is not that of the upstream; none where we have decided to cut it off.
+pub fn origin(error: &Error) -> Option<Origin> {
+    use ErrorType::{ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, TLSHandshakeFailure};
+    let context = error.context.as_ref().map(|context| context.as_str());
+    if context == Some(CUT) {
+        return None;
+    }
+    Some(match (error.esource(), error.etype()) {
+        _ if context == Some(NO_SERVER) => Origin::NoServer,
+        (
+            ErrorSource::Upstream,
+            ConnectError | ConnectNoRoute | ConnectRefused | ConnectTimedout | TLSHandshakeFailure,
+        ) => Origin::ConnectFailure,
+        (ErrorSource::Upstream, _) if is_timeout(error) => Origin::UpstreamTimeout,
+        (ErrorSource::Upstream, _) => Origin::UpstreamReset,
+        (ErrorSource::Downstream, _) if status_of(error) == 0 => Origin::ClientGone,
+        (ErrorSource::Downstream, _) => Origin::ClientError,
+        (ErrorSource::Internal | ErrorSource::Unset, _) => Origin::Failure,
+    })
 }

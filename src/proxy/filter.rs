@@ -18,6 +18,7 @@ use super::decorate::{self, Slot};
 use super::error;
 use super::respond::has_body;
 use crate::exchange::{Reply, no_request, no_response};
+use crate::facts::{Connection, Origin, Way};
 use crate::wasm::{Direction, Filters, Flow, LocalReply};
 
 /// The filters of a request, and what they have come to.
@@ -59,10 +60,10 @@ impl Gateway {
         ctx.body.freeze(session);
         let end = ctx.body.is_over(session);
         let before = target(session.req_header());
-        // Made now: all copies of the facts have the same.
-        ctx.facts.request_id();
+        ctx.facts.fix_request_id();
         let request = std::mem::replace(session.req_header_mut(), no_request());
         let mut filters = Filters::new(chain, request, ctx.facts.clone());
+        filters.stream().lock().way = way(session, ctx);
         let flow = filters.request_headers(end);
         let flow = self.request_headers_passed(session, ctx, &mut filters, flow).await;
         let (early, over) = ctx.body.hand_over();
@@ -70,12 +71,12 @@ impl Gateway {
             Ok(Flow::On) if !early.is_empty() => Ok(filters.body(Direction::Request, &early, over)),
             flow => flow,
         };
-        if let Some(request) = filters.take_request() {
-            *session.req_header_mut() = request;
+        filters.close_request();
+        filters.return_request(session.req_header_mut());
+        if let Some(name) = &filters.stream().lock().upstream {
+            ctx.upstream = Some(name.clone());
         }
-        if let Some(name) = filters.stream().lock().upstream.take() {
-            ctx.upstream = Some(name);
-        }
+        let stream = filters.stream().clone();
         let filtering = Filtering::new(filters);
         let state = filtering.state.clone();
         ctx.filtering = Some(filtering);
@@ -88,6 +89,7 @@ impl Gateway {
                 if target(session.req_header()) != before {
                     self.reroute(session, ctx);
                 }
+                stream.lock().way = way(session, ctx);
                 Ok(Filtered::Continue)
             }
             Flow::Reply(reply) => Ok(Filtered::Reply(reply)),
@@ -155,12 +157,14 @@ impl Gateway {
                 return Filtered::Continue;
             }
             state.response = Response::Begun;
+            ctx.measure(session);
             let stream = state.filters.stream().clone();
             stream.lock().facts.clone_from(&ctx.facts);
             stream
         };
         let framed = is_framed(response);
         let header = std::mem::replace(response, no_response());
+        state.lock().filters.lend_request(session.req_header_mut());
         let mut flow = state.lock().filters.response_headers(header, end);
         let mut timer = PauseTimer::default();
         while flow == Flow::On {
@@ -180,6 +184,7 @@ impl Gateway {
             };
         }
         let mut state = state.lock();
+        state.filters.return_request(session.req_header_mut());
         if let Some(header) = state.filters.take_response() {
             *response = header;
         }
@@ -208,6 +213,7 @@ impl Gateway {
         ctx: &mut Context,
         response: &mut ResponseHeader,
     ) -> pingora::Result<()> {
+        ctx.facts.origin = Some(Origin::Upstream);
         let head = session.req_header().method == Method::HEAD;
         let end = ctx.header_only || head || !has_body(response.status);
         match self.filter_response(session, ctx, response, end).await {
@@ -227,13 +233,18 @@ impl Gateway {
         if let Some(slot) = slot {
             decorate::remove(session, &slot);
         }
+        ctx.facts.duration = Some(ctx.facts.started.elapsed());
         let mut state = state.lock();
         {
             let mut http = state.filters.stream().lock();
             http.facts.clone_from(&ctx.facts);
-            http.response.header = session.response_written().cloned();
+            if http.response.header.is_none() {
+                http.response.header = session.response_written().cloned();
+            }
         }
+        state.filters.lend_request(session.req_header_mut());
         state.filters.end();
+        state.filters.return_request(session.req_header_mut());
     }
 }
 
@@ -275,6 +286,15 @@ impl PauseTimer {
             return None;
         };
         Some(longest.saturating_sub(self.0.get_or_insert_with(tokio::time::Instant::now).elapsed()))
+    }
+}
+
+/// How a request has come, and where it goes as things stand.
+fn way(session: &Session, ctx: &Context) -> Way {
+    Way {
+        connection: session.digest().map(Connection::of).unwrap_or_default(),
+        route: ctx.local().map(|local| local.names.clone()),
+        upstream: Gateway::upstream(ctx).map(|(upstream, _)| (upstream.name().clone(), upstream.size())),
     }
 }
 

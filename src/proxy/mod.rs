@@ -37,7 +37,7 @@ use self::run::{Outcome, Subject};
 use self::upstream::Upstream;
 use crate::config::{self, Handler, Template};
 use crate::exchange::Reply;
-use crate::facts::{self, UpstreamFacts, View};
+use crate::facts::{self, Connection, Origin, UpstreamFacts, View};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::phase::Phase;
@@ -71,10 +71,14 @@ impl Gateway {
 
     /// Answers a request that needs no upstream.
     async fn answer(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<()> {
+        ctx.facts.origin = Some(Origin::Route);
         let reply = match ctx.local().and_then(|local| local.handler.as_ref()) {
             Some(Handler::Respond(respond)) => respond::fixed(respond),
             Some(Handler::Echo) => self.echo(session, ctx).await,
-            Some(Handler::ProxyPass(_)) | None => Reply::of_status(StatusCode::NOT_FOUND),
+            Some(Handler::ProxyPass(_)) | None => {
+                ctx.facts.origin = Some(Origin::NoRoute);
+                Reply::of_status(StatusCode::NOT_FOUND)
+            }
         };
         self.respond(session, ctx, reply).await
     }
@@ -163,7 +167,7 @@ impl ProxyHttp for Gateway {
             .as_ref()
             .map(|key| View { request: session.req_header(), response: None, facts: &ctx.facts }.render(key));
         let Some(selected) = upstream.select(key.as_deref().unwrap_or_default().as_bytes()) else {
-            return Err(error::status(503, "no healthy server in the upstream"));
+            return Err(error::no_server());
         };
         let mut peer = upstream.peer(&selected);
         if upstream.tls() && session.is_upgrade_req() {
@@ -183,7 +187,11 @@ impl ProxyHttp for Gateway {
             asked: quanta::Instant::now(),
             connect_time: None,
             version: None,
+            connection: None,
+            sent: None,
+            latency: None,
         });
+        ctx.facts.attempts += 1;
         ctx.selected = Some(selected);
         Ok(peer)
     }
@@ -208,11 +216,14 @@ impl ProxyHttp for Gateway {
         reused: bool,
         _peer: &HttpPeer,
         _fd: std::os::unix::io::RawFd,
-        _digest: Option<&Digest>,
+        digest: Option<&Digest>,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         if let Some(upstream) = &mut ctx.facts.upstream {
             upstream.connect_time = Some(if reused { Duration::ZERO } else { upstream.asked.elapsed() });
+            if ctx.filtering.is_some() {
+                upstream.connection = digest.map(Connection::of);
+            }
         }
         Ok(())
     }
@@ -245,6 +256,9 @@ impl ProxyHttp for Gateway {
         if ctx.body.continued() {
             request.remove_header(&header::EXPECT);
         }
+        if let (Some(_), Some(upstream)) = (&ctx.filtering, &mut ctx.facts.upstream) {
+            upstream.sent = Some(quanta::Instant::now());
+        }
         outcome.only_continue()
     }
 
@@ -257,6 +271,7 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<()> {
         if let Some(upstream) = &mut ctx.facts.upstream {
             upstream.version = Some(response.version);
+            upstream.latency = upstream.latency.or(upstream.sent.map(|sent| sent.elapsed()));
         }
         if is_interim(response.status) {
             return Ok(());
@@ -301,6 +316,7 @@ impl ProxyHttp for Gateway {
 
     async fn fail_to_proxy(&self, session: &mut Session, failure: &pingora::Error, ctx: &mut Self::CTX) -> FailToProxy {
         ctx.facts.timed_out |= error::is_timeout(failure);
+        ctx.facts.origin = error::origin(failure).or(ctx.facts.origin);
         let code = error::status_of(failure);
         let written = session.response_written().is_some_and(|response| !is_interim(response.status));
         if let Some(reply) = ctx.filtering.as_ref().and_then(Filtering::take_reply).filter(|_| !written) {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::config::{self, Config};
 use crate::phase::Phase;
 use crate::reload::{Outcome, Report};
-use crate::snapshot::{LiveScript, ScriptChanges, Snapshot};
+use crate::snapshot::{Changes, LiveScript, Names, Snapshot};
 use crate::wasm;
 
 /// An entry of `GET /plugins`.
@@ -74,10 +74,12 @@ pub fn reload(report: Option<Report>) -> (StatusCode, Value) {
         return (StatusCode::SERVICE_UNAVAILABLE, json!({ "error": "the process is about to end" }));
     };
     match outcome {
-        Outcome::Ok { scripts: ScriptChanges { added, changed, removed }, took } => {
-            let scripts = json!({ "changed": changed, "added": added, "removed": removed });
-            let ms = took.as_millis() as u64;
-            (StatusCode::OK, json!({ "generation": generation, "scripts": scripts, "ms": ms }))
+        Outcome::Ok { changes, took } => {
+            let Changes { scripts, filters } = *changes;
+            let names =
+                |Names { added, changed, removed }| json!({ "changed": changed, "added": added, "removed": removed });
+            let (scripts, filters, ms) = (names(scripts), names(filters), took.as_millis() as u64);
+            (StatusCode::OK, json!({ "generation": generation, "scripts": scripts, "filters": filters, "ms": ms }))
         }
         Outcome::Unchanged => (StatusCode::OK, json!({ "generation": generation })),
         Outcome::Failed { told, .. } => (StatusCode::BAD_REQUEST, json!({ "generation": generation, "error": told })),

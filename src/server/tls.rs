@@ -1,6 +1,8 @@
 //! TLS by rustls: certificates are loaded when the configuration is checked, and chosen by the name that the client asks
 //! for (SNI, RFC 6066, section 3).
 
+mod certificate;
+
 use std::any::Any;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,7 +20,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use crate::config::{Config, Diagnostic, Diagnostics, HostPattern, Tls};
-use crate::facts::ServerName;
+use crate::facts::{Certificate, Handshake};
 use crate::proxy::Router;
 
 /// The certificates of every address that speaks TLS.
@@ -30,12 +32,12 @@ pub struct Certificates {
 impl Certificates {
     /// Reads all certificates and keys; what is wrong with them is reported.
     pub fn load(config: &Config, diagnostics: &mut Diagnostics) -> Certificates {
-        let mut keys = HashMap::<SocketAddr, Vec<(usize, Arc<CertifiedKey>)>>::new();
+        let mut keys = HashMap::<SocketAddr, Vec<(usize, Served)>>::new();
         for (index, server) in config.servers.iter().enumerate() {
             for listen in &server.listen {
                 let Some(tls) = &listen.tls else { continue };
                 match certified_key(tls) {
-                    Ok(key) => keys.entry(listen.addr).or_default().push((index, Arc::new(key))),
+                    Ok(key) => keys.entry(listen.addr).or_default().push((index, Served::new(key))),
                     Err(message) => diagnostics.push(
                         Diagnostic::error(listen.span.clone(), message)
                             .help("`cert` is a PEM file with the chain, the server's own certificate first; `key` a PEM file with its private key"),
@@ -43,7 +45,7 @@ impl Certificates {
                 }
             }
         }
-        let by_name = |(addr, keys): (SocketAddr, Vec<(usize, Arc<CertifiedKey>)>)| {
+        let by_name = |(addr, keys): (SocketAddr, Vec<(usize, Served)>)| {
             let names =
                 |(index, _): &(usize, _)| -> (usize, &[HostPattern]) { (*index, &config.servers[*index].names) };
             let router = Router::new(keys.iter().map(names));
@@ -64,10 +66,11 @@ impl Certificates {
 
     /// The settings of a listener on this address.
     pub fn settings(&self, addr: SocketAddr, h2: bool) -> TlsSettings {
-        let mut settings =
-            TlsSettings::with_callbacks(Box::new(KeepServerName)).expect("rustls settings are made without failing");
-        if let Some(resolver) = self.by_address.get(&addr) {
-            settings.set_cert_resolver(resolver.clone());
+        let resolver = self.by_address.get(&addr).cloned();
+        let keep = Box::new(KeepHandshake(resolver.clone()));
+        let mut settings = TlsSettings::with_callbacks(keep).expect("rustls settings are made without failing");
+        if let Some(resolver) = resolver {
+            settings.set_cert_resolver(resolver);
         }
         if h2 {
             settings.enable_h2();
@@ -84,24 +87,47 @@ struct Resolver(ArcSwap<ByName>);
 #[derive(Debug)]
 struct ByName {
     router: Router,
-    keys: HashMap<usize, Arc<CertifiedKey>>,
+    keys: HashMap<usize, Served>,
 }
 
-impl ResolvesServerCert for Resolver {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+/// A certificate, and what is read in it.
+#[derive(Clone, Debug)]
+struct Served {
+    key: Arc<CertifiedKey>,
+    certificate: Option<Arc<Certificate>>,
+}
+
+impl Served {
+    fn new(key: CertifiedKey) -> Served {
+        let certificate = key.cert.first().and_then(|der| certificate::read(der));
+        Served { key: Arc::new(key), certificate: certificate.map(Arc::new) }
+    }
+}
+
+impl Resolver {
+    fn served(&self, name: Option<&str>) -> Option<Served> {
         let ByName { router, keys } = &**self.0.load();
-        let server = router.server(|| hello.server_name().map(|name| name.to_ascii_lowercase().into()));
+        let server = router.server(|| name.map(|name| name.to_ascii_lowercase().into()));
         keys.get(&server).cloned()
     }
 }
 
-/// Keeps the name that the client asked for with the connection.
-struct KeepServerName;
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.served(hello.server_name()).map(|served| served.key)
+    }
+}
+
+/// Keeps with the connection what filters and variables ask of it.
+struct KeepHandshake(Option<Arc<Resolver>>);
 
 #[async_trait]
-impl TlsAccept for KeepServerName {
+impl TlsAccept for KeepHandshake {
     async fn handshake_complete_callback(&self, tls: &TlsRef) -> Option<Arc<dyn Any + Send + Sync>> {
-        tls.server_name().map(|name| Arc::new(ServerName(name.to_owned())) as _)
+        let server_name = tls.server_name();
+        let served = self.0.as_ref().and_then(|resolver| resolver.served(server_name));
+        let certificate = served.and_then(|served| served.certificate);
+        Some(Arc::new(Handshake { server_name: server_name.map(str::to_owned), certificate }))
     }
 }
 

@@ -88,11 +88,12 @@ impl Namespace {
         self.data.set(key, value, version, &self.shared.versions)
     }
 
-    /// Makes a queue, or finds the one of this name with what is in it. Messages are told to this listener from now on.
+    /// Makes a queue, or finds the one of this name with what is in it. Messages are told to this listener from now on;
+    /// without one, to the one before.
     ///
     /// # Errors
     /// `Full`
-    pub fn register_queue(&self, name: &[u8], listener: Weak<dyn QueueListener>) -> Result<u32, QueueError> {
+    pub fn register_queue(&self, name: &[u8], listener: Option<Weak<dyn QueueListener>>) -> Result<u32, QueueError> {
         self.queues.register(name, listener, &self.shared.queues)
     }
 }

@@ -60,7 +60,7 @@ struct Queue {
 
 struct State {
     messages: VecDeque<(Bytes, Taken)>,
-    listener: Weak<dyn QueueListener>,
+    listener: Option<Weak<dyn QueueListener>>,
 }
 
 impl Queues {
@@ -71,7 +71,7 @@ impl Queues {
         let listener = {
             let mut state = queue.state.lock();
             state.messages.push_back((message, room));
-            state.listener.upgrade()
+            state.listener.as_ref().and_then(Weak::upgrade)
         };
         // One that is gone misses it; the message waits for the next to register.
         if let Some(listener) = listener {
@@ -119,10 +119,17 @@ impl Default for Names {
 }
 
 impl Names {
-    pub fn register(&self, name: &[u8], listener: Weak<dyn QueueListener>, queues: &Queues) -> Result<u32, QueueError> {
+    pub fn register(
+        &self,
+        name: &[u8],
+        listener: Option<Weak<dyn QueueListener>>,
+        queues: &Queues,
+    ) -> Result<u32, QueueError> {
         let mut ids = self.ids.lock();
         if let Some(named) = ids.get(name) {
-            named.queue.state.lock().listener = listener;
+            if listener.is_some() {
+                named.queue.state.lock().listener = listener;
+            }
             return Ok(named.id);
         }
         let room = self.room.take(PER_QUEUE + name.len()).ok_or(QueueError::Full)?;
@@ -161,13 +168,13 @@ pub mod tests {
     }
 
     impl Heard {
-        fn listener(self: &Arc<Heard>) -> Weak<dyn QueueListener> {
+        fn listener(self: &Arc<Heard>) -> Option<Weak<dyn QueueListener>> {
             let listener: Weak<Heard> = Arc::downgrade(self);
-            listener
+            Some(listener)
         }
 
-        pub fn nobody() -> Weak<dyn QueueListener> {
-            Weak::<Heard>::new()
+        pub fn nobody() -> Option<Weak<dyn QueueListener>> {
+            None
         }
     }
 
@@ -197,6 +204,9 @@ pub mod tests {
         queues.enqueue(id, b"2").unwrap();
         queues.enqueue(id, b"3").unwrap();
         assert_eq!((&*first.0.lock(), &*second.0.lock()), (&vec![id], &vec![id, id]));
+        assert_eq!(names.register(b"q", Heard::nobody(), &queues), Ok(id));
+        queues.enqueue(id, b"3").unwrap();
+        assert_eq!(second.0.lock().len(), 3, "nobody takes nothing over");
         assert_eq!(queues.dequeue(id).unwrap(), "1", "what was there stays");
         drop(second);
         queues.enqueue(id, b"4").unwrap();
@@ -214,7 +224,7 @@ pub mod tests {
         let (queues, names) = (Arc::new(Queues::default()), Names::default());
         let taker = Arc::new(Taker(queues.clone(), Mutex::default()));
         let listener: Weak<Taker> = Arc::downgrade(&taker);
-        let id = names.register(b"q", listener, &queues).unwrap();
+        let id = names.register(b"q", Some(listener), &queues).unwrap();
         queues.enqueue(id, b"1").unwrap();
         assert_eq!(*taker.1.lock(), ["1"]);
     }

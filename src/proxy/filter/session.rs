@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::{PauseTimer, Response, State, failed, too_large};
 use crate::proxy::decorate::Decoration;
 use crate::proxy::{error, is_interim};
-use crate::wasm::{Direction, End, Flow};
+use crate::wasm::{Direction, End, Filters, Flow};
 
 /// Bytes of the request body that are kept for another attempt, as Pingora does.
 const RETRY: usize = 64 << 10;
@@ -61,6 +61,15 @@ impl FilteredSession {
         state.response != Response::Begun || state.filters.response_ended_with_headers() || session.was_upgraded()
     }
 
+    /// Runs filters with the request header lent to them.
+    fn with_filters<T>(&self, session: &mut ServerSession, run: impl FnOnce(&mut Filters) -> T) -> T {
+        let filters = &mut self.state.lock().filters;
+        filters.lend_request(session.req_header_mut());
+        let result = run(filters);
+        filters.return_request(session.req_header_mut());
+        result
+    }
+
     /// Does what the filters have decided, if that is not to go on.
     fn follow(&self, flow: Flow, direction: Direction) -> Result<()> {
         let reply = match flow {
@@ -100,8 +109,10 @@ impl FilteredSession {
             }
             flow = tokio::select! {
                 biased;
-                () = stream.woken() => self.state.lock().filters.run(Direction::Response),
-                () = sleep(paused.unwrap_or_default()), if paused.is_some() => self.state.lock().filters.give_up(Direction::Response),
+                () = stream.woken() => self.with_filters(session, |filters| filters.run(Direction::Response)),
+                () = sleep(paused.unwrap_or_default()), if paused.is_some() => {
+                    self.with_filters(session, |filters| filters.give_up(Direction::Response))
+                }
             };
         }
     }
@@ -152,15 +163,15 @@ impl FilteredSession {
             }
             HttpTask::Body(data, end) => {
                 self.response_over |= end;
-                self.state.lock().filters.body(Direction::Response, &data.unwrap_or_default(), end)
+                self.with_filters(session, |filters| filters.body(Direction::Response, &data.unwrap_or_default(), end))
             }
             HttpTask::Trailer(Some(trailers)) if !self.response_over => {
                 self.response_over = true;
-                self.state.lock().filters.response_trailers(*trailers)
+                self.with_filters(session, |filters| filters.response_trailers(*trailers))
             }
             HttpTask::Trailer(None) | HttpTask::Done if !self.response_over => {
                 self.response_over = true;
-                self.state.lock().filters.body(Direction::Response, &[], true)
+                self.with_filters(session, |filters| filters.body(Direction::Response, &[], true))
             }
             other => {
                 out.push(other);
@@ -195,13 +206,15 @@ impl Decoration for FilteredSession {
             };
             let flow = tokio::select! {
                 biased;
-                () = stream.woken() => self.state.lock().filters.run(Direction::Request),
-                () = sleep(paused.unwrap_or_default()), if paused.is_some() => self.state.lock().filters.give_up(Direction::Request),
+                () = stream.woken() => self.with_filters(session, |filters| filters.run(Direction::Request)),
+                () = sleep(paused.unwrap_or_default()), if paused.is_some() => {
+                    self.with_filters(session, |filters| filters.give_up(Direction::Request))
+                }
                 chunk = session.read_request_body(), if reads => {
                     let chunk = chunk?;
                     self.over = chunk.is_none() || session.is_body_done();
                     let over = self.over;
-                    self.state.lock().filters.body(Direction::Request, &chunk.unwrap_or_default(), over)
+                    self.with_filters(session, |filters| filters.body(Direction::Request, &chunk.unwrap_or_default(), over))
                 }
             };
             self.follow(flow, Direction::Request)?;

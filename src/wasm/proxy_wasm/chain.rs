@@ -7,7 +7,7 @@ mod lane;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::exchange::{RequestHeader, ResponseHeader};
+use crate::exchange::{RequestHeader, ResponseHeader, no_request};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
@@ -48,6 +48,8 @@ pub struct Filters {
     contexts: Vec<State>,
     request: Lane,
     response: Lane,
+    /// Takes the place of the request header while that is lent.
+    stand_in: Option<RequestHeader>,
 }
 
 /// A filter's context for this request.
@@ -74,16 +76,18 @@ pub enum Flow {
 }
 
 impl Filters {
-    /// For a request with this header, which is lent until [`Filters::take_request`].
+    /// For a request with this header, which is lent until [`Filters::return_request`].
     pub fn new(chain: Arc<FilterChain>, request: RequestHeader, facts: Box<Facts>) -> Filters {
         let count = chain.filters.len();
         let mut http = Http::of(request, facts, count);
         http.request.open.header = true;
+        http.upstream_open = true;
         Filters {
             stream: Arc::new(Stream::of(http)),
             contexts: (0..count).map(|_| State::Unopened).collect(),
             request: Lane::new(Direction::Request, count),
             response: Lane::new(Direction::Response, count),
+            stand_in: None,
             chain,
         }
     }
@@ -103,6 +107,7 @@ impl Filters {
         let mut http = self.stream.lock();
         http.response.header = Some(response);
         http.response.open.header = true;
+        http.response.trailers = None;
         http.reply = None;
         drop(http);
         self.response.begin(end);
@@ -111,6 +116,9 @@ impl Filters {
 
     /// More of a body has come.
     pub fn body(&mut self, direction: Direction, data: &[u8], end: bool) -> Flow {
+        if direction == Direction::Request {
+            self.stream.lock().facts.client_bytes_received += data.len() as u64;
+        }
         self.lane(direction).feed(data, if end { Some(End::Body) } else { None });
         self.run(direction)
     }
@@ -144,13 +152,29 @@ impl Filters {
         self.lane_ref(direction).headers_passed()
     }
 
-    /// The request header, as it goes on; filters keep a copy to look at.
-    pub fn take_request(&mut self) -> Option<RequestHeader> {
+    /// The request header can be changed no more.
+    pub fn close_request(&mut self) {
         let mut http = self.stream.lock();
         http.request.open.header = false;
-        let header = http.request.header.take();
-        http.request.header = header.clone();
-        header
+        http.upstream_open = false;
+    }
+
+    /// Lends the request header to the filters, for callbacks that look at it.
+    pub fn lend_request(&mut self, request: &mut RequestHeader) {
+        let stand_in = self.stand_in.take().unwrap_or_else(no_request);
+        self.stream.lock().request.header = Some(std::mem::replace(request, stand_in));
+    }
+
+    /// Gives it back. While a filter has paused the stream, there is a copy for callbacks that come meanwhile.
+    pub fn return_request(&mut self, request: &mut RequestHeader) {
+        let is_paused = self.request.paused().or(self.response.paused()).is_some();
+        let mut http = self.stream.lock();
+        if let Some(lent) = http.request.header.take() {
+            self.stand_in = Some(std::mem::replace(request, lent));
+        }
+        if is_paused {
+            http.request.header = Some(request.clone());
+        }
     }
 
     /// The response header, as it goes on.
@@ -164,12 +188,16 @@ impl Filters {
 
     /// What of the body has passed all filters, and whether it was the end.
     pub fn take_body(&mut self, direction: Direction) -> (Option<Bytes>, Option<End>) {
-        self.lane(direction).take()
+        let (data, end) = self.lane(direction).take();
+        if let (Direction::Response, Some(data)) = (direction, &data) {
+            self.stream.lock().facts.client_bytes_sent += data.len() as u64;
+        }
+        (data, end)
     }
 
-    /// Trailers of the response, to be sent after the body.
+    /// Trailers of the response, to be sent after the body; filters keep a copy to look at.
     pub fn take_response_trailers(&mut self) -> Option<HeaderMap> {
-        let trailers = self.stream.lock().response.trailers.take()?;
+        let trailers = self.stream.lock().response.trailers.clone()?;
         (!trailers.is_empty()).then_some(trailers)
     }
 
@@ -231,6 +259,12 @@ impl Filters {
         if self.lane_ref(direction).has_trailers_for(index) {
             self.on_trailers(direction, index, position)?;
         }
+        let metrics = &self.chain.filters[position].plugin.identity.metrics;
+        match direction {
+            Direction::Request => self.request.stage_mut(index),
+            Direction::Response => self.response.stage_mut(index),
+        }
+        .count_pause(|| metrics.paused());
         Ok(())
     }
 
@@ -289,10 +323,12 @@ impl Filters {
             held.body.clear();
         }
         let too_large = action == BodyAction::Buffer && held.body.len() > self.chain.filters[position].buffer;
-        drop(http);
         if too_large {
+            let details = if is_request { "request_payload_too_large" } else { "response_payload_too_large" };
+            http.details = Some(details.to_owned());
             return Err(Flow::TooLarge);
         }
+        drop(http);
         match action {
             BodyAction::Continue => self.release(direction, index, position),
             _ => self.lane(direction).stage_mut(index).pause = Pause::Body,
@@ -365,12 +401,12 @@ impl Filters {
     fn decided(&self) -> Result<(), Flow> {
         let mut http = self.stream.lock();
         if http.closed {
+            http.details = Some("wasm_close_stream".to_owned());
             return Err(Flow::Reset);
         }
-        match http.reply.take() {
-            Some(reply) => Err(Flow::Reply(reply)),
-            None => Ok(()),
-        }
+        let Some(reply) = http.reply.take() else { return Ok(()) };
+        http.details = Some(reply.details.clone());
+        Err(Flow::Reply(reply))
     }
 
     /// Whether another stream, or something without a stream, has ended the VM, or decided something.
@@ -391,7 +427,9 @@ impl Filters {
             return Ok(());
         }
         self.contexts[position] = State::Ended;
-        let is_grpc = self.stream.lock().is_grpc();
+        let mut http = self.stream.lock();
+        http.details = Some("wasm_fail_stream".to_owned());
+        let is_grpc = http.is_grpc();
         let reply = LocalReply {
             status: StatusCode::SERVICE_UNAVAILABLE,
             headers: Vec::new(),
@@ -421,6 +459,7 @@ impl Filters {
             let mut http = self.stream.lock();
             http.request.open = Default::default();
             http.response.open = Default::default();
+            http.closed = true;
         }
         for state in &mut self.contexts {
             if let State::Open(link, _) = std::mem::replace(state, State::Ended) {

@@ -9,11 +9,13 @@ use parking_lot::Mutex;
 use wasmtime::InstancePre;
 
 use super::Services;
+use super::module::FilterModule;
 use super::plugin::{Identity, Plugin};
-use super::slot::{Link, Lost, Slot};
-use super::state::{Contexts, Environment, Mode, Shown, State, StreamContext};
+use super::slot::{Link, Lost, Restart, Slot};
+use super::state::{Contexts, Environment, Mode, Shown, State, StreamContext, Task};
+use super::stream::Stream;
 use super::vm::{Allowed, StartError, Vm};
-use crate::config::{FailurePolicy, FilterLimits};
+use crate::config::FailurePolicy;
 use crate::observe::metrics::Counted;
 use crate::wasm::limits::{Cpu, Memory};
 
@@ -23,8 +25,13 @@ const BACKOFF: Duration = Duration::from_secs(1);
 pub struct Group {
     pub environment: Arc<Environment>,
     pub pre: InstancePre<State>,
+    /// Is in use as long as this is: other plugins of the same code find it.
+    pub module: Arc<FilterModule>,
     pub allowed: Allowed,
-    pub limits: FilterLimits,
+    /// Bytes of the memory of a VM.
+    pub memory: usize,
+    /// CPU time of a callback.
+    pub cpu: Duration,
     /// Made with the first plugin.
     pub slots: OnceLock<Vec<Arc<Slot>>>,
     /// How many there are to be; 0: one for every stream.
@@ -40,30 +47,35 @@ impl Group {
     /// When a VM cannot be started, or the plugin refuses its configuration.
     pub fn plugin(self: &Arc<Group>, identity: Identity) -> Result<Arc<Plugin>, StartError> {
         let mut plugins = self.plugins.lock();
-        let running = plugins.iter().filter_map(Weak::upgrade).find(|plugin| plugin.identity.is_same(&identity));
-        let plugin = running.unwrap_or_else(|| Arc::new(Plugin { identity: Arc::new(identity), group: self.clone() }));
+        plugins.retain(|plugin| plugin.strong_count() > 0);
         let known: Vec<_> = plugins.iter().filter_map(Weak::upgrade).collect();
-        self.start(&plugin, &known)?;
-        plugins.retain(|other| other.strong_count() > 0 && !std::ptr::eq(other.as_ptr(), Arc::as_ptr(&plugin)));
-        plugins.push(Arc::downgrade(&plugin));
+        let running = known.iter().find(|plugin| plugin.identity.is_same(&identity)).cloned();
+        let is_new = running.is_none();
+        let plugin = running.unwrap_or_else(|| Arc::new(Plugin { identity: Arc::new(identity), group: self.clone() }));
+        self.start(&plugin, is_new, &known)?;
+        if is_new {
+            plugins.push(Arc::downgrade(&plugin));
+        }
         Ok(plugin)
     }
 
     /// In every slot: in new ones, in those that run, and in those that have failed, which get a new VM.
-    fn start(self: &Arc<Group>, plugin: &Arc<Plugin>, known: &[Arc<Plugin>]) -> Result<(), StartError> {
+    fn start(self: &Arc<Group>, plugin: &Arc<Plugin>, is_new: bool, known: &[Arc<Plugin>]) -> Result<(), StartError> {
+        let identity = &plugin.identity;
         if self.size == 0 {
-            // A trial: what is wrong shows now, and not with the first request.
-            return self.fresh(&plugin.identity).map(drop);
+            // What is wrong shows now, and not with the first request.
+            return if is_new { self.lone(identity, true).map(drop) } else { Ok(()) };
         }
         if self.slots().is_empty() {
-            let slots: Result<_, _> = (0..self.size).map(|_| Slot::start(|slot| self.vm(slot))).collect();
+            let slots: Result<_, _> = (0..self.size).map(|_| Slot::start(|slot| self.vm(slot, false))).collect();
             let _ = self.slots.set(slots?);
+        } else if !self.slots().iter().all(|slot| slot.runs(identity)) {
+            // What is wrong shows in a VM of its own: in those that run it would hurt others.
+            self.lone(identity, true)?;
         }
         for slot in self.slots() {
-            if slot.failed().is_some() {
-                slot.restart(|slot| self.vm_with(slot, known))?;
-            }
-            slot.start_plugin(&plugin.identity).unwrap_or(Ok(0))?;
+            slot.restart(Duration::ZERO, |slot| self.vm_with(slot, known))?;
+            slot.start_plugin(identity).unwrap_or(Ok(0))?;
         }
         Ok(())
     }
@@ -76,52 +88,62 @@ impl Group {
         self: &Arc<Group>,
         plugin: &Plugin,
         policy: FailurePolicy,
-        stream: &Arc<super::stream::Stream>,
+        stream: &Arc<Stream>,
         position: usize,
     ) -> Result<Link, Lost> {
         let identity = &plugin.identity;
-        let context = |root| StreamContext { stream: stream.clone(), position, root };
+        let context = |root| StreamContext { stream: stream.clone(), position, root, declared: Vec::new() };
         if self.size == 0 {
-            let slot = self.fresh(identity).map_err(|error| {
-                identity.failed_to_start(&error);
+            let slot = self.lone(identity, false).map_err(|error| {
+                identity.failed_to_start(&error, Some(stream));
                 Lost
             })?;
             return slot.open(identity, context).unwrap_or(Err(Lost));
         }
         let slots = self.slots();
-        let own = worker() % slots.len();
-        let (others, first) = slots.split_at(own);
+        let (others, first) = slots.split_at(worker() % slots.len());
         let in_order = || first.iter().chain(others);
+        if policy == FailurePolicy::Reload
+            && let Some(slot) = in_order().find(|slot| slot.has_failed())
+        {
+            self.reload(slot, identity, Some(stream));
+        }
         let free = in_order().find_map(|slot| slot.try_open(identity, context));
-        let opened = free.or_else(|| in_order().find_map(|slot| slot.open(identity, context)));
-        if let Some(opened) = opened {
-            return opened;
-        }
-        if policy == FailurePolicy::Reload && self.reload(&slots[own], identity) {
-            return slots[own].open(identity, context).unwrap_or(Err(Lost));
-        }
-        Err(Lost)
+        free.or_else(|| in_order().find_map(|slot| slot.open(identity, context))).unwrap_or(Err(Lost))
     }
 
-    /// Starts a VM anew, if that is not too soon.
-    fn reload(self: &Arc<Group>, slot: &Arc<Slot>, identity: &Identity) -> bool {
-        let jitter = BACKOFF.mul_f64(f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 512.0);
-        if slot.failed().is_some_and(|since| since < BACKOFF + jitter) {
-            identity.metrics.reload_backoff.inc();
-            return false;
-        }
+    /// Starts a VM that has failed anew, unless that is too soon.
+    fn reload(self: &Arc<Group>, slot: &Arc<Slot>, identity: &Arc<Identity>, stream: Option<&Arc<Stream>>) {
         let plugins: Vec<_> = self.plugins.lock().iter().filter_map(Weak::upgrade).collect();
-        match slot.restart(|slot| self.vm_with(slot, &plugins)) {
-            Ok(()) => {
-                identity.metrics.reload_success.inc();
-                true
-            }
+        match slot.restart(backoff(), |slot| self.vm_with(slot, &plugins)) {
+            Ok(Restart::Unneeded) => {}
+            Ok(Restart::TooSoon) => _ = identity.metrics.reload_backoff.inc(),
+            Ok(Restart::Done) if slot.runs(identity) => _ = identity.metrics.reload_success.inc(),
+            Ok(Restart::Done) => _ = identity.metrics.reload_failure.inc(),
             Err(error) => {
                 identity.metrics.reload_failure.inc();
-                identity.failed_to_start(&error);
-                false
+                identity.failed_to_start(&error, stream);
             }
         }
+    }
+
+    /// Has each VM that fails started anew, also when no stream asks for it, as long as the answer lives.
+    pub fn revive(&self, plugin: &Arc<Plugin>) -> Vec<Task> {
+        let revive = |slot: &Arc<Slot>| {
+            let (plugin, slot, fails) = (Arc::downgrade(plugin), Arc::downgrade(slot), slot.fails());
+            let reviving = self.services.background().spawn(async move {
+                loop {
+                    fails.notified().await;
+                    while let Some(slot) = slot.upgrade().filter(|slot| slot.has_failed()) {
+                        tokio::time::sleep(backoff().saturating_sub(slot.age())).await;
+                        let Some(plugin) = plugin.upgrade() else { return };
+                        plugin.group.reload(&slot, &plugin.identity, None);
+                    }
+                }
+            });
+            Task(reviving.abort_handle())
+        };
+        self.slots().iter().map(revive).collect()
     }
 
     pub fn shut_down(self: &Arc<Group>, identity: &Arc<Identity>) {
@@ -134,28 +156,40 @@ impl Group {
         self.slots.get().map_or(&[], Vec::as_slice)
     }
 
-    /// A slot for one stream.
-    fn fresh(self: &Arc<Group>, identity: &Arc<Identity>) -> Result<Arc<Slot>, StartError> {
-        let slot = Slot::start(|slot| self.vm(slot))?;
+    /// A VM beside the slots: for one stream, or to see whether a plugin starts.
+    fn lone(self: &Arc<Group>, identity: &Arc<Identity>, is_trial: bool) -> Result<Arc<Slot>, StartError> {
+        let slot = Slot::start(|slot| self.vm(slot, is_trial))?;
         slot.start_plugin(identity).unwrap_or(Ok(0))?;
         Ok(slot)
     }
 
+    /// A VM with these plugins. One that does not start any more is left out: that is no reason for the others to fail.
     fn vm_with(&self, slot: &Weak<Slot>, plugins: &[Arc<Plugin>]) -> Result<Vm, StartError> {
-        let mut vm = self.vm(slot)?;
-        for plugin in plugins {
-            vm.start_plugin(&plugin.identity)?;
+        let mut plugins: Vec<_> = plugins.iter().map(|plugin| &plugin.identity).collect();
+        loop {
+            let mut vm = self.vm(slot, false)?;
+            let started = plugins.iter().try_for_each(|identity| match vm.start_plugin(identity) {
+                Ok(_) => Ok(()),
+                Err(error) => Err((Arc::as_ptr(identity), error)),
+            });
+            let Err((failed, error)) = started else { return Ok(vm) };
+            plugins.retain(|identity| {
+                let stays = Arc::as_ptr(identity) != failed;
+                if !stays {
+                    identity.failed_to_start(&error, None);
+                }
+                stays
+            });
         }
-        Ok(vm)
     }
 
-    fn vm(&self, slot: &Weak<Slot>) -> Result<Vm, StartError> {
+    fn vm(&self, slot: &Weak<Slot>, is_trial: bool) -> Result<Vm, StartError> {
         let state = State {
             memory: None,
             allocate: None,
             mode: Mode::Initializing,
-            limits: Memory::new(self.limits.memory),
-            cpu: Cpu::new(self.limits.cpu),
+            limits: Memory::new(self.memory),
+            cpu: Cpu::new(self.cpu),
             contexts: Contexts::default(),
             calls: Default::default(),
             shown: Shown::default(),
@@ -163,11 +197,17 @@ impl Group {
             vm: self.environment.clone(),
             services: self.services.clone(),
             slot: slot.clone(),
+            is_trial,
             output: Default::default(),
-            _alive: Counted::new(&self.services.capabilities.live.instances),
+            _alive: Counted::new(&self.services.capabilities.live.filter_vms),
         };
-        Vm::start(&self.pre, state, self.limits.cpu, &self.allowed)
+        Vm::start(&self.pre, state, self.cpu, &self.allowed)
     }
+}
+
+/// How long a VM is left alone at least, from its start: as in Envoy, by half of that longer at random.
+fn backoff() -> Duration {
+    BACKOFF + BACKOFF.mul_f64(f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 512.0)
 }
 
 /// A number for the thread, so that each worker has a slot to itself.

@@ -10,6 +10,7 @@ mod host;
 pub mod module;
 mod pairs;
 mod plugin;
+mod property;
 mod slot;
 mod state;
 mod stream;
@@ -18,6 +19,7 @@ mod wasi;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::{self, Handle};
@@ -28,12 +30,12 @@ use self::module::{FilterModule, FilterModuleError, FilterModules};
 use self::state::{Environment, State};
 use crate::capability::Capabilities;
 use crate::config::abi::{HOST_FUNCTIONS, WASI_FUNCTIONS};
-use crate::config::{Code, FilterConfig, FilterLimits};
+use crate::config::{Code, FilterConfig};
 use crate::observe::metrics::FilterMetrics;
 use crate::wasm::code::{CodeError, CodeStore};
 
 pub use self::chain::{End, Filter, FilterChain, Filters, Flow};
-pub use self::plugin::{Identity, Plugin};
+pub use self::plugin::{Identity, Plugin, Service};
 pub use self::stream::LocalReply;
 pub use self::vm::StartError;
 
@@ -61,7 +63,9 @@ struct Key {
     vm_configuration: Option<String>,
     env: Vec<(String, String)>,
     allowed: Vec<String>,
-    limits: FilterLimits,
+    memory: usize,
+    cpu: Duration,
+    callouts: usize,
     slots: usize,
 }
 
@@ -81,6 +85,14 @@ pub enum FilterError {
 }
 
 impl FilterError {
+    /// The callback that did not let it start.
+    pub fn callback(&self) -> Option<&'static str> {
+        match self {
+            FilterError::Start(StartError::Trap { callback, .. } | StartError::Refused(callback)) => Some(callback),
+            _ => None,
+        }
+    }
+
     /// What to do about it.
     pub fn help(&self) -> &'static str {
         match self {
@@ -138,14 +150,21 @@ impl FilterHost {
         Ok(self.group(&module, config, slots)?.plugin(identity)?)
     }
 
-    fn group(&self, module: &FilterModule, config: &FilterConfig, slots: usize) -> Result<Arc<Group>, FilterError> {
+    fn group(
+        &self,
+        module: &Arc<FilterModule>,
+        config: &FilterConfig,
+        slots: usize,
+    ) -> Result<Arc<Group>, FilterError> {
         let key = Key {
             code: module.digest,
             vm_id: config.vm_id.clone(),
             vm_configuration: config.vm_configuration.clone(),
             env: config.env.clone(),
             allowed: config.allowed_capabilities.clone(),
-            limits: config.limits,
+            memory: config.limits.memory,
+            cpu: config.limits.cpu,
+            callouts: config.limits.callouts,
             slots,
         };
         let mut groups = self.groups.lock();
@@ -166,8 +185,10 @@ impl FilterHost {
         let group = Arc::new(Group {
             environment: Arc::new(environment),
             pre: self.link(module, &allowed)?,
+            module: module.clone(),
             allowed,
-            limits: config.limits,
+            memory: config.limits.memory,
+            cpu: config.limits.cpu,
             slots: OnceLock::new(),
             size: slots,
             plugins: Mutex::default(),
@@ -192,7 +213,8 @@ impl FilterHost {
                 unknown.insert(format!("{from}.{name}"));
                 continue;
             }
-            let is_allowed = allowed.as_ref().is_none_or(|allowed| allowed.contains(name));
+            let is_allowed =
+                host::BESIDE_THE_ABI.contains(&name) || allowed.as_ref().is_none_or(|allowed| allowed.contains(name));
             if !is_allowed {
                 let denied = Val::I32(if from == "env" { abi::Status::InternalFailure as i32 } else { ENOTCAPABLE });
                 let deny = move |_: wasmtime::Caller<'_, State>, _: &[Val], results: &mut [Val]| {

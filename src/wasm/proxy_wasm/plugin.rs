@@ -3,8 +3,12 @@
 use std::sync::Arc;
 
 use super::group::Group;
+use super::state::Task;
+use super::stream::Stream;
 use super::vm::StartError;
+use crate::config::FailurePolicy;
 use crate::observe::metrics::FilterMetrics;
+use crate::wasm::FailureKind;
 
 /// By which a plugin is known in its VMs. Those of the same identity share a root context.
 pub struct Identity {
@@ -19,9 +23,14 @@ impl Identity {
         (&self.name, &self.root_id, &self.configuration) == (&other.name, &other.root_id, &other.configuration)
     }
 
-    /// Logs that a VM could not be started for a request.
-    pub fn failed_to_start(&self, error: &StartError) {
-        log::error!("filter={} the plugin {}", self.name, error.to_string().replace('\n', "\n    "));
+    /// Counts and logs that it could not be started where it ran, or for a request.
+    pub fn failed_to_start(&self, error: &StartError, stream: Option<&Arc<Stream>>) {
+        let kind = FailureKind::Instantiate;
+        self.metrics.failures(kind).inc();
+        let request = stream.map(|stream| stream.lock().facts.request_id().to_owned());
+        let (name, request) = (&self.name, request.as_deref().unwrap_or("-"));
+        let error = error.to_string().replace('\n', "\n    ");
+        log::error!("filter={name} request={request} failed: {}: the plugin {error}", kind.name());
     }
 }
 
@@ -34,5 +43,19 @@ pub struct Plugin {
 impl Drop for Plugin {
     fn drop(&mut self) {
         self.group.shut_down(&self.identity);
+    }
+}
+
+/// A plugin without streams: it runs as long as this lives.
+pub struct Service {
+    pub plugin: Arc<Plugin>,
+    pub failure_policy: FailurePolicy,
+    _revival: Vec<Task>,
+}
+
+impl Service {
+    pub fn new(plugin: Arc<Plugin>, failure_policy: FailurePolicy) -> Service {
+        let revival = if failure_policy == FailurePolicy::Reload { plugin.group.revive(&plugin) } else { Vec::new() };
+        Service { plugin, failure_policy, _revival: revival }
     }
 }

@@ -1,24 +1,31 @@
 //! A place for a VM. A stream is pinned to its slot from its first callback to its last; the slot is locked for one
 //! callback at a time, never while anything waits.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
 
 use super::Services;
 use super::plugin::Identity;
-use super::state::{Effect, StreamContext};
-use super::vm::Vm;
+use super::state::{Effect, StreamContext, Task};
+use super::vm::{StartError, Vm};
 use crate::capability::shared::QueueListener;
 use crate::wasm::Failure;
+
+/// How long a plugin that is shut down may go on until it calls `proxy_done`.
+const LONGEST_FAREWELL: Duration = Duration::from_secs(60);
 
 /// A VM, or the place where it was.
 pub struct Slot {
     vm: Mutex<Place>,
     /// Of the VM: counted up when it fails.
     generation: AtomicU64,
+    has_failed: AtomicBool,
+    /// It fails.
+    fails: Arc<Notify>,
 }
 
 struct Place {
@@ -32,6 +39,15 @@ struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the VM has failed")]
 pub struct Lost;
+
+/// What came of an attempt to put a new VM in the place of one that has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    Done,
+    /// Somebody else has done it.
+    Unneeded,
+    TooSoon,
+}
 
 /// A stream context: where it is, and in which VM.
 pub struct Link {
@@ -47,7 +63,12 @@ impl Slot {
     /// Of `start`.
     pub fn start<E>(start: impl FnOnce(&Weak<Slot>) -> Result<Vm, E>) -> Result<Arc<Slot>, E> {
         let place = Place { vm: None, started: Instant::now() };
-        let slot = Arc::new(Slot { vm: Mutex::new(place), generation: AtomicU64::new(0) });
+        let slot = Arc::new(Slot {
+            vm: Mutex::new(place),
+            generation: AtomicU64::new(0),
+            has_failed: AtomicBool::new(false),
+            fails: Arc::default(),
+        });
         let vm = start(&Arc::downgrade(&slot))?;
         slot.vm.lock().vm = Some(vm);
         slot.settle();
@@ -105,10 +126,10 @@ impl Slot {
     }
 
     /// Starts a plugin in the VM; none when there is no VM.
-    pub fn start_plugin(self: &Arc<Slot>, identity: &Arc<Identity>) -> Option<Result<u32, super::vm::StartError>> {
+    pub fn start_plugin(self: &Arc<Slot>, identity: &Arc<Identity>) -> Option<Result<u32, StartError>> {
         let mut place = self.vm.lock();
         let started = place.vm.as_mut()?.start_plugin(identity);
-        if let Err(super::vm::StartError::Trap { .. }) = &started {
+        if let Err(StartError::Trap { .. }) = &started {
             // What it had running went on until here.
             self.abandon(&mut place);
         }
@@ -117,35 +138,74 @@ impl Slot {
         Some(started)
     }
 
+    /// Whether a plugin runs here.
+    pub fn runs(&self, identity: &Arc<Identity>) -> bool {
+        self.vm.lock().vm.as_ref().is_some_and(|vm| vm.root(identity).is_some())
+    }
+
     /// Shuts a plugin down, if it runs here.
     pub fn shut_down(self: &Arc<Slot>, identity: &Arc<Identity>) {
         let mut place = self.vm.lock();
-        if let Some(root) = place.vm.as_ref().and_then(|vm| vm.root(identity)) {
-            // A failure is logged, and nobody waits for more.
-            let _ = self.run(&mut place, |vm| vm.shut_down(root));
-        }
+        let Some(root) = place.vm.as_ref().and_then(|vm| vm.root(identity)) else { return };
+        // A failure is logged, and nobody waits for more.
+        let _ = self.run(&mut place, |vm| {
+            if vm.on_root_done(root)? {
+                return vm.delete(root);
+            }
+            self.park(vm, root);
+            Ok(())
+        });
     }
 
-    /// Whether the VM has failed, and how long ago it was started.
-    pub fn failed(&self) -> Option<Duration> {
-        let place = self.vm.lock();
-        place.vm.is_none().then(|| place.started.elapsed())
+    /// Keeps the VM for a plugin that is to call `proxy_done`: in a tick, or when a callout is answered.
+    fn park(self: &Arc<Slot>, vm: &mut Vm, id: u32) {
+        let background = vm.state().services.background().clone();
+        let Some(root) = vm.state().contexts.root_mut(id) else { return };
+        let (slot, generation) = (self.clone(), self.generation());
+        let waiting = background.spawn(async move {
+            tokio::time::sleep(LONGEST_FAREWELL).await;
+            // A failure is logged.
+            let _ = slot.with(generation, |vm| vm.delete(id));
+        });
+        root.parked = Some(Task(waiting.abort_handle()));
     }
 
-    /// Puts a new VM in the place of one that has failed.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Relaxed)
+    }
+
+    /// Notified when the VM fails.
+    pub fn fails(&self) -> Arc<Notify> {
+        self.fails.clone()
+    }
+
+    /// How long ago the VM was started, or that was tried.
+    pub fn age(&self) -> Duration {
+        self.vm.lock().started.elapsed()
+    }
+
+    /// Puts a new VM in the place of one that has failed, if that was started this long ago.
     ///
     /// # Errors
     /// Of `start`: it counts as started all the same, so that the next attempt waits.
-    pub fn restart<E>(self: &Arc<Slot>, start: impl FnOnce(&Weak<Slot>) -> Result<Vm, E>) -> Result<(), E> {
+    pub fn restart<E>(
+        self: &Arc<Slot>,
+        pause: Duration,
+        start: impl FnOnce(&Weak<Slot>) -> Result<Vm, E>,
+    ) -> Result<Restart, E> {
         let mut place = self.vm.lock();
         if place.vm.is_some() {
-            return Ok(());
+            return Ok(Restart::Unneeded);
+        }
+        if place.started.elapsed() < pause {
+            return Ok(Restart::TooSoon);
         }
         place.started = Instant::now();
         place.vm = Some(start(&Arc::downgrade(self))?);
+        self.has_failed.store(false, Ordering::Relaxed);
         drop(place);
         self.settle();
-        Ok(())
+        Ok(Restart::Done)
     }
 
     /// What starting has asked for.
@@ -182,6 +242,8 @@ impl Slot {
     /// Takes the VM down, and tells all its streams.
     fn abandon(&self, place: &mut Place) {
         self.generation.fetch_add(1, Ordering::Relaxed);
+        self.has_failed.store(true, Ordering::Relaxed);
+        self.fails.notify_one();
         if let Some(mut vm) = place.vm.take() {
             for stream in vm.state().contexts.streams() {
                 stream.wake();
@@ -193,9 +255,7 @@ impl Slot {
     fn arm(self: &Arc<Slot>, vm: &mut Vm, id: u32) {
         let background = vm.state().services.background().clone();
         let Some(root) = vm.state().contexts.root_mut(id) else { return };
-        if let Some(task) = root.tick.task.take() {
-            task.abort();
-        }
+        root.tick.task = None;
         let (period, generation) = (root.tick.period, self.generation());
         if period == 0 {
             return;
@@ -211,7 +271,7 @@ impl Slot {
                 }
             }
         });
-        root.tick.task = Some(ticking.abort_handle());
+        root.tick.task = Some(Task(ticking.abort_handle()));
     }
 }
 

@@ -13,6 +13,7 @@ use super::abi::Status;
 use super::calls::Calls;
 use super::module::Abi;
 use super::plugin::Identity;
+use super::property::Declared;
 use super::slot::Slot;
 use super::stream::Stream;
 use super::{Services, wasi};
@@ -41,6 +42,8 @@ pub struct State {
     pub services: Arc<Services>,
     /// Where it lives; gone when it is being taken down.
     pub slot: Weak<Slot>,
+    /// Whether it shows that a plugin starts, and nothing more.
+    pub is_trial: bool,
     pub output: Output,
     pub _alive: Counted,
 }
@@ -94,8 +97,10 @@ pub struct Root {
     /// Who is told of messages in its queues.
     pub listener: Arc<dyn QueueListener>,
     pub tick: Tick,
-    /// `proxy_on_done` has answered false: it is deleted on `proxy_done`.
-    pub parked: bool,
+    /// The properties that it has declared.
+    pub declared: Vec<Declared>,
+    /// There when `proxy_on_done` has answered false: it is deleted on `proxy_done`. The task keeps the VM until then.
+    pub parked: Option<Task>,
 }
 
 /// The clock of a root context.
@@ -103,14 +108,15 @@ pub struct Root {
 pub struct Tick {
     /// Milliseconds; 0: none.
     pub period: u32,
-    pub task: Option<tokio::task::AbortHandle>,
+    pub task: Option<Task>,
 }
 
-impl Drop for Tick {
+/// A task in the background. Dropped, it is cancelled.
+pub struct Task(pub tokio::task::AbortHandle);
+
+impl Drop for Task {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
+        self.0.abort();
     }
 }
 
@@ -120,6 +126,8 @@ pub struct StreamContext {
     /// In its chain.
     pub position: usize,
     pub root: u32,
+    /// The properties that it has declared itself.
+    pub declared: Vec<Declared>,
 }
 
 /// Values that there are only while a callback runs which is about them.
@@ -181,6 +189,14 @@ impl Contexts {
         match self.all.get_mut(&id) {
             Some(Context::Root(root)) => Some(root),
             _ => None,
+        }
+    }
+
+    /// The properties that the context that calls has declared; none without a context.
+    pub fn declared(&mut self) -> Option<&mut Vec<Declared>> {
+        match self.all.get_mut(&self.current)? {
+            Context::Root(root) => Some(&mut root.declared),
+            Context::Stream(stream) => Some(&mut stream.declared),
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::abi::Direction;
 use super::fields::Fields;
-use crate::facts::Facts;
+use crate::facts::{Facts, Way};
 
 /// A stream in the hands of its request and of the contexts of its filters.
 pub struct Stream {
@@ -46,6 +46,7 @@ pub struct Http {
     pub request: Message<RequestHeader>,
     pub response: Message<ResponseHeader>,
     pub facts: Box<Facts>,
+    pub way: Way,
     /// `:scheme`, when a filter has set another.
     pub scheme: Option<String>,
     /// What ends the stream: the first that a filter sends.
@@ -53,10 +54,14 @@ pub struct Http {
     pub closed: bool,
     /// Callouts of its filters that have not been answered.
     pub callouts: usize,
+    /// Why the filters have ended the stream: what they say of their response.
+    pub details: Option<String>,
     /// What filters have set (`proxy_set_property`), by the path with its NULs.
     pub properties: HashMap<Vec<u8>, Bytes>,
     /// What a filter has chosen: the name of an upstream.
     pub upstream: Option<String>,
+    /// Until the request goes on to it.
+    pub upstream_open: bool,
 }
 
 /// One direction of a stream.

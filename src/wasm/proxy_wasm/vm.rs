@@ -136,7 +136,8 @@ impl Vm {
             identity: identity.clone(),
             listener: Arc::new(Listener::new(id, state.slot.clone(), state.services.clone())),
             tick: Tick::default(),
-            parked: false,
+            declared: Vec::new(),
+            parked: None,
         });
         let started = self.start_root(id, identity);
         let state = self.store.data_mut();
@@ -305,19 +306,13 @@ impl Vm {
         run(&mut self.store, root, on(&self.callbacks.on_grpc_close, (root, id, status)))
     }
 
-    /// The plugin is not configured any more: it can be deleted now, or when it calls `proxy_done`.
+    /// The plugin is not configured any more: whether it can be deleted now, or only when it calls `proxy_done`.
     ///
     /// # Errors
     /// A trap.
-    pub fn shut_down(&mut self, root: u32) -> wasmtime::Result<()> {
+    pub fn on_root_done(&mut self, root: u32) -> wasmtime::Result<bool> {
         self.roots.retain(|(_, id)| *id != root);
-        if run(&mut self.store, root, on_or(&self.callbacks.on_done, root, 1))? != 0 {
-            return self.delete(root);
-        }
-        if let Some(context) = self.store.data_mut().contexts.root_mut(root) {
-            context.parked = true;
-        }
-        Ok(())
+        Ok(run(&mut self.store, root, on_or(&self.callbacks.on_done, root, 1))? != 0)
     }
 
     /// # Errors

@@ -1,8 +1,11 @@
 //! Proxy-Wasm filters. What they do in Envoy too is in `tests/envoy`.
 
 mod examples;
+mod foreign;
 mod hostile;
+mod properties;
 mod refused;
+mod steps;
 
 use std::fmt::Write;
 use std::path::Path;

@@ -64,7 +64,7 @@ async fn the_admin_endpoint_says_what_has_changed() {
     assert_eq!((status, &report["generation"]), (200, &4.into()));
     assert_eq!(report["scripts"], serde_json::json!({ "changed": [], "added": [], "removed": [] }));
     proxy.wait_for_log("generation 4 in ");
-    proxy.wait_for_log("scripts as before");
+    proxy.wait_for_log("scripts and filters as before");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::observe::metrics::Counted;
 use crate::wasm::proxy_wasm::abi::Direction;
 use crate::wasm::proxy_wasm::stream::Http;
 
@@ -36,6 +37,8 @@ pub struct Stage {
     pub told: bool,
     /// Whether the end has gone on.
     ended: bool,
+    /// While it is paused.
+    paused: Option<Counted>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +64,15 @@ pub enum Pause {
 impl Stage {
     pub fn is_paused(&self) -> bool {
         matches!(self.headers, Headers::Held | Headers::HeldWithAll) || self.pause != Pause::None
+    }
+
+    /// Counts the stream as paused, if it is.
+    pub fn count_pause(&mut self, count: impl FnOnce() -> Counted) {
+        if !self.is_paused() {
+            self.paused = None;
+        } else if self.paused.is_none() {
+            self.paused = Some(count());
+        }
     }
 
     fn has_seen_headers(&self) -> bool {

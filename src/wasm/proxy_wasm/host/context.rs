@@ -60,10 +60,8 @@ pub fn set_effective_context(call: &mut Call<'_>, context: u32) -> Answer {
 /// A root context that has answered false to `proxy_on_done` can be deleted.
 pub fn done(call: &mut Call<'_>) -> Answer {
     let state = call.state();
-    let (id, root) = state.contexts.root()?;
-    if !root.parked {
-        return Err(Status::NotFound.into());
-    }
+    let (id, _) = state.contexts.root()?;
+    state.contexts.root_mut(id).and_then(|root| root.parked.take()).ok_or(Status::NotFound)?;
     state.effects.push(Effect::Done(id));
     Ok(())
 }

@@ -1,7 +1,75 @@
-//! temporary
-#![allow(unused_variables, clippy::all)]
-use super::call::{Answer, Call};
+//! Foreign functions: those that Envoy registers for HTTP filters, by their names.
+
+use std::io::Read;
+
+use flate2::Compression;
+use flate2::read::{ZlibDecoder, ZlibEncoder};
+use prost::Message;
+
+use super::call::{Answer, Call, Refusal, failed};
 use crate::wasm::proxy_wasm::abi::Status;
-pub fn call(call: &mut Call<'_>, n: u32, nl: u32, f: u32, fl: u32, t: u32, s: u32) -> Answer {
-    Err(Status::NotFound.into())
+use crate::wasm::proxy_wasm::property::{self, Declared};
+use crate::wasm::proxy_wasm::state::State;
+
+/// Bytes that `uncompress` gives at the most.
+const LARGEST: u64 = 64 << 20;
+
+pub fn call(call: &mut Call<'_>, name: u32, name_size: u32, from: u32, from_size: u32, to: u32, size: u32) -> Answer {
+    let (name, arguments, state) = call.read_two((name, name_size), (from, from_size))?;
+    let result = match name {
+        b"compress" => compress(arguments)?,
+        b"uncompress" => uncompress(state, arguments)?,
+        b"set_envoy_filter_state" => set_filter_state(state, arguments)?,
+        b"declare_property" => declare_property(state, arguments)?,
+        // Routes are looked up anew whenever path or host have changed: there is nothing to clear.
+        b"clear_route_cache" => Vec::new(),
+        _ => return Err(Status::NotFound.into()),
+    };
+    call.give(&result, to, size)
+}
+
+/// With the header and trailer of zlib (RFC 1950).
+fn compress(data: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let mut out = Vec::new();
+    let compressed = ZlibEncoder::new(data, Compression::default()).read_to_end(&mut out);
+    compressed.map(|_| out).map_err(|_| Status::SerializationFailure.into())
+}
+
+fn uncompress(state: &State, data: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let mut out = Vec::new();
+    let read = ZlibDecoder::new(data).take(LARGEST + 1).read_to_end(&mut out);
+    read.map_err(|_| Status::SerializationFailure)?;
+    if out.len() as u64 > LARGEST {
+        return Err(failed(state, "uncompress", &format!("comes to more than {LARGEST} bytes")));
+    }
+    Ok(out)
+}
+
+/// A value of Envoy's filter state: the property `filter_state.PATH` from now on.
+fn set_filter_state(state: &State, arguments: &[u8]) -> Result<Vec<u8>, Refusal> {
+    #[derive(Message)]
+    struct Arguments {
+        #[prost(string, tag = "1")]
+        path: String,
+        #[prost(string, tag = "2")]
+        value: String,
+    }
+    let Arguments { path, value } = Arguments::decode(arguments).map_err(|_| Status::BadArgument)?;
+    let path = [b"filter_state\0", path.as_bytes()].concat();
+    state.contexts.stream()?.stream.lock().set_property(&path, value.as_bytes())?;
+    Ok(Vec::new())
+}
+
+/// Of its type nothing depends here: values are what was set. All of them live as long as the stream.
+fn declare_property(state: &mut State, arguments: &[u8]) -> Result<Vec<u8>, Refusal> {
+    #[derive(Message)]
+    struct Arguments {
+        #[prost(string, tag = "1")]
+        name: String,
+        #[prost(bool, tag = "2")]
+        read_only: bool,
+    }
+    let Arguments { name, read_only } = Arguments::decode(arguments).map_err(|_| Status::BadArgument)?;
+    property::declare(&mut state.contexts, Declared { name, read_only })?;
+    Ok(Vec::new())
 }

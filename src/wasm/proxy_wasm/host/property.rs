@@ -1,10 +1,20 @@
-//! temporary
-#![allow(unused_variables, clippy::all)]
-use super::call::{Answer, Call};
+//! Properties.
+
+use super::call::{Answer, Call, failed};
 use crate::wasm::proxy_wasm::abi::Status;
-pub fn get(call: &mut Call<'_>, p: u32, pl: u32, t: u32, s: u32) -> Answer {
-    Err(Status::NotFound.into())
+use crate::wasm::proxy_wasm::property;
+
+pub fn get(call: &mut Call<'_>, path: u32, path_size: u32, to: u32, size: u32) -> Answer {
+    let (path, state) = call.read(path, path_size)?;
+    let mut value = Vec::new();
+    property::get(state, path, &mut value)?;
+    call.give(&value, to, size)
 }
-pub fn set(call: &mut Call<'_>, p: u32, pl: u32, v: u32, s: u32) -> Answer {
-    Err(Status::NotFound.into())
+
+pub fn set(call: &mut Call<'_>, path: u32, path_size: u32, value: u32, size: u32) -> Answer {
+    let (path, value, state) = call.read_two((path, path_size), (value, size))?;
+    property::set(state, path, value).map_err(|status| match status {
+        Status::InternalFailure => failed(state, "proxy_set_property", &"the filters of a stream can set 1 MiB"),
+        status => status.into(),
+    })
 }

@@ -58,8 +58,11 @@ pub fn send_local_response(
     // A root context has nobody to answer.
     let Ok(context) = state.contexts.stream() else { return Ok(()) };
     let mut http = context.stream.lock();
-    if http.reply.is_some() {
+    if http.reply.is_some() || http.closed {
         return Ok(());
+    }
+    if let Ok((_, root)) = state.contexts.root() {
+        root.identity.metrics.local_replies.inc();
     }
     let details = details.split_whitespace().collect::<Vec<_>>().join("_");
     let mut reply = LocalReply { status, headers: checked, body, details };
@@ -101,7 +104,7 @@ impl LocalReply {
 const GRPC_MESSAGE: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
 
 /// The gRPC status for one of HTTP (grpc/doc/http-grpc-status-mapping.md).
-fn grpc_status_of(status: StatusCode) -> u32 {
+pub fn grpc_status_of(status: StatusCode) -> u32 {
     match status.as_u16() {
         400 => 13,
         401 => 16,

@@ -43,10 +43,7 @@ impl<'a> Fields<'a> {
             }
             Fields::Response(response) => {
                 pair(b":status", response.status.as_str().as_bytes());
-                let upgrades = response.headers.contains_key(header::UPGRADE);
-                for (name, value) in response.headers.iter().filter(|(name, _)| !is_of_connection(name, upgrades)) {
-                    pair(name.as_str().as_bytes(), value.as_bytes());
-                }
+                plain(&response.headers, pair);
             }
             Fields::Plain(headers) => plain(headers, pair),
         }
@@ -93,7 +90,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// What belongs to the connection and not to the message (RFC 9110, section 7.6.1): filters do not see it, as in Envoy.
+/// What belongs to the connection and not to the request (RFC 9110, section 7.6.1): filters do not see it, as in Envoy.
 fn is_of_connection(name: &HeaderName, upgrades: bool) -> bool {
     match *name {
         header::TRANSFER_ENCODING => true,

@@ -425,7 +425,8 @@ impl Filters {
         let left = if may_be_skipped { State::Skipped } else { State::Ended };
         if let State::Open(link, _) = std::mem::replace(&mut self.contexts[position], left) {
             // Its VM may well live: it has paused the stream for too long.
-            link.end();
+            link.on_end();
+            link.delete();
         }
         if may_be_skipped {
             return Ok(());
@@ -456,7 +457,7 @@ impl Filters {
         }
     }
 
-    /// The stream has ended: done, log, delete, for each filter. Once.
+    /// The stream has ended: done and log for each filter, and then delete. Once.
     pub fn end(&mut self) {
         {
             let mut http = self.stream.lock();
@@ -464,9 +465,14 @@ impl Filters {
             http.response.open = Default::default();
             http.closed = true;
         }
+        for state in &self.contexts {
+            if let State::Open(link, _) = state {
+                link.on_end();
+            }
+        }
         for state in &mut self.contexts {
             if let State::Open(link, _) = std::mem::replace(state, State::Ended) {
-                link.end();
+                link.delete();
             }
         }
     }

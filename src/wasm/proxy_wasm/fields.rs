@@ -35,13 +35,18 @@ impl<'a> Fields<'a> {
                 pair(b":path", request.raw_path());
                 pair(b":method", request.method.as_str().as_bytes());
                 pair(b":scheme", scheme.as_bytes());
-                for (name, value) in request.headers.iter().filter(|(name, _)| **name != header::HOST) {
+                let upgrades = request.headers.contains_key(header::UPGRADE);
+                let shown = |name: &HeaderName| *name != header::HOST && !is_of_connection(name, upgrades);
+                for (name, value) in request.headers.iter().filter(|(name, _)| shown(name)) {
                     pair(name.as_str().as_bytes(), value.as_bytes());
                 }
             }
             Fields::Response(response) => {
                 pair(b":status", response.status.as_str().as_bytes());
-                plain(&response.headers, pair);
+                let upgrades = response.headers.contains_key(header::UPGRADE);
+                for (name, value) in response.headers.iter().filter(|(name, _)| !is_of_connection(name, upgrades)) {
+                    pair(name.as_str().as_bytes(), value.as_bytes());
+                }
             }
             Fields::Plain(headers) => plain(headers, pair),
         }
@@ -85,6 +90,15 @@ impl<'a> Fields<'a> {
         }
         let values: Vec<_> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
         if values.is_empty() { None } else { Some(values.join(&b',')) }
+    }
+}
+
+/// What belongs to the connection and not to the message (RFC 9110, section 7.6.1): filters do not see it, as in Envoy.
+fn is_of_connection(name: &HeaderName, upgrades: bool) -> bool {
+    match *name {
+        header::TRANSFER_ENCODING => true,
+        header::CONNECTION => !upgrades,
+        _ => matches!(name.as_str(), "keep-alive" | "proxy-connection"),
     }
 }
 

@@ -244,14 +244,13 @@ impl Vm {
         run(&mut self.store, id, on_or(callback, (id, count), 0))
     }
 
-    /// Done, log, delete: the stream has ended.
+    /// Done and log: the stream has ended.
     ///
     /// # Errors
     /// A trap. The context is still there then, to say whose it was.
-    pub fn end_stream(&mut self, id: u32) -> wasmtime::Result<()> {
+    pub fn on_end(&mut self, id: u32) -> wasmtime::Result<()> {
         run(&mut self.store, id, on_or(&self.callbacks.on_done, id, 1))?;
-        run(&mut self.store, id, on(&self.callbacks.on_log, id))?;
-        self.delete(id)
+        run(&mut self.store, id, on(&self.callbacks.on_log, id))
     }
 }
 

@@ -3,6 +3,8 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method};
 
@@ -34,7 +36,7 @@ pub fn http_call(
     let timeout = milliseconds(timeout)?;
     let mut request = parse_request(call.read(headers, headers_size)?.0)?;
     request.body = call.bytes(body, body_size)?;
-    request.trailers = parse_metadata(call.read(trailers, trailers_size)?.0)?;
+    request.trailers = parse_metadata(call.read(trailers, trailers_size)?.0, false)?;
     request.timeout = timeout;
     if !call.state().services.capabilities.clusters.is_known(&cluster) {
         return Err(Status::BadArgument.into());
@@ -74,7 +76,7 @@ pub fn grpc_call(
         cluster: grpc_cluster(call, upstream, upstream_size)?,
         service: call.text(service, service_size)?,
         method: call.text(method, method_size)?,
-        metadata: parse_metadata(call.read(metadata, metadata_size)?.0)?,
+        metadata: parse_metadata(call.read(metadata, metadata_size)?.0, true)?,
         timeout: milliseconds(timeout)?,
     };
     let message = call.bytes(message, message_size)?;
@@ -108,7 +110,7 @@ pub fn grpc_stream(
         cluster: grpc_cluster(call, upstream, upstream_size)?,
         service: call.text(service, service_size)?,
         method: call.text(method, method_size)?,
-        metadata: parse_metadata(call.read(metadata, metadata_size)?.0)?,
+        metadata: parse_metadata(call.read(metadata, metadata_size)?.0, true)?,
         timeout: None,
     };
     let begun = Begun::new(call, Kind::GrpcStream, to)?;
@@ -254,10 +256,17 @@ fn parse_request(map: &[u8]) -> Result<ClusterCall, Status> {
     })
 }
 
-fn parse_metadata(map: &[u8]) -> Result<HeaderMap, Status> {
+/// In gRPC, the value of a name that ends in `-bin` is any bytes, sent in base64 (gRPC over HTTP2, "Custom-Metadata").
+fn parse_metadata(map: &[u8], is_grpc: bool) -> Result<HeaderMap, Status> {
     let mut metadata = HeaderMap::new();
     for (name, value) in pairs::decode(map).map_err(|_| Status::BadArgument)? {
-        metadata.try_append(header_name(name)?, header_value(value)?).map_err(|_| Status::BadArgument)?;
+        let name = header_name(name)?;
+        let value = if is_grpc && name.as_str().ends_with("-bin") {
+            header_value(BASE64_STANDARD.encode(value).as_bytes())?
+        } else {
+            header_value(value)?
+        };
+        metadata.try_append(name, value).map_err(|_| Status::BadArgument)?;
     }
     Ok(metadata)
 }

@@ -8,6 +8,8 @@ mod hostile;
 mod lifecycle;
 mod properties;
 mod refused;
+mod services;
+mod sharing;
 mod start;
 mod statuses;
 mod steps;

@@ -53,7 +53,10 @@ pub fn status_of(error: &Error) -> u16 {
         (_, ErrorType::HTTPStatus(code)) => *code,
         (ErrorSource::Upstream, _) if is_timeout(error) => 504,
         (ErrorSource::Upstream, _) => 502,
-        (ErrorSource::Downstream, ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed) => 0,
+        (
+            ErrorSource::Downstream,
+            ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed | ErrorType::H2Error,
+        ) => 0,
         (ErrorSource::Downstream, _) if is_timeout(error) => 408,
         (ErrorSource::Downstream, _) => 400,
         (ErrorSource::Internal | ErrorSource::Unset, _) => 500,

@@ -122,7 +122,7 @@ impl Gateway {
                 () = stream.woken() => filters.run(Direction::Request),
                 () = tokio::time::sleep(paused.unwrap_or_default()), if paused.is_some() => filters.give_up(Direction::Request),
                 chunk = ctx.body.next_or_gone(session, over), if reads || over => {
-                    let chunk = chunk?;
+                    let chunk = chunk.map_err(|error| error.into_down())?;
                     over |= chunk.is_none() || ctx.body.is_over(session);
                     filters.body(Direction::Request, &chunk.unwrap_or_default(), over)
                 }
@@ -237,10 +237,12 @@ impl Gateway {
         }
         ctx.facts.duration = Some(ctx.facts.started.elapsed());
         let mut state = state.lock();
+        let replaced = state.response == Response::Past;
         {
             let mut http = state.filters.stream().lock();
             http.facts.clone_from(&ctx.facts);
-            if http.response.header.is_none() {
+            // What the client got, where it was not what the filters saw.
+            if http.response.header.is_none() || replaced {
                 http.response.header = session.response_written().cloned();
             }
         }

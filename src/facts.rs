@@ -62,8 +62,10 @@ pub enum Origin {
     NoServer,
     ConnectFailure,
     UpstreamTimeout,
-    /// The upstream broke off.
+    /// The upstream broke off before its response.
     UpstreamReset,
+    /// The upstream broke off in the middle of its response.
+    UpstreamBroken,
     ClientGone,
     /// The client did not keep to the protocol, or was too slow.
     ClientError,

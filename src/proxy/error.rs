@@ -31,8 +31,12 @@ pub fn cut() -> Box<Error> {
 
 /// Whether this was logged where it happened.
 pub fn is_logged(error: &Error) -> bool {
-    let own =
-        |error: &Error| error.context.as_ref().is_some_and(|context| [PLUGIN_FAILURE, CUT].contains(&context.as_str()));
+    says(error, &[PLUGIN_FAILURE, CUT])
+}
+
+/// Whether it is one of ours.
+fn says(error: &Error, texts: &[&str]) -> bool {
+    let own = |error: &Error| error.context.as_ref().is_some_and(|context| texts.contains(&context.as_str()));
     // Pingora wraps what comes from reading and writing.
     let cause = error.cause.as_ref().and_then(|cause| cause.downcast_ref::<Box<Error>>());
     own(error) || cause.is_some_and(|cause| own(cause))
@@ -56,20 +60,20 @@ pub fn status_of(error: &Error) -> u16 {
     }
 }
 
-/// Why the response is not that of the upstream; none where we have decided to cut it off.
-pub fn origin(error: &Error) -> Option<Origin> {
+/// Why the response is not that of the upstream, or not all of it (`begun`); none where we have decided to cut it off.
+pub fn origin(error: &Error, begun: bool) -> Option<Origin> {
     use ErrorType::{ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, TLSHandshakeFailure};
-    let context = error.context.as_ref().map(|context| context.as_str());
-    if context == Some(CUT) {
+    if says(error, &[CUT]) {
         return None;
     }
     Some(match (error.esource(), error.etype()) {
-        _ if context == Some(NO_SERVER) => Origin::NoServer,
+        _ if says(error, &[NO_SERVER]) => Origin::NoServer,
         (
             ErrorSource::Upstream,
             ConnectError | ConnectNoRoute | ConnectRefused | ConnectTimedout | TLSHandshakeFailure,
         ) => Origin::ConnectFailure,
         (ErrorSource::Upstream, _) if is_timeout(error) => Origin::UpstreamTimeout,
+        (ErrorSource::Upstream, _) if begun => Origin::UpstreamBroken,
         (ErrorSource::Upstream, _) => Origin::UpstreamReset,
         (ErrorSource::Downstream, _) if status_of(error) == 0 => Origin::ClientGone,
         (ErrorSource::Downstream, _) => Origin::ClientError,

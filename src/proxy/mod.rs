@@ -316,9 +316,9 @@ impl ProxyHttp for Gateway {
 
     async fn fail_to_proxy(&self, session: &mut Session, failure: &pingora::Error, ctx: &mut Self::CTX) -> FailToProxy {
         ctx.facts.timed_out |= error::is_timeout(failure);
-        ctx.facts.origin = error::origin(failure).or(ctx.facts.origin);
         let code = error::status_of(failure);
         let written = session.response_written().is_some_and(|response| !is_interim(response.status));
+        ctx.facts.origin = error::origin(failure, written).or(ctx.facts.origin);
         if let Some(reply) = ctx.filtering.as_ref().and_then(Filtering::take_reply).filter(|_| !written) {
             session.set_keepalive(None);
             if let Err(error) = self.respond_as(session, ctx, reply.into()).await {

@@ -44,3 +44,31 @@ fn escaped(value: &str) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
+
+    use super::*;
+
+    #[test]
+    fn the_subject_is_written_as_in_rfc_2253() {
+        let mut name = DistinguishedName::new();
+        name.push(DnType::CountryName, "CN");
+        name.push(DnType::OrganizationName, "A, B + C; \"D\"");
+        name.push(DnType::OrganizationalUnitName, "# of ");
+        name.push(DnType::CommonName, "a.test");
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name;
+        params.subject_alt_names = vec![
+            SanType::URI("spiffe://a/b".try_into().unwrap()),
+            SanType::DnsName("a.test".try_into().unwrap()),
+            SanType::DnsName("b.test".try_into().unwrap()),
+        ];
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let Certificate { subject, dns, uri } = read(certificate.der()).unwrap();
+        assert_eq!(subject, r#"CN=a.test,OU=\# of\ ,O=A\, B \+ C\; \"D\",C=CN"#);
+        assert_eq!((dns.as_deref(), uri.as_deref()), (Some("a.test"), Some("spiffe://a/b")));
+        assert_eq!(read(b"none"), None);
+    }
+}

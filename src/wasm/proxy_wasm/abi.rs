@@ -46,11 +46,13 @@ impl MapType {
     }
 }
 
-/// Which buffer: `proxy_buffer_type_t`. TCP has none here.
+/// Which buffer: `proxy_buffer_type_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BufferType {
     RequestBody,
     ResponseBody,
+    /// Data of TCP, of which there is none here.
+    Tcp,
     CallBody,
     GrpcMessage,
     VmConfiguration,
@@ -63,7 +65,7 @@ impl BufferType {
         Ok(match value {
             0 => BufferType::RequestBody,
             1 => BufferType::ResponseBody,
-            2 | 3 => return Err(Status::NotFound),
+            2 | 3 => BufferType::Tcp,
             4 => BufferType::CallBody,
             5 => BufferType::GrpcMessage,
             6 => BufferType::VmConfiguration,
@@ -81,16 +83,24 @@ pub enum Direction {
     Response,
 }
 
-impl Direction {
-    /// From `proxy_stream_type_t`.
-    pub fn parse(value: u32) -> Result<Direction, Status> {
-        match value {
-            0 => Ok(Direction::Request),
-            1 => Ok(Direction::Response),
-            // Streams of TCP.
-            2 | 3 => Err(Status::Unimplemented),
-            _ => Err(Status::BadArgument),
-        }
+/// `proxy_stream_type_t`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamType {
+    Http(Direction),
+    /// Of TCP, which there are none of here.
+    Downstream,
+    Upstream,
+}
+
+impl StreamType {
+    pub fn parse(value: u32) -> Result<StreamType, Status> {
+        Ok(match value {
+            0 => StreamType::Http(Direction::Request),
+            1 => StreamType::Http(Direction::Response),
+            2 => StreamType::Downstream,
+            3 => StreamType::Upstream,
+            _ => return Err(Status::BadArgument),
+        })
     }
 }
 

@@ -401,7 +401,10 @@ impl Filters {
     fn decided(&self) -> Result<(), Flow> {
         let mut http = self.stream.lock();
         if http.closed {
-            http.details = Some("wasm_close_stream".to_owned());
+            // A response that has come already says enough.
+            if http.response.header.is_none() {
+                http.details.get_or_insert_with(|| "wasm_close_stream".to_owned());
+            }
             return Err(Flow::Reset);
         }
         let Some(reply) = http.reply.take() else { return Ok(()) };

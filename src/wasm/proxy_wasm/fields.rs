@@ -43,10 +43,7 @@ impl<'a> Fields<'a> {
             }
             Fields::Response(response) => {
                 pair(b":status", response.status.as_str().as_bytes());
-                let upgrades = response.headers.contains_key(header::UPGRADE);
-                for (name, value) in response.headers.iter().filter(|(name, _)| !is_of_connection(name, upgrades)) {
-                    pair(name.as_str().as_bytes(), value.as_bytes());
-                }
+                plain(&response.headers, pair);
             }
             Fields::Plain(headers) => plain(headers, pair),
         }
@@ -93,7 +90,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// What belongs to the connection and not to the message (RFC 9110, section 7.6.1): filters do not see it, as in Envoy.
+/// What belongs to the connection and not to the request (RFC 9110, section 7.6.1): filters do not see it, as in Envoy.
 fn is_of_connection(name: &HeaderName, upgrades: bool) -> bool {
     match *name {
         header::TRANSFER_ENCODING => true,
@@ -129,15 +126,7 @@ impl FieldsMut<'_> {
             return Ok(());
         }
         let (name, value) = checked(name, value)?;
-        match self {
-            FieldsMut::Request(request, _) => request.append_header(name, value).map(drop),
-            FieldsMut::Response(response) => response.append_header(name, value).map(drop),
-            FieldsMut::Plain(headers) => {
-                headers.try_append(name, value).map_err(|_| Status::BadArgument)?;
-                return Ok(());
-            }
-        }
-        .map_err(|_| Status::BadArgument)
+        if self.is_framing(&name) { Ok(()) } else { self.append(name, value) }
     }
 
     /// Leaves one value of the name.
@@ -149,6 +138,9 @@ impl FieldsMut<'_> {
             return Ok(());
         }
         let (name, value) = checked(name, value)?;
+        if self.is_framing(&name) {
+            return Ok(());
+        }
         match self {
             FieldsMut::Request(request, _) => request.insert_header(name, value),
             FieldsMut::Response(response) => response.insert_header(name, value),
@@ -163,30 +155,63 @@ impl FieldsMut<'_> {
     /// Pseudo-headers stay: a message is none without them.
     pub fn remove(&mut self, name: &[u8]) {
         let Ok(name) = HeaderName::from_bytes(name) else { return };
+        if self.is_framing(&name) {
+            return;
+        }
         match self {
+            // `:authority` by its old name.
+            FieldsMut::Request(..) if name == header::HOST => {}
             FieldsMut::Request(request, _) => drop(request.remove_header(&name)),
             FieldsMut::Response(response) => drop(response.remove_header(&name)),
             FieldsMut::Plain(headers) => drop(headers.remove(name)),
         }
     }
 
-    /// Removes all but pseudo-headers, and the host that stands for one.
-    pub fn clear(&mut self) {
-        let names: Vec<HeaderName> = match self {
-            FieldsMut::Request(request, _) => {
-                request.headers.keys().filter(|name| **name != header::HOST).cloned().collect()
+    /// Puts these in the place of all that there are, but for pseudo-headers that are not among them.
+    ///
+    /// # Errors
+    /// As [`FieldsMut::add`]; then the headers are as they were.
+    pub fn set(&mut self, pairs: &[(&[u8], &[u8])]) -> Result<(), Status> {
+        let mut plain = Vec::with_capacity(pairs.len());
+        for (name, value) in pairs {
+            if !self.set_pseudo(name, value)? {
+                plain.push(checked(name, value)?);
             }
+        }
+        plain.retain(|(name, _)| !self.is_framing(name));
+        self.clear();
+        plain.into_iter().try_for_each(|(name, value)| self.append(name, value))
+    }
+
+    fn clear(&mut self) {
+        let names: Vec<HeaderName> = match self {
+            FieldsMut::Request(request, _) => request.headers.keys().cloned().collect(),
             FieldsMut::Response(response) => response.headers.keys().cloned().collect(),
             FieldsMut::Plain(headers) => return headers.clear(),
         };
-        for name in names {
+        // Those that were not shown stay.
+        let upgrades = names.contains(&header::UPGRADE);
+        for name in names.into_iter().filter(|name| !is_of_connection(name, upgrades)) {
             self.remove(name.as_str().as_bytes());
         }
     }
 
+    /// How a message is framed is the proxy's to say: what a filter says of it goes nowhere.
+    fn is_framing(&self, name: &HeaderName) -> bool {
+        *name == header::TRANSFER_ENCODING && !matches!(self, FieldsMut::Plain(_))
+    }
+
+    fn append(&mut self, name: HeaderName, value: HeaderValue) -> Result<(), Status> {
+        let appended = match self {
+            FieldsMut::Request(request, _) => request.append_header(name, value).is_ok(),
+            FieldsMut::Response(response) => response.append_header(name, value).is_ok(),
+            FieldsMut::Plain(headers) => headers.try_append(name, value).is_ok(),
+        };
+        if appended { Ok(()) } else { Err(Status::BadArgument) }
+    }
+
     /// Whether it was a pseudo-header.
     fn set_pseudo(&mut self, name: &[u8], value: &[u8]) -> Result<bool, Status> {
-        let bad = |_: ()| Status::BadArgument;
         match self {
             FieldsMut::Request(request, scheme) => match name {
                 b":path" => set_path(request, value).ok_or(Status::BadArgument)?,
@@ -200,7 +225,11 @@ impl FieldsMut<'_> {
             },
             FieldsMut::Response(response) if name == b":status" => {
                 let status = StatusCode::from_bytes(value).map_err(|_| Status::BadArgument)?;
-                response.set_status(status).map_err(|_| bad(()))?;
+                // The client would wait for another response behind one that it takes for interim.
+                if status.is_informational() && status != response.status {
+                    return Err(Status::BadArgument);
+                }
+                response.set_status(status).map_err(|_| Status::BadArgument)?;
             }
             _ => return not_pseudo(name),
         }

@@ -84,6 +84,8 @@ pub struct Contexts {
     last: u32,
     /// 0 when none.
     pub current: u32,
+    /// Whose callback runs, whatever context it has taken on.
+    pub called: u32,
 }
 
 pub enum Context {

@@ -326,6 +326,7 @@ fn run<R>(
 ) -> wasmtime::Result<R> {
     let state = store.data_mut();
     state.contexts.current = context;
+    state.contexts.called = context;
     state.cpu.reset(false, None);
     let result = callback(store)?;
     // After a trap it says whose it was.

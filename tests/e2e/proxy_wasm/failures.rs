@@ -305,3 +305,37 @@ async fn a_trap_wakes_all_paused_streams_of_the_vm() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_allocator_gives_memory_or_a_status_and_must_not_call_back() {
+    let status = "(call $show 'status ' (call $proxy_get_header_map_value
+        (i32.const 0) ':path' (i32.const 0x104) (i32.const 0x108)))";
+    let cases = [
+        ("none", "(return (i32.const 0))", Some(6)),
+        ("outside", "(return (i32.const -16))", Some(6)),
+        ("beyond", "(return (i32.const 0x3fffe))", Some(6)),
+        ("last", "(return (i32.const 0x3fffb))", Some(0)),
+        ("logs", "(call $say 'from within')", Some(0)),
+        ("calls", "(drop (call $proxy_done))", None),
+        ("again", "(drop (call $path))", None),
+        ("loops", "(loop $for_ever (br $for_ever))", None),
+    ];
+    let mut site = Site::new();
+    for (name, allocate, _) in cases {
+        let guest = Guest::new().on("proxy_on_memory_allocate", allocate).on("proxy_on_request_headers", status).path();
+        filtered(&mut site, &format!("/{name}"), "respond = { status = 200 }", name, &guest, "");
+    }
+    let proxy = Proxy::start(&site.to_string());
+    for (name, _, status) in cases {
+        let answer = send(http1().get(proxy.url(&format!("/{name}")))).await;
+        assert_eq!(answer.status, if status.is_some() { 200 } else { 503 }, "{name}");
+        let Some(status) = status else { continue };
+        let line = proxy.wait_for_log(&format!("filter={name} request="));
+        assert!(line.ends_with(if name == "logs" { "from within" } else { "" }), "{line}");
+        eventually(name, || {
+            let log = proxy.log();
+            log.lines()
+                .any(|line| line.contains(&format!("filter={name} ")) && line.ends_with(&format!("status {status}")))
+        });
+    }
+}

@@ -8,7 +8,10 @@ mod hostile;
 mod lifecycle;
 mod properties;
 mod refused;
+mod services;
+mod sharing;
 mod start;
+mod statuses;
 mod steps;
 
 use std::fmt::{Display, Write};

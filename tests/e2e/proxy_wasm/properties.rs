@@ -41,7 +41,8 @@ async fn what_is_known_of_a_request_from_its_header_to_its_end() {
     })
     .await;
     let port = |addr: &str| addr.rsplit(':').next().unwrap().parse::<u64>().unwrap();
-    let (request_size, response_size) = (131, 0);
+    // The proxy dates what it sends, and says what becomes of the connection.
+    let (request_size, response_size, sent_size) = (131, 46, 46 + 24 + 20);
     let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned();
     // Each path with what it gives in the header of the request, in that of the response and at the end.
     let table = |client: &str, proxy: &str, origin: &str| -> Vec<(&'static str, [String; 3])> {
@@ -71,7 +72,7 @@ async fn what_is_known_of_a_request_from_its_header_to_its_end() {
             ("response.flags", always(number(0))),
             ("response.grpc_status", later(number(2))),
             ("response.size", [number(0), number(0), number(5)]),
-            ("response.total_size", [number(0), number(response_size), number(response_size + 5)]),
+            ("response.total_size", [number(0), number(response_size), number(sent_size + 5)]),
             ("response.headers.x-own", later(text("1,2"))),
             ("response.headers.:status", later(text("201"))),
             ("response.trailers.x-none", always(NONE.into())),
@@ -291,11 +292,10 @@ async fn the_next_stream_has_its_own() {
     let proxy = Proxy::start(&(proxy_to(origin.addr()) + &pw_probe("first", &plan)));
     for _ in 0..2 {
         assert_eq!(send(http1().get(proxy.url("/"))).await.status, 200);
-        proxy.wait_until_idle();
     }
-    let lines = lines(&proxy, "first");
-    let reads: Vec<_> = lines.iter().filter(|line| line.starts_with("property")).collect();
-    assert_eq!(reads, [r#"property(["own"]) -> NOT_FOUND"#; 2]);
+    let reads = || lines(&proxy, "first").into_iter().filter(|line| line.starts_with("property")).collect::<Vec<_>>();
+    eventually("both streams", || reads().len() == 2);
+    assert_eq!(reads(), [r#"property(["own"]) -> NOT_FOUND"#; 2]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -337,21 +337,25 @@ async fn a_filter_chooses_the_upstream() {
     proxy.wait_for_log("is set to `nobody`, and there is no such upstream");
     assert_eq!(ask("/late").await.text(), "first");
     proxy.wait_for_log("was set too late");
-    proxy.wait_until_idle();
-    let lines = lines(&proxy, "first");
     for line in [
         r#"property(["upstream_name"]) -> "second""#,
         r#"property(["xds","cluster_name"]) -> "second""#,
         r#"set_property(["upstream_name"],"nobody") -> OK"#,
         r#"property(["upstream_name"]) -> "first""#,
     ] {
-        assert!(lines.iter().any(|given| given == line), "{line}: {lines:#?}");
+        eventually(line, || lines(&proxy, "first").iter().any(|given| given == line));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_a_response_comes_from() {
-    let (down, silent) = (DownOrigin::new(), Origin::saying("late").await);
+    let down = DownOrigin::new();
+    let broken = RawOrigin::start(|mut client, _| async move {
+        client.read_request().await;
+        client.send("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nshort").await;
+    })
+    .await;
+    let silent = Origin::start_async(|_| std::future::pending::<Reply>()).await;
     let plan = json!({
         "on_request_headers": [["if", "/teapot", [["local_response", { "status": 418, "details": "a  teapot\tof tin" }], ["pause"]]]],
         "on_log": read(["response.code", "response.code_details", "response.flags", "upstream.request_attempt_count"]),
@@ -360,6 +364,7 @@ async fn where_a_response_comes_from() {
         ("/down", format!("proxy_pass = '{}'", down.addr())),
         ("/hang", "proxy_pass = 'hanging'".to_owned()),
         ("/sick", "proxy_pass = 'sick'".to_owned()),
+        ("/broken", format!("proxy_pass = '{}'", broken.addr())),
         ("/fixed", "respond = { status = 202 }".to_owned()),
         ("/teapot", "respond = { status = 200 }".to_owned()),
     ];
@@ -383,6 +388,15 @@ async fn where_a_response_comes_from() {
         let expected = [number(status.into()), text(details), number(flags), number(attempts)];
         assert_eq!(outcomes(&proxy, &path[1..], "on_log"), expected, "{path}");
     }
+    let cut = http1().get(proxy.url("/broken")).send().await.unwrap();
+    assert!(soon("the end", cut.bytes()).await.is_err());
+    let details = "upstream_reset_after_response_started{connection_termination}";
+    let expected = [number(200), text(details), number(0x40), number(1)];
+    assert_eq!(outcomes(&proxy, "broken", "on_log"), expected);
+    // As soon as the health check has noticed.
+    soon("no server", async { while send(http1().get(proxy.url("/sick"))).await.status != 503 {} }).await;
+    proxy.wait_for_log("\"no_healthy_upstream\"");
+    assert!(lines(&proxy, "sick").join("\n").contains(&number(0x2)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,19 +22,21 @@ pub fn get_buffer_status(call: &mut Call<'_>, kind: u32, size: u32, flags: u32) 
     Ok(call.write_u32(flags, 0)?)
 }
 
-/// Puts bytes in the place of a range: beyond the end they are appended.
+/// Puts bytes in the place of a range: beyond the end they are appended. Only bodies can be changed, and only while they
+/// are shown.
 pub fn set_buffer_bytes(call: &mut Call<'_>, kind: u32, start: u32, length: u32, from: u32, size: u32) -> Answer {
-    let direction = match BufferType::parse(kind)? {
+    let kind = BufferType::parse(kind)?;
+    let (bytes, state) = call.read(from, size)?;
+    let direction = match kind {
         BufferType::RequestBody => Direction::Request,
         BufferType::ResponseBody => Direction::Response,
-        _ => return Err(Status::BadArgument.into()),
+        other => return Err(with(state, other, |_| Status::BadArgument)?.into()),
     };
-    let (bytes, state) = call.read(from, size)?;
-    let context = state.contexts.stream()?;
+    let context = state.contexts.stream().map_err(|_| Status::BadArgument)?;
     let mut http = context.stream.lock();
     let held = http.held(direction, context.position);
     if !held.visible {
-        return Err(Status::NotFound.into());
+        return Err(Status::BadArgument.into());
     }
     let body = &mut held.body;
     let start = body.len().min(start as usize);
@@ -51,29 +53,25 @@ pub fn set_buffer_bytes(call: &mut Call<'_>, kind: u32, start: u32, length: u32,
     Ok(())
 }
 
-/// Looks into a buffer.
+/// Looks into a buffer. As in Envoy, one that has nothing to show now is empty, and only some are not found.
 fn with<T>(state: &State, kind: BufferType, look: impl FnOnce(&[u8]) -> T) -> Result<T, Status> {
     let shown = &state.shown;
-    match kind {
-        BufferType::RequestBody => of_stream(state, Direction::Request, look),
-        BufferType::ResponseBody => of_stream(state, Direction::Response, look),
-        BufferType::CallBody => shown.call_body.as_deref().map(look).ok_or(Status::NotFound),
-        BufferType::GrpcMessage => shown.grpc_message.as_deref().map(look).ok_or(Status::NotFound),
-        BufferType::ForeignArguments => shown.foreign_arguments.as_deref().map(look).ok_or(Status::NotFound),
-        BufferType::VmConfiguration => {
-            let configuration = state.vm.configuration.as_deref().unwrap_or_default();
-            Ok(look(configuration.as_bytes()))
-        }
-        BufferType::PluginConfiguration => {
-            let configuration = shown.plugin_configuration.as_deref().ok_or(Status::NotFound)?;
-            Ok(look(configuration.as_bytes()))
-        }
-    }
+    let buffer = match kind {
+        BufferType::RequestBody => return Ok(of_stream(state, Direction::Request, look)),
+        BufferType::ResponseBody => return Ok(of_stream(state, Direction::Response, look)),
+        BufferType::Tcp => &[],
+        BufferType::CallBody => shown.call_body.as_deref().ok_or(Status::NotFound)?,
+        BufferType::GrpcMessage => shown.grpc_message.as_deref().unwrap_or_default(),
+        BufferType::ForeignArguments => shown.foreign_arguments.as_deref().ok_or(Status::NotFound)?,
+        BufferType::VmConfiguration => state.vm.configuration.as_deref().unwrap_or_default().as_bytes(),
+        BufferType::PluginConfiguration => shown.plugin_configuration.as_deref().ok_or(Status::NotFound)?.as_bytes(),
+    };
+    Ok(look(buffer))
 }
 
-fn of_stream<T>(state: &State, direction: Direction, look: impl FnOnce(&[u8]) -> T) -> Result<T, Status> {
-    let context = state.contexts.stream()?;
+fn of_stream<T>(state: &State, direction: Direction, look: impl FnOnce(&[u8]) -> T) -> T {
+    let Ok(context) = state.contexts.stream() else { return look(&[]) };
     let mut http = context.stream.lock();
     let held = http.held(direction, context.position);
-    if held.visible { Ok(look(&held.body)) } else { Err(Status::NotFound) }
+    if held.visible { look(&held.body) } else { look(&[]) }
 }

@@ -48,12 +48,13 @@ pub fn get_configuration(call: &mut Call<'_>, to: u32, size: u32) -> Answer {
     call.give(configuration.as_bytes(), to, size)
 }
 
+/// 0: back to the context of the callback.
 pub fn set_effective_context(call: &mut Call<'_>, context: u32) -> Answer {
     let contexts = &mut call.state().contexts;
-    // One that has ended meanwhile is no mistake of the guest: it stays where it is.
-    if contexts.contains(context) {
-        contexts.current = context;
+    if context != 0 && !contexts.contains(context) {
+        return Err(Status::BadArgument.into());
     }
+    contexts.current = if context == 0 { contexts.called } else { context };
     Ok(())
 }
 

@@ -9,42 +9,34 @@ use crate::wasm::proxy_wasm::state::State;
 
 pub fn get_map_size(call: &mut Call<'_>, map: u32, to: u32) -> Answer {
     let mut size = 0;
-    with(call.state(), MapType::parse(map)?, |fields| {
-        fields.each(|name, value| size += name.len() + value.len());
-    })?;
+    let count = |fields: Fields<'_>| fields.each(|name, value| size += name.len() + value.len());
+    with(call.state(), MapType::parse(map)?, count).ok_or(Status::BadArgument)?;
     Ok(call.write_u32(to, u32::try_from(size).unwrap_or(u32::MAX))?)
 }
 
 pub fn get_map_pairs(call: &mut Call<'_>, map: u32, to: u32, size: u32) -> Answer {
-    let pairs = match with(call.state(), MapType::parse(map)?, |fields| pairs::encode(|pair| fields.each(pair))) {
-        // What is not there is empty to those who ask for all of it.
-        Err(Status::NotFound) => Vec::new(),
-        pairs => pairs?,
-    };
-    call.give(&pairs, to, size)
+    let pairs = with(call.state(), MapType::parse(map)?, |fields| pairs::encode(|pair| fields.each(pair)));
+    // What is not there is empty to those who ask for all of it.
+    call.give(&pairs.unwrap_or_default(), to, size)
 }
 
 pub fn set_map_pairs(call: &mut Call<'_>, map: u32, from: u32, size: u32) -> Answer {
     let map = MapType::parse(map)?;
     let (bytes, state) = call.read(from, size)?;
     let pairs = pairs::decode(bytes).map_err(|_| Status::BadArgument)?;
-    change(state, map, |mut fields| {
-        fields.clear();
-        pairs.iter().try_for_each(|(name, value)| fields.add(name, value))
-    })
-    .map_err(Into::into)
+    Ok(change(state, map, |mut fields| fields.set(&pairs))?)
 }
 
-/// The first value. In ABI 0.1.0 a value that is not there is an empty one.
+/// The first value. In ABI 0.1.0 a value that is not there is an empty one. Envoy calls it a bad argument when the whole map
+/// is not there, over which SDKs panic: here it is not found.
 pub fn get_map_value(call: &mut Call<'_>, map: u32, key: u32, key_size: u32, to: u32, size: u32) -> Answer {
     let map = MapType::parse(map)?;
     let (key, state) = call.read(key, key_size)?;
-    let value = with(state, map, |fields| fields.get(key).map(|value| value.into_owned()));
+    let value = with(state, map, |fields| fields.get(key).map(|value| value.into_owned())).flatten();
     let value = match value {
-        Ok(Some(value)) => value,
-        Ok(None) | Err(Status::NotFound) if state.vm.abi == Abi::V0_1_0 => Vec::new(),
-        Ok(None) => return Err(Status::NotFound.into()),
-        Err(status) => return Err(status.into()),
+        Some(value) => value,
+        None if state.vm.abi == Abi::V0_1_0 => Vec::new(),
+        None => return Err(Status::NotFound.into()),
     };
     call.give(&value, to, size)
 }
@@ -70,30 +62,30 @@ pub fn remove_map_value(call: &mut Call<'_>, map: u32, key: u32, key_size: u32) 
     })?)
 }
 
-/// Looks into a map. One of a message that has gone on can still be read.
-fn with<T>(state: &State, map: MapType, look: impl FnOnce(Fields<'_>) -> T) -> Result<T, Status> {
+/// Looks into a map, if it is there. One of a message that has gone on can still be read.
+fn with<T>(state: &State, map: MapType, look: impl FnOnce(Fields<'_>) -> T) -> Option<T> {
     let shown = &state.shown;
     let plain = match map {
         MapType::GrpcTrailingMetadata => &shown.grpc_trailing_metadata,
         MapType::GrpcInitialMetadata | MapType::CallHeaders => {
             let header = if map == MapType::CallHeaders { &shown.call_headers } else { &shown.grpc_initial_metadata };
-            return header.as_ref().map(|header| look(Fields::Response(header))).ok_or(Status::NotFound);
+            return header.as_ref().map(|header| look(Fields::Response(header)));
         }
         MapType::CallTrailers => &shown.call_trailers,
         _ => return of_stream(state, map, look),
     };
-    plain.as_ref().map(|fields| look(Fields::Plain(fields))).ok_or(Status::NotFound)
+    plain.as_ref().map(|fields| look(Fields::Plain(fields)))
 }
 
-fn of_stream<T>(state: &State, map: MapType, look: impl FnOnce(Fields<'_>) -> T) -> Result<T, Status> {
-    let http = state.contexts.stream().map_err(|_| Status::BadArgument)?.stream.lock();
+fn of_stream<T>(state: &State, map: MapType, look: impl FnOnce(Fields<'_>) -> T) -> Option<T> {
+    let http = state.contexts.stream().ok()?.stream.lock();
     let fields = match map {
         MapType::RequestHeaders => http.fields(Direction::Request),
         MapType::ResponseHeaders => http.fields(Direction::Response),
         MapType::RequestTrailers => http.request.trailers.as_ref().map(Fields::Plain),
         _ => http.response.trailers.as_ref().map(Fields::Plain),
     };
-    fields.map(look).ok_or(Status::NotFound)
+    fields.map(look)
 }
 
 /// Changes a map, if it may still be changed.

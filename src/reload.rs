@@ -27,7 +27,7 @@ use crate::observe::metrics::ReloadResult;
 use crate::proxy::{Generation, Shared};
 use crate::server::tls::Certificates;
 use crate::snapshot::{Changes, Snapshot};
-use crate::wasm::Host;
+use crate::wasm::{Host, Service};
 
 /// A file counts as written when nothing has happened to any of them for this long.
 const QUIET: Duration = Duration::from_millis(75);
@@ -57,6 +57,8 @@ pub struct Running {
     pub shared: Arc<Shared>,
     pub capabilities: Arc<Capabilities>,
     pub host: Arc<Host>,
+    /// Proxy-Wasm plugins without streams: they run as long as they are kept.
+    pub services: Vec<Service>,
     pub certificates: Certificates,
     /// Of the generation that the process has started with.
     pub inputs: Inputs,
@@ -104,8 +106,8 @@ enum Trigger {
 /// When the thread cannot be started.
 pub fn start(running: Running) -> io::Result<Reloads> {
     let (asks, asked) = mpsc::unbounded_channel();
-    let Running { hangup: Hangup { runtime, signal: hangup }, shared, capabilities, host, certificates, inputs } =
-        running;
+    let Running { hangup, shared, capabilities, host, services, certificates, inputs } = running;
+    let Hangup { runtime, signal: hangup } = hangup;
     let path = shared.current.load().config.path.clone();
     let changed = Arc::default();
     let triggers = Triggers { hangup, asked, changed, due: None };
@@ -113,6 +115,7 @@ pub fn start(running: Running) -> io::Result<Reloads> {
         shared,
         capabilities,
         host,
+        services,
         certificates,
         path,
         seen: Seen { running: inputs, failed: None },
@@ -136,6 +139,7 @@ struct Reloader {
     shared: Arc<Shared>,
     capabilities: Arc<Capabilities>,
     host: Arc<Host>,
+    services: Vec<Service>,
     certificates: Certificates,
     path: PathBuf,
     seen: Seen,
@@ -226,7 +230,12 @@ impl Reloader {
     }
 
     /// Builds the next generation, and makes it the current one.
-    fn replace(&self, config: Config, inputs: &Inputs, mut diagnostics: Diagnostics) -> Result<Box<Changes>, Outcome> {
+    fn replace(
+        &mut self,
+        config: Config,
+        inputs: &Inputs,
+        mut diagnostics: Diagnostics,
+    ) -> Result<Box<Changes>, Outcome> {
         let current = self.shared.current.load_full();
         if !diagnostics.has_errors() {
             let mut keys = restart::needed_for(&current.config, &config);
@@ -242,7 +251,7 @@ impl Reloader {
         }
         let certificates = Certificates::load(&config, &mut diagnostics);
         let _announced = self.capabilities.clusters.announce(config.upstream_names());
-        let snapshot =
+        let (snapshot, services) =
             Snapshot::build(&config, &self.host, &self.shared.metrics, Some(&current.snapshot), &mut diagnostics)
                 .ok_or_else(|| Outcome::Failed { shown: diagnostics.to_string(), told: diagnostics.without_lines() })?;
         let (next, _) = Generation::build(config, snapshot, Some(&current), &self.shared.metrics).map_err(|error| {
@@ -259,7 +268,8 @@ impl Reloader {
         self.capabilities.named.replace(next.snapshot.definitions());
         self.shared.current.store(next.clone());
         self.shared.metrics.reloads.loaded(next.number);
-        Ok(Box::new(Changes::between(&current.snapshot, &next.snapshot)))
+        let services = std::mem::replace(&mut self.services, services);
+        Ok(Box::new(Changes::between((&current.snapshot, &services), (&next.snapshot, &self.services))))
     }
 
     /// Watches what the last attempt and the running generation were made of, if the running one says so. The places to

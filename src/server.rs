@@ -31,7 +31,7 @@ use crate::proxy::upstream::{self, UpstreamError};
 use crate::proxy::{Gateway, Generation, Listener, Shared, listeners};
 use crate::reload::{self, Hangup, Inputs, Reloads, Running};
 use crate::snapshot::Snapshot;
-use crate::wasm::Host;
+use crate::wasm::{Host, Service};
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,7 @@ pub struct Start {
     pub announced: Announced,
     pub host: Host,
     pub snapshot: Snapshot,
+    pub services: Vec<Service>,
     pub certificates: Certificates,
     pub metrics: Arc<Metrics>,
     pub inputs: Inputs,
@@ -65,7 +66,8 @@ pub struct Start {
 /// # Errors
 /// When an upstream's name does not resolve, the access log cannot be opened or an address is taken.
 pub fn run(start: Start) -> Result<(), ServerError> {
-    let Start { config, capabilities, announced, host, snapshot, certificates, metrics, inputs, hangup } = start;
+    let Start { config, capabilities, announced, host, snapshot, services, certificates, metrics, inputs, hangup } =
+        start;
     let (listeners, admin, grace_period) = (listeners(&config), config.admin, config.grace_period);
     let mut server = Server::new_with_opt_and_conf(None, settings(&config));
     server.bootstrap();
@@ -101,6 +103,7 @@ pub fn run(start: Start) -> Result<(), ServerError> {
         shared: shared.clone(),
         capabilities: capabilities.clone(),
         host: host.clone(),
+        services,
         certificates,
         inputs,
     };

@@ -28,8 +28,6 @@ pub struct Snapshot {
     servers: Vec<Server>,
     /// What runs as named sessions.
     pub sessions: Vec<Arc<Script>>,
-    /// Proxy-Wasm plugins without streams: they run as long as they are here.
-    services: Vec<Service>,
 }
 
 /// Where a route is in its snapshot.
@@ -72,20 +70,21 @@ pub struct LiveScript {
 
 impl Snapshot {
     /// Loads every module and links every chain. All that is wrong is reported; without a report there is a snapshot.
-    /// Scripts that were the same in the snapshot before are taken over, with their instances.
+    /// Scripts that were the same in the snapshot before are taken over, with their instances. With it come the Proxy-Wasm
+    /// plugins without streams: they run as long as somebody keeps them, whatever requests still use the snapshot.
     pub fn build(
         config: &Config,
         host: &Host,
         metrics: &Metrics,
         before: Option<&Snapshot>,
         diagnostics: &mut Diagnostics,
-    ) -> Option<Snapshot> {
+    ) -> Option<(Snapshot, Vec<Service>)> {
         let (modules, chains, filters) = (HashMap::new(), HashMap::new(), HashMap::new());
         let mut builder = Builder { host, metrics, before, diagnostics, modules, chains, filters };
         let servers = config.servers.iter().map(|server| builder.server(server)).collect();
         let sessions = config.sessions.iter().filter_map(|session| builder.script(session, Place::Session)).collect();
         let services = config.services.iter().filter_map(|service| builder.service(service)).collect();
-        (!diagnostics.has_errors()).then_some(Snapshot { servers, sessions, services })
+        (!diagnostics.has_errors()).then_some((Snapshot { servers, sessions }, services))
     }
 
     /// The named sessions, to be put in the place of those that run.

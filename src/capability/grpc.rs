@@ -116,10 +116,12 @@ async fn open(capabilities: &Capabilities, call: &GrpcCall, request: &Request) -
 }
 
 fn outgoing(call: &GrpcCall, endpoint: &Endpoint, request: &Request) -> Result<Outgoing, Status> {
-    let GrpcCall { service, method, metadata, timeout, .. } = call;
+    let GrpcCall { cluster, service, method, metadata, timeout } = call;
     let path = PathAndQuery::try_from(format!("/{service}/{method}"))
         .map_err(|_| Status::internal(format!("`/{service}/{method}` is not a path")))?;
-    let authority = Authority::try_from(format!("{}:{}", endpoint.host, endpoint.addr.port()))
+    // As Envoy: the name of the cluster, where that can be a host.
+    let authority = Authority::try_from(cluster.as_str())
+        .or_else(|_| Authority::try_from(format!("{}:{}", endpoint.host, endpoint.addr.port())))
         .map_err(|_| Status::internal(format!("`{}` is not a host", endpoint.host)))?;
     let mut headers = metadata.clone();
     without_connection(&mut headers);

@@ -87,11 +87,12 @@ fn load(path: &Path) -> Result<(Start, ErrorLogGuard), String> {
     let announced = capabilities.clusters.announce(config.upstream_names());
     let snapshot = Snapshot::build(&config, &host, &metrics, None, &mut diagnostics);
     let rendered = render(&diagnostics);
-    let Some(snapshot) = snapshot else {
+    let Some((snapshot, services)) = snapshot else {
         return Err(format!("{rendered}{}", summary(path, diagnostics.error_count())));
     };
     eprint!("{rendered}");
-    let start = Start { config, capabilities, announced, host, snapshot, certificates, metrics, inputs, hangup };
+    let start =
+        Start { config, capabilities, announced, host, snapshot, services, certificates, metrics, inputs, hangup };
     Ok((start, log))
 }
 

@@ -177,9 +177,11 @@ impl Gateway {
                 }
                 timer.left(state.filters.paused(Direction::Response))
             };
+            let over = session.is_body_done();
             flow = tokio::select! {
                 biased;
                 () = stream.woken() => state.lock().filters.run(Direction::Response),
+                _gone = session.downstream_session.read_body_or_idle(true), if over => Flow::Reset,
                 () = tokio::time::sleep(paused.unwrap_or_default()), if paused.is_some() => state.lock().filters.give_up(Direction::Response),
             };
         }

@@ -25,8 +25,9 @@ pub struct Names {
 }
 
 impl Changes {
-    pub fn between(before: &Snapshot, now: &Snapshot) -> Changes {
-        Changes { scripts: names(scripts(before), scripts(now)), filters: names(filters(before), filters(now)) }
+    /// Each snapshot is with its services.
+    pub fn between(before: (&Snapshot, &[Service]), now: (&Snapshot, &[Service])) -> Changes {
+        Changes { scripts: names(scripts(before.0), scripts(now.0)), filters: names(filters(before), filters(now)) }
     }
 }
 
@@ -86,7 +87,7 @@ fn scripts(snapshot: &Snapshot) -> ByName<'_, ScriptEntry<'_>> {
     scripts
 }
 
-fn filters(snapshot: &Snapshot) -> ByName<'_, FilterEntry> {
+fn filters<'s>((snapshot, services): (&'s Snapshot, &'s [Service])) -> ByName<'s, FilterEntry> {
     let filter = |filter: &Filter| FilterEntry {
         plugin: Arc::as_ptr(&filter.plugin),
         failure_policy: filter.failure_policy,
@@ -99,7 +100,7 @@ fn filters(snapshot: &Snapshot) -> ByName<'_, FilterEntry> {
     };
     let mut filters = ByName::new();
     let on_streams = snapshot.filters().map(|on_streams| (&on_streams.plugin, filter(on_streams)));
-    let services = snapshot.services.iter().map(|alone| (&alone.plugin, service(alone)));
+    let services = services.iter().map(|alone| (&alone.plugin, service(alone)));
     for (plugin, entry) in on_streams.chain(services) {
         filters.entry(&*plugin.identity.name).or_default().push(entry);
     }

@@ -34,7 +34,8 @@ pub fn open(folder: &Path) -> Result<Cache, CacheError> {
     File::create(&probe)?;
     fs::remove_file(&probe)?;
     let mut config = CacheConfig::new();
-    config.with_directory(folder);
+    // One of its own: Wasmtime deletes what it does not know.
+    config.with_directory(folder.join("compiled"));
     Cache::new(config).map_err(CacheError::Wasmtime)
 }
 
@@ -66,7 +67,7 @@ mod tests {
     /// The compiled modules, each with the number of its file: one that is written anew has another.
     fn kept(folder: &Path) -> Vec<(PathBuf, u64)> {
         let mut files = Vec::new();
-        for compiler in fs::read_dir(folder.join("modules")).unwrap() {
+        for compiler in fs::read_dir(folder.join("compiled/modules")).unwrap() {
             let modules = fs::read_dir(compiler.unwrap().path()).unwrap().map(|entry| entry.unwrap().path());
             let modules = modules.filter(|path| path.extension().is_none());
             files.extend(modules.map(|path| (path.clone(), path.metadata().unwrap().ino())));

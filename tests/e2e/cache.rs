@@ -25,7 +25,7 @@ fn config(cache: &Path, plugins: &[PathBuf]) -> String {
 
 /// The compiled modules, each with the number of its file: one that is written anew has another.
 fn kept(cache: &Path) -> Vec<(PathBuf, u64)> {
-    let compilers = fs::read_dir(cache.join("modules")).unwrap();
+    let compilers = fs::read_dir(cache.join("compiled/modules")).unwrap();
     let files = compilers.flat_map(|compiler| fs::read_dir(compiler.unwrap().path()).unwrap());
     let files = files.map(|file| file.unwrap().path()).filter(|path| path.extension().is_none());
     let mut files: Vec<_> = files.map(|path| (path.clone(), path.metadata().unwrap().ino())).collect();

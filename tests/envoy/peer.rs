@@ -23,7 +23,7 @@ use crate::support::DownOrigin;
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-/// Between the pieces of a body, so that a proxy sees them one by one.
+/// Before each piece of a body, so that a proxy sees them one by one, after the headers have gone on.
 const GAP: Duration = Duration::from_millis(50);
 
 /// For an answer. Where none is to come, this is how long the case takes.
@@ -216,10 +216,8 @@ fn body_of(message: &Message) -> Body {
     if message.broken {
         frames.push(Err(io::ErrorKind::ConnectionReset.into()));
     }
-    let frames = stream::iter(frames.into_iter().enumerate()).then(|(number, frame)| async move {
-        if number > 0 {
-            tokio::time::sleep(GAP).await;
-        }
+    let frames = stream::iter(frames).then(|frame| async move {
+        tokio::time::sleep(GAP).await;
         frame
     });
     StreamBody::new(frames).boxed_unsync()

@@ -107,9 +107,14 @@ impl FilteredSession {
             if !out.is_empty() {
                 session.response_duplex_vec(std::mem::take(out)).await?;
             }
+            let over = session.is_body_done();
             flow = tokio::select! {
                 biased;
                 () = stream.woken() => self.with_filters(session, |filters| filters.run(Direction::Response)),
+                gone = session.read_body_or_idle(true), if over => {
+                    gone?;
+                    Flow::On
+                }
                 () = sleep(paused.unwrap_or_default()), if paused.is_some() => {
                     self.with_filters(session, |filters| filters.give_up(Direction::Response))
                 }
@@ -210,9 +215,9 @@ impl Decoration for FilteredSession {
                 () = sleep(paused.unwrap_or_default()), if paused.is_some() => {
                     self.with_filters(session, |filters| filters.give_up(Direction::Request))
                 }
-                chunk = session.read_request_body(), if reads => {
+                chunk = next_or_gone(session, self.over), if reads || self.over => {
                     let chunk = chunk?;
-                    self.over = chunk.is_none() || session.is_body_done();
+                    self.over |= chunk.is_none() || session.is_body_done();
                     let over = self.over;
                     self.with_filters(session, |filters| filters.body(Direction::Request, &chunk.unwrap_or_default(), over))
                 }
@@ -276,6 +281,11 @@ impl Decoration for FilteredSession {
         }
         session.response_duplex_vec(out).await
     }
+}
+
+/// What comes next of a body, else the error that the client has gone.
+async fn next_or_gone(session: &mut ServerSession, over: bool) -> Result<Option<Bytes>> {
+    if over { session.read_body_or_idle(true).await } else { session.read_request_body().await }
 }
 
 /// Writes a response of our own, piece by piece.

@@ -424,12 +424,16 @@ impl Filters {
 
     /// The filter has failed: it is skipped, if its policy says so, else the stream ends.
     fn lost(&mut self, position: usize) -> Result<(), Flow> {
-        let filter = &self.chain.filters[position];
-        if filter.failure_policy == FailurePolicy::Open {
-            self.contexts[position] = State::Skipped;
+        let may_be_skipped = self.chain.filters[position].failure_policy == FailurePolicy::Open;
+        let left = if may_be_skipped { State::Skipped } else { State::Ended };
+        if let State::Open(link, _) = std::mem::replace(&mut self.contexts[position], left) {
+            // Its VM may well live: it has paused the stream for too long.
+            link.on_end();
+            link.delete();
+        }
+        if may_be_skipped {
             return Ok(());
         }
-        self.contexts[position] = State::Ended;
         let mut http = self.stream.lock();
         http.details = Some("wasm_fail_stream".to_owned());
         let is_grpc = http.is_grpc();
@@ -456,7 +460,7 @@ impl Filters {
         }
     }
 
-    /// The stream has ended: done, log, delete, for each filter. Once.
+    /// The stream has ended: done and log for each filter, and then delete. Once.
     pub fn end(&mut self) {
         {
             let mut http = self.stream.lock();
@@ -464,9 +468,14 @@ impl Filters {
             http.response.open = Default::default();
             http.closed = true;
         }
+        for state in &self.contexts {
+            if let State::Open(link, _) = state {
+                link.on_end();
+            }
+        }
         for state in &mut self.contexts {
             if let State::Open(link, _) = std::mem::replace(state, State::Ended) {
-                link.end();
+                link.delete();
             }
         }
     }

@@ -56,12 +56,10 @@ impl Vm {
     pub fn deliver_grpc(&mut self, root: u32, id: u32, result: Result<Reply, Status>) -> wasmtime::Result<()> {
         let Some(_call) = self.state().calls.remove(id) else { return Ok(()) };
         let called = match result {
-            Ok(Reply { message, initial_metadata, trailing_metadata }) => {
+            // As Envoy, it shows the metadata of streams only.
+            Ok(Reply { message, .. }) => {
                 let size = length(message.len());
-                let shown = &mut self.state().shown;
-                shown.grpc_message = Some(message);
-                shown.grpc_initial_metadata = Some(initial_metadata);
-                shown.grpc_trailing_metadata = Some(trailing_metadata);
+                self.state().shown.grpc_message = Some(message);
                 self.on_grpc_receive(root, id, size)
             }
             Err(status) => self.grpc_closed(root, id, status),
@@ -81,8 +79,9 @@ impl Vm {
         let shown = &mut self.state().shown;
         let called = match event {
             Event::InitialMetadata(metadata) => {
-                let count = length(metadata.len());
-                shown.grpc_initial_metadata = Some(metadata);
+                let header = response_header(StatusCode::OK, &metadata)?;
+                let count = Fields::Response(&header).count();
+                shown.grpc_initial_metadata = Some(header);
                 self.on_grpc_receive_initial_metadata(root, id, count)
             }
             Event::Message(message) => {

@@ -35,7 +35,9 @@ impl<'a> Fields<'a> {
                 pair(b":path", request.raw_path());
                 pair(b":method", request.method.as_str().as_bytes());
                 pair(b":scheme", scheme.as_bytes());
-                for (name, value) in request.headers.iter().filter(|(name, _)| **name != header::HOST) {
+                let upgrades = request.headers.contains_key(header::UPGRADE);
+                let shown = |name: &HeaderName| *name != header::HOST && !is_of_connection(name, upgrades);
+                for (name, value) in request.headers.iter().filter(|(name, _)| shown(name)) {
                     pair(name.as_str().as_bytes(), value.as_bytes());
                 }
             }
@@ -88,6 +90,15 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// What belongs to the connection and not to the request (RFC 9110, section 7.6.1): filters do not see it, as in Envoy.
+fn is_of_connection(name: &HeaderName, upgrades: bool) -> bool {
+    match *name {
+        header::TRANSFER_ENCODING => true,
+        header::CONNECTION => !upgrades,
+        _ => matches!(name.as_str(), "keep-alive" | "proxy-connection"),
+    }
+}
+
 fn plain(headers: &HeaderMap, mut pair: impl FnMut(&[u8], &[u8])) {
     for (name, value) in headers {
         pair(name.as_str().as_bytes(), value.as_bytes());
@@ -115,7 +126,7 @@ impl FieldsMut<'_> {
             return Ok(());
         }
         let (name, value) = checked(name, value)?;
-        self.append(name, value)
+        if self.is_framing(&name) { Ok(()) } else { self.append(name, value) }
     }
 
     /// Leaves one value of the name.
@@ -127,6 +138,9 @@ impl FieldsMut<'_> {
             return Ok(());
         }
         let (name, value) = checked(name, value)?;
+        if self.is_framing(&name) {
+            return Ok(());
+        }
         match self {
             FieldsMut::Request(request, _) => request.insert_header(name, value),
             FieldsMut::Response(response) => response.insert_header(name, value),
@@ -141,6 +155,9 @@ impl FieldsMut<'_> {
     /// Pseudo-headers stay: a message is none without them.
     pub fn remove(&mut self, name: &[u8]) {
         let Ok(name) = HeaderName::from_bytes(name) else { return };
+        if self.is_framing(&name) {
+            return;
+        }
         match self {
             // `:authority` by its old name.
             FieldsMut::Request(..) if name == header::HOST => {}
@@ -161,6 +178,7 @@ impl FieldsMut<'_> {
                 plain.push(checked(name, value)?);
             }
         }
+        plain.retain(|(name, _)| !self.is_framing(name));
         self.clear();
         plain.into_iter().try_for_each(|(name, value)| self.append(name, value))
     }
@@ -171,9 +189,16 @@ impl FieldsMut<'_> {
             FieldsMut::Response(response) => response.headers.keys().cloned().collect(),
             FieldsMut::Plain(headers) => return headers.clear(),
         };
-        for name in names {
+        // Those that were not shown stay.
+        let upgrades = names.contains(&header::UPGRADE);
+        for name in names.into_iter().filter(|name| !is_of_connection(name, upgrades)) {
             self.remove(name.as_str().as_bytes());
         }
+    }
+
+    /// How a message is framed is the proxy's to say: what a filter says of it goes nowhere.
+    fn is_framing(&self, name: &HeaderName) -> bool {
+        *name == header::TRANSFER_ENCODING && !matches!(self, FieldsMut::Plain(_))
     }
 
     fn append(&mut self, name: HeaderName, value: HeaderValue) -> Result<(), Status> {

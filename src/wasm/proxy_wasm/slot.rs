@@ -328,9 +328,13 @@ impl Link {
         self.slot.with(self.generation, |vm| vm.on_trailers(request, self.id, count))
     }
 
-    /// The stream has ended. Once.
-    pub fn end(self) {
+    /// The stream has ended: done and log. Once; then [`Link::delete`].
+    pub fn on_end(&self) {
         // A failure is logged, and there is nobody left whom it could hurt.
-        let _ = self.slot.with(self.generation, |vm| vm.end_stream(self.id));
+        let _ = self.slot.with(self.generation, |vm| vm.on_end(self.id));
+    }
+
+    pub fn delete(self) {
+        let _ = self.slot.with(self.generation, |vm| vm.delete(self.id));
     }
 }

@@ -140,7 +140,7 @@ pub struct Shown {
     pub call_headers: Option<ResponseHeader>,
     pub call_trailers: Option<HeaderMap>,
     pub call_body: Option<Bytes>,
-    pub grpc_initial_metadata: Option<HeaderMap>,
+    pub grpc_initial_metadata: Option<ResponseHeader>,
     pub grpc_trailing_metadata: Option<HeaderMap>,
     pub grpc_message: Option<Bytes>,
     pub foreign_arguments: Option<Bytes>,

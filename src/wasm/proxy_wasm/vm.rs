@@ -244,19 +244,13 @@ impl Vm {
         run(&mut self.store, id, on_or(callback, (id, count), 0))
     }
 
-    /// Done, log, delete: the stream has ended.
+    /// Done and log: the stream has ended.
     ///
     /// # Errors
-    /// A trap. The context is gone in any case.
-    pub fn end_stream(&mut self, id: u32) -> wasmtime::Result<()> {
-        let callbacks = &self.callbacks;
-        let ended = (|| {
-            run(&mut self.store, id, on_or(&callbacks.on_done, id, 1))?;
-            run(&mut self.store, id, on(&callbacks.on_log, id))?;
-            run(&mut self.store, id, on(&callbacks.on_delete, id))
-        })();
-        self.store.data_mut().contexts.remove(id);
-        ended
+    /// A trap. The context is still there then, to say whose it was.
+    pub fn on_end(&mut self, id: u32) -> wasmtime::Result<()> {
+        run(&mut self.store, id, on_or(&self.callbacks.on_done, id, 1))?;
+        run(&mut self.store, id, on(&self.callbacks.on_log, id))
     }
 }
 
@@ -317,10 +311,10 @@ impl Vm {
 
     /// # Errors
     /// A trap.
-    pub fn delete(&mut self, root: u32) -> wasmtime::Result<()> {
-        let deleted = run(&mut self.store, root, on(&self.callbacks.on_delete, root));
-        self.store.data_mut().contexts.remove(root);
-        deleted
+    pub fn delete(&mut self, id: u32) -> wasmtime::Result<()> {
+        run(&mut self.store, id, on(&self.callbacks.on_delete, id))?;
+        self.store.data_mut().contexts.remove(id);
+        Ok(())
     }
 }
 

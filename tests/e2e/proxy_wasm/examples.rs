@@ -14,7 +14,6 @@ fn site(origin: std::net::SocketAddr, filters: &[(&str, &str)]) -> Site {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "what a VM says when it starts is lost: the log begins after the snapshot has been built"]
 async fn hello_world_greets_once_a_vm_and_ticks() {
     let service = format!(
         "[[wasm_service]]\nname = \"hello\"\nwasm_path = '{}'\nvm_configuration = \"50\"\n",

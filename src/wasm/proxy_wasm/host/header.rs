@@ -66,9 +66,11 @@ pub fn remove_map_value(call: &mut Call<'_>, map: u32, key: u32, key_size: u32) 
 fn with<T>(state: &State, map: MapType, look: impl FnOnce(Fields<'_>) -> T) -> Option<T> {
     let shown = &state.shown;
     let plain = match map {
-        MapType::GrpcInitialMetadata => &shown.grpc_initial_metadata,
         MapType::GrpcTrailingMetadata => &shown.grpc_trailing_metadata,
-        MapType::CallHeaders => return shown.call_headers.as_ref().map(|header| look(Fields::Response(header))),
+        MapType::GrpcInitialMetadata | MapType::CallHeaders => {
+            let header = if map == MapType::CallHeaders { &shown.call_headers } else { &shown.grpc_initial_metadata };
+            return header.as_ref().map(|header| look(Fields::Response(header)));
+        }
         MapType::CallTrailers => &shown.call_trailers,
         _ => return of_stream(state, map, look),
     };

@@ -11,6 +11,7 @@
 //! ```
 
 mod abi;
+mod arguments;
 mod host;
 mod plan;
 mod steps;

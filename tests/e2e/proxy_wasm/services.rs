@@ -1,0 +1,191 @@
+//! Plugins without streams: ticks, queues, and what they share with filters.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+
+fn started_with(services: &str) -> Proxy {
+    let mut site = Site::with(&format!("threads = 2\n{services}"));
+    site.answered("/");
+    Proxy::start(&site.to_string())
+}
+
+/// How often a filter or service has said this.
+fn said(proxy: &Proxy, name: &str, text: &str) -> usize {
+    let line = format!("filter={name} request=- {text}");
+    proxy.log().lines().filter(|said| said.ends_with(&line)).count()
+}
+
+/// Says hello, and ticks.
+fn hello(milliseconds: u32) -> Guest {
+    Guest::new()
+        .on("proxy_on_vm_start", &format!("(call $say 'hello') (drop (call $tick_every (i32.const {milliseconds})))"))
+        .on("proxy_on_tick", "(call $say 'tick')")
+}
+
+#[test]
+fn a_singleton_runs_once_and_others_once_a_worker() {
+    let module = hello(20).path();
+    let many = format!("{}singleton = false\n", service("many", &module));
+    let three = format!("{}singleton = false\ninstances = 3\n", service("three", &module));
+    let proxy = started_with(&format!("{}{many}{three}", service("one", &module)));
+    for (name, vms) in [("one", 1), ("many", 2), ("three", 3)] {
+        eventually("it ticks again and again", || said(&proxy, name, "tick") >= 5 * vms);
+        assert_eq!(said(&proxy, name, "hello"), vms, "{name}");
+    }
+    assert_eq!(proxy.metric("phasegate_filter_vms"), 6.0);
+}
+
+#[test]
+fn a_tick_comes_after_its_period_until_it_is_stopped() {
+    let stopping = hello(20).with("(global $ticks (mut i32) (i32.const 0))").on(
+        "proxy_on_tick",
+        "(global.set $ticks (i32.add (global.get $ticks) (i32.const 1)))
+         (if (i32.eq (global.get $ticks) (i32.const 3)) (then (drop (call $tick_every (i32.const 0)))))",
+    );
+    let begun = Instant::now();
+    let proxy = started_with(&(service("stops", &stopping.path()) + &service("goes", &hello(50).path())));
+    eventually("the other goes on", || said(&proxy, "goes", "tick") >= 10);
+    assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
+    assert_eq!(said(&proxy, "stops", "tick"), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_takes_from_the_queue_what_filters_put_there() {
+    let jobs = Guest::new()
+        .on("proxy_on_vm_start", "(drop (call $proxy_register_shared_queue 'jobs' (i32.const 0x80)))")
+        // On reloads: a configuration of one letter is refused.
+        .on("proxy_on_configure", "(if (i32.eq (local.get $a) (i32.const 1)) (then (return (i32.const 0))))")
+        .on(
+            "proxy_on_queue_ready",
+            "(if (i32.ne (local.get $a) (i32.load (i32.const 0x80))) (then unreachable))
+             (if (call $proxy_dequeue_shared_queue (local.get $a) (i32.const 0x84) (i32.const 0x88))
+               (then (call $say 'nothing') (return)))
+             (call $say (i32.load (i32.const 0x84)) (i32.load (i32.const 0x88)))
+             (call $count 'jobs')",
+        );
+    let asks = Guest::new().on(
+        "proxy_on_request_headers",
+        "(if (call $proxy_resolve_shared_queue 'office' 'jobs' (i32.const 0x80))
+           (then (call $answer (i32.const 404)) (return (i32.const 1))))
+         (drop (call $header 'x-job'))
+         (drop (call $proxy_enqueue_shared_queue
+           (i32.load (i32.const 0x80)) (i32.load (i32.const 0x104)) (i32.load (i32.const 0x108))))",
+    );
+    let config = |configuration: &str| {
+        let service = service("office", &jobs.path()) + "vm_id = 'office'\n" + configuration;
+        let mut site = Site::with(&format!("threads = 2\n{service}"));
+        filtered(&mut site, "/", "respond = { status = 202 }", "front", &asks.path(), "vm_id = 'front'\n");
+        site.to_string()
+    };
+    let proxy = Proxy::start(&config(""));
+    let client = http1();
+    let ask = async |number: usize| {
+        let request = client.get(proxy.url("/")).header("x-job", format!("job {number}."));
+        assert_eq!(send(request).await.status, 202);
+    };
+    let jobs: Vec<_> = (0..50).map(ask).collect();
+    futures::future::join_all(jobs).await;
+    eventually("all jobs are done", || counter(&proxy, "jobs") == 50.0);
+    for number in 0..50 {
+        eventually("each job is done", || said(&proxy, "office", &format!("job {number}.")) > 0);
+        assert_eq!(said(&proxy, "office", &format!("job {number}.")), 1);
+    }
+    assert_eq!(said(&proxy, "office", "nothing"), 0);
+
+    // A trial takes the queue from nobody.
+    proxy.configure(&config("configuration = 'x'\n"));
+    assert_eq!(proxy.admin("POST", "/reload").0, 400);
+    ask(50).await;
+    eventually("the service still hears", || said(&proxy, "office", "job 50.") == 1);
+
+    // What is in the queue stays when the service is another.
+    proxy.configure(&config("configuration = 'other'\n"));
+    assert_eq!(proxy.admin("POST", "/reload").0, 200);
+    ask(51).await;
+    eventually("the next service hears", || said(&proxy, "office", "job 51.") == 1);
+    assert_eq!(counter(&proxy, "jobs"), 52.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shared_data_is_changed_by_one_vm_at_a_time() {
+    let adds = Guest::new()
+        .on(
+            "proxy_on_vm_start",
+            "(drop (call $proxy_set_shared_data 'total' (i32.const 0x90) (i32.const 4) (i32.const 0)))",
+        )
+        .on(
+            "proxy_on_request_headers",
+            "(if (call $header 'x-read') (then
+               (drop (call $proxy_get_shared_data 'total' (i32.const 0x80) (i32.const 0x84) (i32.const 0x88)))
+               (call $show 'total ' (i32.load (i32.load (i32.const 0x80))))
+               (return (i32.const 0))))
+             (loop $again
+               (if (call $proxy_get_shared_data 'total' (i32.const 0x80) (i32.const 0x84) (i32.const 0x88))
+                 (then unreachable))
+               (i32.store (i32.const 0x90) (i32.add (i32.const 1) (i32.load (i32.load (i32.const 0x80)))))
+               (br_if $again (i32.eq (i32.const 8)
+                 (call $proxy_set_shared_data
+                   'total' (i32.const 0x90) (i32.const 4) (i32.load (i32.const 0x88))))))",
+        );
+    let mut site = Site::with("threads = 4");
+    // VMs of two kinds, which share by `vm_id`.
+    for path in ["/a", "/b"] {
+        let keys = format!("vm_id = 'sums'\nvm_configuration = '{path}'\n");
+        filtered(&mut site, path, "respond = { status = 200 }", &path[1..], &adds.path(), &keys);
+    }
+    let proxy = Proxy::start(&site.to_string());
+    let mut clients = tokio::task::JoinSet::new();
+    for number in 0..16 {
+        let url = proxy.url(if number % 2 == 0 { "/a" } else { "/b" });
+        clients.spawn(async move {
+            let client = http1();
+            for _ in 0..50 {
+                assert_eq!(send(client.get(&url)).await.status, 200);
+            }
+        });
+    }
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
+    }
+    assert_eq!(send(http1().get(proxy.url("/a")).header("x-read", "1")).await.status, 200);
+    proxy.wait_for_log("total 800");
+}
+
+#[test]
+fn a_service_that_fails_comes_back_if_its_policy_says_so() {
+    let failing = hello(1).on("proxy_on_tick", "unreachable").path();
+    let policy = |name: &str, policy: &str| {
+        format!("{}vm_id = '{name}'\nfailure_policy = '{policy}'\n", service(name, &failing))
+    };
+    let begun = Instant::now();
+    let proxy = started_with(&(policy("closed", "closed") + &policy("again", "reload")));
+    eventually("it comes back twice", || said(&proxy, "again", "hello") >= 3);
+    assert!(begun.elapsed() >= Duration::from_secs(2), "not before the backoff: {:?}", begun.elapsed());
+    assert!(failures(&proxy, "again", "trap") >= 2.0);
+    assert!(proxy.metric("phasegate_filter_vm_reloads_total{filter=\"again\",result=\"success\"}") >= 2.0);
+    assert_eq!((said(&proxy, "closed", "hello"), said(&proxy, "closed", "tick")), (1, 1));
+    assert_eq!(failures(&proxy, "closed", "trap"), 1.0);
+    let line = proxy.wait_for_log("filter=closed request=- failed: trap: ");
+    assert!(line.contains("ERROR"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_ends_with_its_configuration_whatever_requests_still_go_on() {
+    let origin = Origin::start_async(|_| std::future::pending()).await;
+    let config = |services: &str| {
+        let mut site = Site::with(services);
+        site.answered("/").proxied("/hang", origin.addr());
+        site.to_string()
+    };
+    let guest = hello(10).on("proxy_on_done", "(call $say 'done')").on("proxy_on_delete", "(call $say 'deleted')");
+    let proxy = Proxy::start(&config(&service("clock", &guest.path())));
+    let hanging = tokio::spawn(http1().get(proxy.url("/hang")).send());
+    origin.wait_for_requests(1);
+    proxy.configure(&config(""));
+    assert_eq!(proxy.admin("POST", "/reload").0, 200);
+    proxy.wait_for_log("filters removed: clock");
+    proxy.wait_for_metric("phasegate_filter_vms", 0.0);
+    assert_eq!((said(&proxy, "clock", "done"), said(&proxy, "clock", "deleted")), (1, 1));
+    hanging.abort();
+}

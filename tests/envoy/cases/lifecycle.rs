@@ -127,10 +127,10 @@ fn traps() -> Vec<Case> {
     let reload = json!({ "on_request_headers": [["if", "/trap", [["trap"]]]] });
     cases.push(
         Case::new("trap_and_reload", Filter { failure_policy: "reload", ..Filter::probe(reload) })
-            .request(get("/trap").after(2000))
-            .request(get("/after").after(2000))
+            .request(get("/trap").after(3000))
+            .request(get("/after").after(3000))
             .request(get("/trap"))
-            .request(get("/after").after(2000)),
+            .request(get("/after").after(3000)),
     );
     cases
 }

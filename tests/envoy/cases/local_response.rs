@@ -51,16 +51,20 @@ fn phases() -> Vec<Case> {
             json!([["if", 1, call("response", json!([reply()]))]]),
         )
         .callee(),
-        case(
+        // Held to the end: what comes first, the answer or the rest of the body, is the same each time.
+        Case::probe(
             "in_call_response_of_a_held_request_body",
-            "on_request_body",
-            json!([["if", 1, call("body", json!([reply()]))], ["pause"]]),
+            json!({
+                "on_request_body": [["if", "end", call("body", json!([reply()])), [["pause"]]]], "on_log": facts(),
+            }),
         )
-        .callee(),
-        case(
+        .callee()
+        .request(post("/", "hello")),
+        Case::probe(
             "in_call_response_of_a_held_response_body",
-            "on_response_body",
-            json!([["if", 1, call("body", json!([reply()]))], ["pause"]]),
+            json!({
+                "on_response_body": [["if", "end", call("body", json!([reply()])), [["pause"]]]], "on_log": facts(),
+            }),
         )
         .callee(),
         case("in_held_response_body_before_headers", "on_response_headers", json!([["if", 1, [["return", 1]]]]))

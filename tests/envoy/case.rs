@@ -21,6 +21,8 @@ pub struct Case {
     pub unordered: bool,
     /// A Lua script in front of the filters, in Envoy only.
     pub lua: Option<&'static str>,
+    /// What the origin has seen when the request is ended under way is chance.
+    pub ends_under_way: bool,
     /// Envoy does not survive it: what is compared is only that Phasegate does.
     pub crashes: bool,
     /// How many bytes a body may have that is held, where it is not the default.
@@ -109,6 +111,7 @@ impl Case {
             waits_for: None,
             unordered: false,
             lua: None,
+            ends_under_way: false,
             crashes: false,
             buffer_limit: None,
         }
@@ -173,6 +176,11 @@ impl Case {
     /// With `allow_on_headers_stop_iteration`.
     pub fn stop_iteration(mut self) -> Case {
         self.filters[0].allow_on_headers_stop_iteration = true;
+        self
+    }
+
+    pub fn ends_under_way(mut self) -> Case {
+        self.ends_under_way = true;
         self
     }
 

@@ -168,7 +168,7 @@ async fn observe(case: &Case, servers: &Servers, addr: SocketAddr, lines: impl F
         answer.render(&mut text, "  ");
         let all = settled(case, done, &lines).await;
         for (origin, server) in case.origins.iter().zip(servers) {
-            for received in server.take() {
+            for received in server.take().iter().filter(|_| !case.ends_under_way) {
                 let _ = writeln!(text, "  {} received", origin.name);
                 received.render(&mut text, "    ");
             }

@@ -71,8 +71,8 @@ fn runs() -> Vec<Case> {
             "on_tick": [["if", 3, [["tick", 0]]], ["get", "request_headers", ":path"], ["self"]],
         }))
         .until("tick(0)").unordered(),
-        Case::new("two_plugins_tick", Filter { vm_id: Some("ticks"), root_id: "a", ..Filter::probe(json!({ "on_request_headers": [["tick", 30]], "on_tick": [["tick", 0], ["property", ["plugin_root_id"]]] })) })
-            .then(Filter { vm_id: Some("ticks"), root_id: "b", ..Filter::probe(json!({ "on_request_headers": [["tick", 90]], "on_tick": [["tick", 0], ["property", ["plugin_root_id"]]] })) })
+        Case::new("two_plugins_tick", Filter { vm_id: Some("both-tick"), root_id: "a", ..Filter::probe(json!({ "on_request_headers": [["tick", 30]], "on_tick": [["tick", 0], ["property", ["plugin_root_id"]]] })) })
+            .then(Filter { vm_id: Some("both-tick"), root_id: "b", ..Filter::probe(json!({ "on_request_headers": [["tick", 90]], "on_tick": [["tick", 0], ["property", ["plugin_root_id"]]] })) })
             .until("\"b\"")
         .unordered(),
         Case::new("denied_capabilities", Filter {
@@ -127,10 +127,10 @@ fn traps() -> Vec<Case> {
     let reload = json!({ "on_request_headers": [["if", "/trap", [["trap"]]]] });
     cases.push(
         Case::new("trap_and_reload", Filter { failure_policy: "reload", ..Filter::probe(reload) })
-            .request(get("/trap").after(2000))
-            .request(get("/after").after(2000))
+            .request(get("/trap").after(3000))
+            .request(get("/after").after(3000))
             .request(get("/trap"))
-            .request(get("/after").after(2000)),
+            .request(get("/after").after(3000)),
     );
     cases
 }

@@ -35,8 +35,8 @@ fn phases() -> Vec<Case> {
     vec![
         case("in_request_headers", "on_request_headers", json!([reply(), ["pause"]])),
         case("in_request_headers_and_continue", "on_request_headers", json!([reply()])),
-        case("in_request_body", "on_request_body", json!([["if", 1, [reply()]], ["pause"]])),
-        case("in_request_trailers", "on_request_trailers", json!([reply(), ["pause"]])),
+        case("in_request_body", "on_request_body", json!([["if", 1, [reply()]], ["pause"]])).ends_under_way(),
+        case("in_request_trailers", "on_request_trailers", json!([reply(), ["pause"]])).ends_under_way(),
         case("in_response_headers", "on_response_headers", json!([["if", 1, [reply()]], ["pause"]])),
         case("in_response_headers_and_continue", "on_response_headers", json!([["if", 1, [reply()]]])),
         case("in_response_body", "on_response_body", json!([["if", 1, [reply()]], ["pause"]])),
@@ -51,16 +51,21 @@ fn phases() -> Vec<Case> {
             json!([["if", 1, call("response", json!([reply()]))]]),
         )
         .callee(),
-        case(
+        // Held to the end: what comes first, the answer or the rest of the body, is the same each time.
+        Case::probe(
             "in_call_response_of_a_held_request_body",
-            "on_request_body",
-            json!([["if", 1, call("body", json!([reply()]))], ["pause"]]),
+            json!({
+                "on_request_body": [["if", "end", call("body", json!([reply()])), [["pause"]]]], "on_log": facts(),
+            }),
         )
-        .callee(),
-        case(
+        .ends_under_way()
+        .callee()
+        .request(post("/", "hello")),
+        Case::probe(
             "in_call_response_of_a_held_response_body",
-            "on_response_body",
-            json!([["if", 1, call("body", json!([reply()]))], ["pause"]]),
+            json!({
+                "on_response_body": [["if", "end", call("body", json!([reply()])), [["pause"]]]], "on_log": facts(),
+            }),
         )
         .callee(),
         case("in_held_response_body_before_headers", "on_response_headers", json!([["if", 1, [["return", 1]]]]))

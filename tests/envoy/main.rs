@@ -196,7 +196,7 @@ async fn settled(case: &Case, from: usize, lines: &impl Fn() -> Vec<String>) -> 
         let said = case.waits_for.is_none_or(|text| new.iter().any(|line| line.contains(text)));
         let created = new.iter().filter(|line| line.contains("on_context_create(")).count();
         let deleted = new.iter().filter(|line| line.contains("on_delete()")).count();
-        let (ended, patience) = (created > 0 && created <= deleted, if created > 0 { 1000 } else { 150 });
+        let (ended, patience) = (created > 0 && created <= deleted, if created > 0 { 1000 } else { 400 });
         let rest = if ended { 30 } else { patience };
         if (said && quiet.elapsed() > Duration::from_millis(rest)) || Instant::now() > deadline {
             return last;

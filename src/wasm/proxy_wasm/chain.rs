@@ -322,13 +322,16 @@ impl Filters {
         if action == BodyAction::NoBuffer {
             held.body.clear();
         }
-        let too_large = action == BodyAction::Buffer && held.body.len() > self.chain.filters[position].buffer;
-        if too_large {
+        if action == BodyAction::Buffer && held.body.len() > self.chain.filters[position].buffer {
             let details = if is_request { "request_payload_too_large" } else { "response_payload_too_large" };
             http.details = Some(details.to_owned());
             return Err(Flow::TooLarge);
         }
+        let kept = (action == BodyAction::Watermark).then(|| held.body.split());
         drop(http);
+        if let Some(kept) = kept {
+            self.lane(direction).keep(index, kept);
+        }
         match action {
             BodyAction::Continue => self.release(direction, index, position),
             _ => self.lane(direction).stage_mut(index).pause = Pause::Body,

@@ -79,9 +79,10 @@ impl Vm {
         let shown = &mut self.state().shown;
         let called = match event {
             Event::InitialMetadata(metadata) => {
-                let header = response_header(StatusCode::OK, &metadata)?;
-                let count = Fields::Response(&header).count();
-                shown.grpc_initial_metadata = Some(header);
+                // A response of trailers only has none.
+                let header = (!metadata.is_empty()).then(|| response_header(StatusCode::OK, &metadata)).transpose()?;
+                let count = header.as_ref().map_or(0, |header| Fields::Response(header).count());
+                shown.grpc_initial_metadata = header;
                 self.on_grpc_receive_initial_metadata(root, id, count)
             }
             Event::Message(message) => {

@@ -157,7 +157,8 @@ fn places() -> Vec<Case> {
         .callee()
         .origin(Origin::new("slow", |_, _| Answer::Silence)),
         Case::probe("nobody_waits_for_it", json!({ "on_request_headers": [["http_call", { "cluster": "@callee", "then": [["get", "call_headers", ":status"]] }]] }))
-            .callee()
+            .answered(response(200, "").chunks(["one", "two"]))
+        .callee()
             .unordered()
         .until("on_http_call_response"),
         Case::probe("call_in_tick", json!({

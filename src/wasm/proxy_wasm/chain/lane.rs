@@ -32,6 +32,8 @@ pub struct Stage {
     pub pause: Pause,
     /// Has come, and was not shown to the filter yet.
     inbox: BytesMut,
+    /// The filter has seen it, and holds it without wanting to see it again.
+    kept: BytesMut,
     end: Option<End>,
     /// Whether the filter has been told of the end.
     pub told: bool,
@@ -164,9 +166,19 @@ impl Lane {
         (stage.inbox.split(), end)
     }
 
+    /// The filter holds these bytes, and the next callback is about what follows them.
+    pub fn keep(&mut self, index: usize, body: BytesMut) {
+        self.stages[index].kept.unsplit(body);
+    }
+
     /// Everything that the filter was shown goes on, with these bytes.
-    pub fn release(&mut self, index: usize, body: BytesMut) {
+    pub fn release(&mut self, index: usize, mut body: BytesMut) {
         let stage = &mut self.stages[index];
+        if !stage.kept.is_empty() {
+            let mut whole = stage.kept.split();
+            whole.unsplit(body);
+            body = whole;
+        }
         stage.headers = Headers::Passed;
         stage.pause = Pause::None;
         let end = stage.end.filter(|_| stage.told && !stage.ended);
@@ -193,7 +205,7 @@ impl Lane {
         self.stages.iter().enumerate().any(|(index, stage)| {
             let position = self.position(index);
             let held = http.held(self.direction, position).body.len();
-            stage.is_paused() && held + stage.inbox.len() >= limit(position)
+            stage.is_paused() && held + stage.kept.len() + stage.inbox.len() >= limit(position)
         })
     }
 }

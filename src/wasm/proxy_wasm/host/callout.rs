@@ -9,6 +9,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method};
 
 use super::call::{Answer, Call, Refusal, failed, header_name, header_value};
+use crate::capability::Capabilities;
 use crate::capability::callout::ClusterCall;
 use crate::capability::grpc::{self, GrpcCall, SendError};
 use crate::wasm::proxy_wasm::abi::Status;
@@ -17,6 +18,7 @@ use crate::wasm::proxy_wasm::pairs;
 use crate::wasm::proxy_wasm::slot::Slot;
 use crate::wasm::proxy_wasm::state::State;
 use crate::wasm::proxy_wasm::stream::Stream;
+use crate::wasm::proxy_wasm::vm::Vm;
 
 #[expect(clippy::too_many_arguments, reason = "of the ABI")]
 pub fn http_call(
@@ -42,17 +44,12 @@ pub fn http_call(
         return Err(Status::BadArgument.into());
     }
     let begun = Begun::new(call, Kind::Http, to)?;
-    let (slot, generation, root, id) = begun.whom();
     let capabilities = call.state().services.capabilities.clone();
-    let task = call.state().services.here().spawn(async move {
-        let result =
-            capabilities.callouts.call_cluster(&capabilities.network, &capabilities.clusters, &cluster, request).await;
-        if let Some(slot) = slot.upgrade() {
-            // A failure is logged.
-            let _ = slot.with(generation, |vm| vm.deliver_http(root, id, result));
-        }
-    });
-    begun.keep(call.state(), InFlightParts { task: task.abort_handle(), sender: None });
+    let response = async move {
+        let Capabilities { callouts, network, clusters, .. } = &*capabilities;
+        callouts.call_cluster(network, clusters, &cluster, request).await
+    };
+    begun.spawn(call.state(), response, Vm::deliver_http);
     Ok(())
 }
 
@@ -81,15 +78,9 @@ pub fn grpc_call(
     };
     let message = call.bytes(message, message_size)?;
     let begun = Begun::new(call, Kind::GrpcCall, to)?;
-    let (slot, generation, root, id) = begun.whom();
     let capabilities = call.state().services.capabilities.clone();
-    let task = call.state().services.here().spawn(async move {
-        let result = grpc::unary(&capabilities, request, message).await;
-        if let Some(slot) = slot.upgrade() {
-            let _ = slot.with(generation, |vm| vm.deliver_grpc(root, id, result));
-        }
-    });
-    begun.keep(call.state(), InFlightParts { task: task.abort_handle(), sender: None });
+    let answer = async move { grpc::unary(&capabilities, request, message).await };
+    begun.spawn(call.state(), answer, Vm::deliver_grpc);
     Ok(())
 }
 
@@ -114,7 +105,7 @@ pub fn grpc_stream(
         timeout: None,
     };
     let begun = Begun::new(call, Kind::GrpcStream, to)?;
-    let (slot, generation, root, id) = begun.whom();
+    let Begun { id, root, slot, generation, stream } = begun;
     let services = call.state().services.clone();
     let here = services.here();
     let _within = here.enter();
@@ -127,7 +118,7 @@ pub fn grpc_stream(
             }
         }
     });
-    begun.keep(call.state(), InFlightParts { task: task.abort_handle(), sender: Some(sender) });
+    call.state().calls.insert(id, InFlight::new(task.abort_handle(), stream, Some(sender)));
     Ok(())
 }
 
@@ -166,11 +157,6 @@ struct Begun {
     stream: Option<Arc<Stream>>,
 }
 
-struct InFlightParts {
-    task: tokio::task::AbortHandle,
-    sender: Option<grpc::GrpcStream>,
-}
-
 impl Begun {
     fn new(call: &mut Call<'_>, kind: Kind, to: u32) -> Result<Begun, Refusal> {
         let state = call.state();
@@ -187,12 +173,22 @@ impl Begun {
         Ok(Begun { id, root, slot, generation, stream })
     }
 
-    fn whom(&self) -> (Weak<Slot>, u64, u32, u32) {
-        (self.slot.clone(), self.generation, self.root, self.id)
-    }
-
-    fn keep(self, state: &mut State, InFlightParts { task, sender }: InFlightParts) {
-        state.calls.insert(self.id, InFlight::new(task, self.stream, sender));
+    /// Waits for what comes of the callout, and delivers it to the VM if that still lives.
+    fn spawn<T: Send + 'static>(
+        self,
+        state: &mut State,
+        callout: impl Future<Output = T> + Send + 'static,
+        deliver: fn(&mut Vm, u32, u32, T) -> wasmtime::Result<()>,
+    ) {
+        let Begun { id, root, slot, generation, stream } = self;
+        let task = state.services.here().spawn(async move {
+            let result = callout.await;
+            if let Some(slot) = slot.upgrade() {
+                // A failure is logged.
+                let _ = slot.with(generation, |vm| deliver(vm, root, id, result));
+            }
+        });
+        state.calls.insert(id, InFlight::new(task.abort_handle(), stream, None));
     }
 }
 

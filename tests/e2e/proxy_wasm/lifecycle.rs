@@ -125,9 +125,13 @@ async fn streams_begin_and_end_once_whatever_ends_them() {
                 1.0,
             );
             waiting.abort();
+            // With the response, if its head has come.
+            drop(waiting);
             requests += 1;
             missed += usize::from(wait == "request_headers");
             assert_balanced(&proxy, requests, missed);
+            let given_up = failures(&proxy, "first", "wall") + failures(&proxy, "second", "wall");
+            assert_eq!(given_up, 0.0, "{wait}: that the client has gone shows at once");
         }
         let mut answer = client.get(url("/endless")).send().await.unwrap();
         assert!(answer.chunk().await.unwrap().is_some());
@@ -197,4 +201,38 @@ async fn nothing_is_left_of_streams_that_were_cancelled() {
         }
     }
     assert_eq!(proxy.metric("phasegate_filter_vms"), 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_paused_for_too_long_is_given_up() {
+    let origin = Origin::start(|request| reply(200, request.body)).await;
+    let keys = |policy: &str| format!("limits = {{ wall_ms = 100 }}\nfailure_policy = '{policy}'\n");
+    let mut site = Site::with("threads = 2");
+    for policy in ["closed", "open"] {
+        let chain = ["first", "second"].map(|name| filter(name, &ledger().path()) + &keys(policy)).concat();
+        site.route(&format!("/{policy}"), &format!("proxy_pass = '{}'\n{chain}", origin.addr()));
+    }
+    let proxy = Proxy::start(&site.to_string());
+    let mut requests = 0.0;
+    for wait in ["request_headers", "request_body", "response_headers", "response_body"] {
+        for (policy, status) in [("closed", 503), ("open", 200)] {
+            let request = http1().post(proxy.url(&format!("/{policy}"))).header(format!("x-wait-{wait}"), "1");
+            let answer = soon("the end", request.body("hello").send()).await.unwrap();
+            // The head of the response may be on its way already.
+            let status = if wait == "response_body" { 200 } else { status };
+            assert_eq!(answer.status(), status, "{wait} {policy}");
+            let body = answer.text().await;
+            assert!(body.is_err() || policy == "closed" || body.unwrap() == "hello", "{wait} {policy}");
+            requests += 1.0;
+            proxy.wait_until_idle();
+            let created = counter(&proxy, "created");
+            for metric in ["done", "log", "delete"] {
+                assert_eq!(counter(&proxy, metric), created, "{metric} {wait} {policy}");
+            }
+            assert_eq!(counter(&proxy, "wrong"), 0.0);
+        }
+    }
+    assert_eq!(proxy.metric(&of("first", "filter_streams_total")), requests);
+    assert!(failures(&proxy, "first", "wall") + failures(&proxy, "second", "wall") >= requests);
+    assert_eq!(proxy.metric("phasegate_filter_vms"), 2.0, "their VM has done nothing wrong");
 }

@@ -110,6 +110,7 @@ async fn a_reload_keeps_what_has_not_changed_and_starts_the_rest() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_that_does_not_start_does_not_hurt_the_vm_that_it_would_join() {
     let proxy = Proxy::start(&site(&[("a", "")]));
+    assert_eq!(status(&proxy, "/a").await, 201);
     let waiting = tokio::spawn(send(http1().get(proxy.url("/a")).header("x-wait", "1")));
     proxy.wait_for_metric(&of("a", "filter_streams_paused"), 1.0);
     for (broken, message) in [("x", "failed in proxy_on_configure"), ("xx", "answered false")] {
@@ -118,7 +119,7 @@ async fn a_plugin_that_does_not_start_does_not_hurt_the_vm_that_it_would_join() 
         let error = report["error"].as_str().unwrap();
         assert!(error.contains("the filter broken ") && error.contains(message), "{error}");
     }
-    assert_eq!((status(&proxy, "/a").await, status(&proxy, "/broken").await), (201, 200));
+    assert_eq!((status(&proxy, "/a").await, status(&proxy, "/broken").await), (202, 200));
     assert_eq!(proxy.metric(&of("a", "filter_streams_paused")), 1.0, "the stream goes on");
     assert_eq!(proxy.metric("phasegate_filter_vms"), 1.0, "that of the trial is gone");
     waiting.abort();

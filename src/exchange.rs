@@ -61,6 +61,10 @@ pub enum Refused {
     Framing(HeaderName),
     #[error("`{0}` is not a valid method (RFC 9110, section 9.1)")]
     Method(String),
+    #[error(
+        "HEAD cannot become another method, nor another HEAD: the client waits for a response with a body, or without"
+    )]
+    Head,
     #[error("`{0}` is not a valid path and query, such as `/a?b=c`")]
     Uri(String),
     #[error("{0} is not the status of a final response: 200 to 599")]
@@ -266,6 +270,9 @@ impl Exchange {
     pub fn set_method(&mut self, method: &str) -> Result<(), Refused> {
         self.edit_request("in-set-method")?;
         let method = Method::from_bytes(method.as_bytes()).map_err(|_| Refused::Method(method.to_owned()))?;
+        if (method == Method::HEAD) != (self.request.method == Method::HEAD) {
+            return Err(Refused::Head);
+        }
         self.request.set_method(method);
         Ok(())
     }

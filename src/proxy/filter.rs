@@ -280,16 +280,20 @@ impl From<LocalReply> for Reply {
 
 /// Measures how long a stream has been paused by one filter.
 #[derive(Default)]
-struct PauseTimer(Option<tokio::time::Instant>);
+struct PauseTimer(Option<(usize, tokio::time::Instant)>);
 
 impl PauseTimer {
-    /// What is left of the longest pause; none: nothing is paused.
-    fn left(&mut self, longest: Option<Duration>) -> Option<Duration> {
-        let Some(longest) = longest else {
+    /// What is left of the longest pause of the filter at this position; none: nothing is paused.
+    fn left(&mut self, paused: Option<(usize, Duration)>) -> Option<Duration> {
+        let Some((position, longest)) = paused else {
             self.0 = None;
             return None;
         };
-        Some(longest.saturating_sub(self.0.get_or_insert_with(tokio::time::Instant::now).elapsed()))
+        let (_, since) = match self.0 {
+            Some(running) if running.0 == position => running,
+            _ => *self.0.insert((position, tokio::time::Instant::now())),
+        };
+        Some(longest.saturating_sub(since.elapsed()))
     }
 }
 

@@ -306,3 +306,87 @@ async fn a_pause_has_a_limit() {
         }
     }
 }
+
+/// What a filter does with its stream a moment after the request header has passed it.
+fn later(step: Value) -> String {
+    pw_probe(&json!({
+        "on_request_headers": [["let", "s", ["self"]], ["tick", 50]],
+        "on_tick": [["tick", 0], ["effective", "$s"], step],
+    }))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_decided_while_the_upstream_is_silent_counts_at_once() {
+    let silent = RawOrigin::start(|mut client, _| async move {
+        client.read_request().await;
+        client.read_to_end().await;
+    })
+    .await;
+    for client in [http1(), http2()] {
+        let denies = later(json!(["local_response", { "status": 403, "body": "denied" }]));
+        let proxy = Proxy::start(&through(silent.addr(), "", &denies));
+        let answer = send(client.post(proxy.url("/")).body("hello")).await;
+        assert_eq!((answer.status, answer.text()), (403, "denied".into()));
+
+        let traps = format!("{}failure_policy = 'reload'\n", later(json!(["trap"])));
+        let proxy = Proxy::start(&through(silent.addr(), "", &traps));
+        assert_eq!(send(client.get(proxy.url("/"))).await.status, 503);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_socket_ends_when_a_filter_says_so() {
+    let origin = WebSocketOrigin::start().await;
+    let proxy = Proxy::start(&through(origin.addr(), "", &later(json!(["close", "request"]))));
+    let mut socket = WebSocket::connect(proxy.addr(), "/", &[]).await;
+    assert!(soon("the end", futures::StreamExt::next(&mut socket.stream)).await.is_none_or(|message| message.is_err()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_header_that_is_held_goes_on_before_there_is_a_body() {
+    let callee = Origin::saying("go on").await;
+    let origin = RawOrigin::start(|mut client, _| async move {
+        client.read_request().await;
+        client.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+        client.read_to_end().await;
+    })
+    .await;
+    let ask = json!(["http_call", { "cluster": "callee", "then": [["continue", "response"]] }]);
+    let asks = pw_probe(&json!({ "on_response_headers": [ask, ["pause"]] }));
+    let main = upstream("callee", callee.addr());
+    for limits in ["", "limits = { wall_ms = 50 }\n"] {
+        let asks = if limits.is_empty() { &asks } else { &pw_probe(&json!({ "on_response_headers": [["pause"]] })) };
+        let filters = format!("{asks}allow_on_headers_stop_iteration = true\n{limits}");
+        let proxy = Proxy::start(&through(origin.addr(), &main, &filters));
+        let answer = soon("the header", http1().get(proxy.url("/")).send()).await.unwrap();
+        assert_eq!(answer.status(), if limits.is_empty() { 200 } else { 503 });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_may_be_as_large_as_the_buffer() {
+    let origin = Origin::saying("never").await;
+    let deny = json!(["local_response", { "status": 403 }]);
+    let plan = json!({ "on_request_body": [["if", "end", [deny, ["pause"]], [["pause"]]]] });
+    let filters = format!("{}limits = {{ buffer = '64KiB' }}\n", pw_probe(&plan));
+    let proxy = Proxy::start(&through(origin.addr(), "", &filters));
+    for (size, status) in [(64 << 10, 403), ((64 << 10) + 1, 413), (2_000_000, 413)] {
+        let pieces = pattern(size);
+        let pieces = pieces.chunks(8 << 10).map(|piece| Ok::<_, std::io::Error>(Bytes::copy_from_slice(piece)));
+        let body = reqwest::Body::wrap_stream(futures::stream::iter(pieces.collect::<Vec<_>>()));
+        assert_eq!(send(http1().post(proxy.url("/")).body(body)).await.status, status, "{size}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_cannot_make_a_client_wait_for_a_body() {
+    let origin = Origin::saying("hello").await;
+    for (method, other) in [("HEAD", "GET"), ("GET", "HEAD")] {
+        let plan = json!({ "on_request_headers": [["replace", "request_headers", ":method", other]] });
+        let proxy = Proxy::start(&through(origin.addr(), "", &pw_probe(&plan)));
+        let mut raw = Raw::connect(proxy.addr()).await;
+        raw.send(format!("{method} / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+        let first = if method == "HEAD" { raw.read_head().await.unwrap() } else { raw.read_response().await };
+        assert_eq!((first.status(), raw.read_response().await.text()), (200, "hello".into()));
+    }
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use parking_lot::Mutex;
 use pingora::Result;
 use pingora::http::ResponseHeader;
@@ -29,7 +30,9 @@ pub struct FilteredSession {
     held: Option<bool>,
     /// Whether the end of the response has come to the filters.
     response_over: bool,
+    /// Of pauses of the request, and of the response.
     timer: PauseTimer,
+    response_timer: PauseTimer,
     retry: Retry,
 }
 
@@ -51,6 +54,7 @@ impl FilteredSession {
             held: None,
             response_over: false,
             timer: PauseTimer::default(),
+            response_timer: PauseTimer::default(),
             retry: Retry::default(),
         }
     }
@@ -95,15 +99,19 @@ impl FilteredSession {
             if self.take_passed(session, out) {
                 return Ok(());
             }
-            let (stream, paused) = {
+            let (stream, paused, waits) = {
                 let state = self.state.lock();
-                let Some(longest) = state.filters.paused(Direction::Response) else { return Ok(()) };
-                if !self.response_over && !state.filters.waits_for_callout() {
-                    // It waits for more of the body.
-                    return Ok(());
-                }
-                (state.filters.stream().clone(), self.timer.left(Some(longest)))
+                let Some(paused) = state.filters.paused(Direction::Response) else { return Ok(()) };
+                let waits = self.response_over || state.filters.waits_for_callout();
+                (state.filters.stream().clone(), self.response_timer.left(Some(paused)), waits)
             };
+            if !waits {
+                // The callout may have been answered since; else it waits for more of the body.
+                let flow = self.with_filters(session, |filters| filters.run(Direction::Response));
+                self.follow(flow, Direction::Response)?;
+                self.take_passed(session, out);
+                return Ok(());
+            }
             if !out.is_empty() {
                 session.response_duplex_vec(std::mem::take(out)).await?;
             }
@@ -136,7 +144,7 @@ impl FilteredSession {
         }
         let (data, end) = filters.take_body(Direction::Response);
         if data.is_some() || end.is_some() {
-            self.timer = PauseTimer::default();
+            self.response_timer = PauseTimer::default();
         }
         let trailers = match end {
             Some(End::Trailers) => Some(filters.take_response_trailers()),
@@ -157,14 +165,15 @@ impl FilteredSession {
     async fn write(&mut self, session: &mut ServerSession, task: HttpTask, out: &mut Vec<HttpTask>) -> Result<()> {
         let flow = match task {
             HttpTask::Header(header, end) if !is_interim(header.status) => {
-                let mut state = self.state.lock();
-                if state.filters.headers_passed(Direction::Response) {
+                if self.state.lock().filters.headers_passed(Direction::Response) {
                     out.push(HttpTask::Header(header, end));
-                } else {
-                    state.filters.hold_response(*header);
-                    self.held = Some(end);
+                    return Ok(());
                 }
-                return Ok(());
+                // After 101 no body follows that could resume it.
+                self.response_over |= header.status == StatusCode::SWITCHING_PROTOCOLS;
+                self.state.lock().filters.hold_response(*header);
+                self.held = Some(end);
+                Flow::On
             }
             HttpTask::Body(data, end) => {
                 self.response_over |= end;
@@ -226,15 +235,31 @@ impl Decoration for FilteredSession {
         }
     }
 
+    /// While there is nothing to read, filters may still decide something, or pause the response for too long.
     async fn read_body_or_idle(
         &mut self,
         session: &mut ServerSession,
         no_body_expected: bool,
     ) -> Result<Option<Bytes>> {
-        if no_body_expected || session.was_upgraded() {
-            return session.read_body_or_idle(no_body_expected).await;
+        if !no_body_expected && !session.was_upgraded() {
+            return self.read_body(session).await;
         }
-        self.read_body(session).await
+        loop {
+            let (stream, paused) = {
+                let state = self.state.lock();
+                let paused = state.filters.paused(Direction::Response);
+                (state.filters.stream().clone(), self.response_timer.left(paused))
+            };
+            let flow = tokio::select! {
+                biased;
+                () = stream.woken() => self.with_filters(session, |filters| filters.run(Direction::Request)),
+                () = sleep(paused.unwrap_or_default()), if paused.is_some() => {
+                    self.with_filters(session, |filters| filters.give_up(Direction::Response))
+                }
+                read = session.read_body_or_idle(no_body_expected) => return read,
+            };
+            self.follow(flow, Direction::Request)?;
+        }
     }
 
     fn is_body_done(&mut self, session: &mut ServerSession) -> bool {

@@ -207,10 +207,10 @@ impl Filters {
         self.lane_ref(direction).is_full(&mut http, |position| self.chain.filters[position].buffer)
     }
 
-    /// How long the filter that has paused this direction may do so; none: nothing is paused.
-    pub fn paused(&self, direction: Direction) -> Option<Duration> {
+    /// The position of the filter that has paused this direction, and for how long it may; none: nothing is paused.
+    pub fn paused(&self, direction: Direction) -> Option<(usize, Duration)> {
         let position = self.lane_ref(direction).paused()?;
-        Some(self.chain.filters[position].longest_pause)
+        Some((position, self.chain.filters[position].longest_pause))
     }
 
     /// Whether a callout is under way for which a filter may have paused.

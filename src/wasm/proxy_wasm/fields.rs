@@ -215,7 +215,14 @@ impl FieldsMut<'_> {
         match self {
             FieldsMut::Request(request, scheme) => match name {
                 b":path" => set_path(request, value).ok_or(Status::BadArgument)?,
-                b":method" => request.set_method(Method::from_bytes(value).map_err(|_| Status::BadArgument)?),
+                b":method" => {
+                    let method = Method::from_bytes(value).map_err(|_| Status::BadArgument)?;
+                    // The client would get a body that it does not expect, or wait for one that does not come.
+                    if (method == Method::HEAD) != (request.method == Method::HEAD) {
+                        return Err(Status::BadArgument);
+                    }
+                    request.set_method(method);
+                }
                 b":scheme" => **scheme = Some(std::str::from_utf8(value).map_err(|_| Status::BadArgument)?.to_owned()),
                 b":authority" => set_authority(request, value).ok_or(Status::BadArgument)?,
                 name if name.eq_ignore_ascii_case(b"host") => {

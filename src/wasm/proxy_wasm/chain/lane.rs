@@ -200,12 +200,12 @@ impl Lane {
         self.stages.iter().position(Stage::is_paused).map(|index| self.position(index))
     }
 
-    /// Whether some filter holds, or has waiting, all that it may.
+    /// Whether some filter holds, or has waiting, more than it may.
     pub fn is_full(&self, http: &mut Http, limit: impl Fn(usize) -> usize) -> bool {
         self.stages.iter().enumerate().any(|(index, stage)| {
             let position = self.position(index);
             let held = http.held(self.direction, position).body.len();
-            stage.is_paused() && held + stage.kept.len() + stage.inbox.len() >= limit(position)
+            stage.is_paused() && held + stage.kept.len() + stage.inbox.len() > limit(position)
         })
     }
 }

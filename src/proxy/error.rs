@@ -42,6 +42,13 @@ fn says(error: &Error, texts: &[&str]) -> bool {
     own(error) || cause.is_some_and(|cause| own(cause))
 }
 
+/// Whether the client has left: nothing is wrong with the proxy then.
+pub fn is_client_gone(error: &Error) -> bool {
+    use ErrorType::{ConnectionClosed, H2Error, ReadError, WriteError};
+    let has_ended = matches!(error.etype(), ConnectionClosed | ReadError | WriteError | H2Error);
+    *error.esource() == ErrorSource::Downstream && has_ended
+}
+
 pub fn is_timeout(error: &Error) -> bool {
     use ErrorType::{ConnectTimedout, ReadTimedout, TLSHandshakeTimedout, WriteTimedout};
     matches!(error.etype(), ConnectTimedout | ReadTimedout | WriteTimedout | TLSHandshakeTimedout)
@@ -53,10 +60,7 @@ pub fn status_of(error: &Error) -> u16 {
         (_, ErrorType::HTTPStatus(code)) => *code,
         (ErrorSource::Upstream, _) if is_timeout(error) => 504,
         (ErrorSource::Upstream, _) => 502,
-        (
-            ErrorSource::Downstream,
-            ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed | ErrorType::H2Error,
-        ) => 0,
+        _ if is_client_gone(error) => 0,
         (ErrorSource::Downstream, _) if is_timeout(error) => 408,
         (ErrorSource::Downstream, _) => 400,
         (ErrorSource::Internal | ErrorSource::Unset, _) => 500,

@@ -345,8 +345,15 @@ impl ProxyHttp for Gateway {
     }
 
     fn suppress_error_log(&self, _session: &Session, _ctx: &Self::CTX, failure: &pingora::Error) -> bool {
-        // Where it happened there was more to say.
-        error::is_logged(failure)
+        if error::is_logged(failure) {
+            // Where it happened there was more to say.
+            return true;
+        }
+        let has_left = error::is_client_gone(failure);
+        if has_left {
+            log::info!("the client has gone: {failure}");
+        }
+        has_left
     }
 }
 

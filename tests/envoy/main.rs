@@ -48,7 +48,12 @@ async fn compare(group: &str, cases: Vec<Case>) {
             fs::write(recording(group), &given).unwrap();
         }
         let recorded = fs::read_to_string(recording(group)).unwrap_or_default();
-        let (wrong, _) = different("what is recorded", &recorded, "what Envoy does", &given);
+        let (mut wrong, _) = different("what is recorded", &recorded, "what Envoy does", &given);
+        if !wrong.is_empty() && only.is_none() {
+            // Whether an origin has seen a request that is cut off is a race, in Envoy too.
+            let given = in_envoy(&binary, &cases).await;
+            wrong = different("what is recorded", &recorded, "what Envoy does", &given).0;
+        }
         assert!(wrong.is_empty(), "\n{wrong}");
     }
     let given = in_phasegate(&cases).await;

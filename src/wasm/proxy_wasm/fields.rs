@@ -43,7 +43,11 @@ impl<'a> Fields<'a> {
             }
             Fields::Response(response) => {
                 pair(b":status", response.status.as_str().as_bytes());
-                plain(&response.headers, pair);
+                let shows =
+                    |name: &HeaderName| *name != header::CONNECTION || response.headers.contains_key(header::UPGRADE);
+                for (name, value) in response.headers.iter().filter(|(name, _)| shows(name)) {
+                    pair(name.as_str().as_bytes(), value.as_bytes());
+                }
             }
             Fields::Plain(headers) => plain(headers, pair),
         }

@@ -79,6 +79,11 @@ impl Slot {
         self.generation.load(Ordering::Relaxed)
     }
 
+    /// For those who live in the VM: it is gone with its slot.
+    pub fn generation_of(slot: &Weak<Slot>) -> u64 {
+        slot.upgrade().map_or(0, |slot| slot.generation())
+    }
+
     /// Runs something on the VM, if it is still that of this generation.
     ///
     /// # Errors
@@ -285,8 +290,7 @@ pub struct Listener {
 
 impl Listener {
     pub fn new(root: u32, slot: Weak<Slot>, services: Arc<Services>) -> Listener {
-        // Before the slot stands its VM is the first.
-        let generation = slot.upgrade().map_or(0, |slot| slot.generation());
+        let generation = Slot::generation_of(&slot);
         Listener { root, slot, generation, services }
     }
 }

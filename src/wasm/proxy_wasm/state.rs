@@ -267,9 +267,7 @@ impl State {
         }
         crate::wasm::log::write_filter(level, &root.identity.name, self.request_id().as_deref(), text);
     }
-}
 
-impl State {
     /// Counts a failure and logs it, once.
     pub fn report(&self, Failure { kind, detail }: &Failure) {
         let detail = detail.replace('\n', "\n    ");

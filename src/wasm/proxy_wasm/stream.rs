@@ -125,9 +125,7 @@ impl Http {
             Direction::Response => &mut self.response.filters[position],
         }
     }
-}
 
-impl Http {
     /// The header of a direction.
     pub fn fields(&self, direction: Direction) -> Option<Fields<'_>> {
         match direction {

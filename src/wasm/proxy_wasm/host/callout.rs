@@ -69,13 +69,8 @@ pub fn grpc_call(
     timeout: u32,
     to: u32,
 ) -> Answer {
-    let request = GrpcCall {
-        cluster: grpc_cluster(call, upstream, upstream_size)?,
-        service: call.text(service, service_size)?,
-        method: call.text(method, method_size)?,
-        metadata: parse_metadata(call.read(metadata, metadata_size)?.0, true)?,
-        timeout: milliseconds(timeout)?,
-    };
+    let what = [(upstream, upstream_size), (service, service_size), (method, method_size), (metadata, metadata_size)];
+    let request = GrpcCall { timeout: milliseconds(timeout)?, ..grpc_request(call, what)? };
     let message = call.bytes(message, message_size)?;
     let begun = Begun::new(call, Kind::GrpcCall, to)?;
     let capabilities = call.state().services.capabilities.clone();
@@ -97,13 +92,8 @@ pub fn grpc_stream(
     metadata_size: u32,
     to: u32,
 ) -> Answer {
-    let request = GrpcCall {
-        cluster: grpc_cluster(call, upstream, upstream_size)?,
-        service: call.text(service, service_size)?,
-        method: call.text(method, method_size)?,
-        metadata: parse_metadata(call.read(metadata, metadata_size)?.0, true)?,
-        timeout: None,
-    };
+    let what = [(upstream, upstream_size), (service, service_size), (method, method_size), (metadata, metadata_size)];
+    let request = grpc_request(call, what)?;
     let begun = Begun::new(call, Kind::GrpcStream, to)?;
     let Begun { id, root, slot, generation, stream } = begun;
     let services = call.state().services.clone();
@@ -168,7 +158,7 @@ impl Begun {
         let id = state.calls.next(kind);
         let stream = state.contexts.stream().ok().map(|context| context.stream.clone());
         let slot = state.slot.clone();
-        let generation = slot.upgrade().map_or(0, |slot| slot.generation());
+        let generation = Slot::generation_of(&slot);
         call.write_u32(to, id)?;
         Ok(Begun { id, root, slot, generation, stream })
     }
@@ -196,6 +186,20 @@ impl Begun {
 fn milliseconds(timeout: u32) -> Result<Option<Duration>, Status> {
     let timeout = i32::try_from(timeout).map_err(|_| Status::BadArgument)?;
     Ok((timeout > 0).then(|| Duration::from_millis(u64::from(timeout.unsigned_abs()))))
+}
+
+/// What a gRPC call and a gRPC stream begin with: where cluster, service, method and metadata are.
+fn grpc_request(
+    call: &mut Call<'_>,
+    [cluster, service, method, metadata]: [(u32, u32); 4],
+) -> Result<GrpcCall, Status> {
+    Ok(GrpcCall {
+        cluster: grpc_cluster(call, cluster.0, cluster.1)?,
+        service: call.text(service.0, service.1)?,
+        method: call.text(method.0, method.1)?,
+        metadata: parse_metadata(call.read(metadata.0, metadata.1)?.0, true)?,
+        timeout: None,
+    })
 }
 
 /// The name of a cluster, or a serialized `envoy.config.core.v3.GrpcService` with one.

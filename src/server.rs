@@ -130,6 +130,7 @@ pub fn run(start: Start) -> Result<(), ServerError> {
     shutdown::drain(&metrics, grace_period);
     // Requests need them to the end.
     capabilities.named.shut_down(grace_period.saturating_sub(stopped.elapsed()));
+    host.filters().shut_down(grace_period.saturating_sub(stopped.elapsed()));
     // The engine's clock ticks until the last request and session have ended.
     drop((host, reloads));
     Ok(())

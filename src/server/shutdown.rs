@@ -17,6 +17,10 @@ const STEP: Duration = Duration::from_millis(10);
 /// For this long after the signal, a connection that was accepted just before may still bring its request.
 const LATECOMERS: Duration = Duration::from_millis(100);
 
+/// For this long after the last request has ended, what it has written may still be on its way to the socket: in HTTP/2
+/// another task puts it there.
+const FLUSH: Duration = Duration::from_millis(100);
+
 /// Knows whether a signal has come.
 #[derive(Clone, Default)]
 pub struct Shutdown(Arc<(Mutex<bool>, Condvar)>);
@@ -61,12 +65,17 @@ impl ShutdownSignalWatch for Signals {
 /// Waits until no request is in flight, for at most the grace period.
 pub fn drain(metrics: &Metrics, grace: Duration) {
     let start = Instant::now();
+    let left = || grace.saturating_sub(start.elapsed());
     thread::sleep(LATECOMERS.min(grace));
+    let busy = metrics.requests_in_flight() > 0;
     while metrics.requests_in_flight() > 0 {
-        if start.elapsed() >= grace {
+        if left().is_zero() {
             log::warn!("the grace period is over: {} requests are cut off", metrics.requests_in_flight());
             return;
         }
         thread::sleep(STEP);
+    }
+    if busy {
+        thread::sleep(FLUSH.min(left()));
     }
 }

@@ -152,6 +152,18 @@ impl Group {
         }
     }
 
+    pub fn shut_down_all(self: &Arc<Group>) {
+        let plugins: Vec<_> = self.plugins.lock().iter().filter_map(Weak::upgrade).collect();
+        for plugin in plugins {
+            self.shut_down(&plugin.identity);
+        }
+    }
+
+    /// Whether a plugin that is shut down has not called `proxy_done` yet.
+    pub fn is_parked(&self) -> bool {
+        self.slots().iter().any(|slot| slot.is_parked())
+    }
+
     fn slots(&self) -> &[Arc<Slot>] {
         self.slots.get().map_or(&[], Vec::as_slice)
     }

@@ -19,7 +19,7 @@ mod wasi;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::runtime::{self, Handle};
@@ -148,6 +148,18 @@ impl FilterHost {
             metrics,
         };
         Ok(self.group(&module, config, slots)?.plugin(identity)?)
+    }
+
+    /// Shuts all plugins down, and waits for those that will tell when they are done, for so long at the most. Blocks.
+    pub fn shut_down(&self, within: Duration) {
+        let groups: Vec<_> = self.groups.lock().values().filter_map(Weak::upgrade).collect();
+        for group in &groups {
+            group.shut_down_all();
+        }
+        let start = Instant::now();
+        while groups.iter().any(|group| group.is_parked()) && start.elapsed() < within {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn group(

@@ -175,6 +175,11 @@ impl Slot {
         root.parked = Some(Task(waiting.abort_handle()));
     }
 
+    /// Whether a plugin that is shut down has not called `proxy_done` yet.
+    pub fn is_parked(&self) -> bool {
+        self.vm.lock().vm.as_mut().is_some_and(|vm| vm.state().contexts.is_parked())
+    }
+
     pub fn has_failed(&self) -> bool {
         self.has_failed.load(Ordering::Relaxed)
     }

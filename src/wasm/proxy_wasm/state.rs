@@ -194,6 +194,11 @@ impl Contexts {
         }
     }
 
+    /// Whether a root context waits for `proxy_done`.
+    pub fn is_parked(&self) -> bool {
+        self.all.values().any(|context| matches!(context, Context::Root(Root { parked: Some(_), .. })))
+    }
+
     /// The properties that the context that calls has declared; none without a context.
     pub fn declared(&mut self) -> Option<&mut Vec<Declared>> {
         match self.all.get_mut(&self.current)? {

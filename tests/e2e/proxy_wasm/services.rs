@@ -189,3 +189,24 @@ async fn a_service_ends_with_its_configuration_whatever_requests_still_go_on() {
     assert_eq!((said(&proxy, "clock", "done"), said(&proxy, "clock", "deleted")), (1, 1));
     hanging.abort();
 }
+
+#[test]
+fn plugins_are_told_of_the_end_of_the_process_and_may_finish_what_they_do() {
+    let ends_at_once =
+        hello(10).on("proxy_on_done", "(call $say 'done')").on("proxy_on_delete", "(call $say 'deleted')");
+    let ends_later = hello(10)
+        .with("(global $ending (mut i32) (i32.const 0))")
+        .on("proxy_on_done", "(call $say 'done') (global.set $ending (i32.const 1)) (return (i32.const 0))")
+        .on(
+            "proxy_on_tick",
+            "(if (i32.eq (global.get $ending) (i32.const 3))
+               (then (drop (call $proxy_done))))
+             (if (global.get $ending) (then (global.set $ending (i32.add (global.get $ending) (i32.const 1)))))",
+        )
+        .on("proxy_on_delete", "(call $say 'deleted')");
+    let proxy = started_with(&(service("soon", &ends_at_once.path()) + &service("later", &ends_later.path())));
+    assert_eq!(proxy.terminate().code(), Some(0));
+    for name in ["soon", "later"] {
+        assert_eq!((said(&proxy, name, "done"), said(&proxy, name, "deleted")), (1, 1), "{name}");
+    }
+}

@@ -60,7 +60,7 @@ async fn a_plugin_that_waits_ends_on_its_own_version() {
     };
     let proxy = Proxy::start(&config("old"));
     let early = tokio::spawn(send(http1().get(proxy.url("/"))));
-    proxy.wait_for_metric("phasegate_requests_in_flight", 1.0);
+    proxy.wait_for_metric("phasegate_plugin_runs_total{script=\"verdict\",phase=\"wasm_access\"}", 1.0);
     proxy.configure(&config("new"));
     assert_eq!(reload(&proxy).0, 200);
     assert_eq!(early.await.unwrap().header("x-mark"), Some("old 00000000"));

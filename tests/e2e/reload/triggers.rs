@@ -1,6 +1,7 @@
 //! What makes the proxy look at its files: a signal, the admin endpoint, a change of a file.
 
 use std::os::unix::fs::symlink;
+use std::time::Instant;
 
 use super::*;
 
@@ -157,19 +158,25 @@ async fn nothing_is_done_for_nothing() {
         fs::read(marks.path()).unwrap();
     }
     // The same content again, and a burst of it.
+    let begun = Instant::now();
     for _ in 0..50 {
         marks.write("aaaaaaaa");
         proxy.configure(&config);
     }
+    let mut writing = begun.elapsed();
     proxy.wait_for_metric("phasegate_reloads_total{result=\"unchanged\"}", 1.0);
     // Many changes at once are one.
+    let begun = Instant::now();
     for n in 0..100 {
         marks.write(&format!("{n:08}"));
     }
+    writing += begun.elapsed();
     wait_for(&proxy, "v1 00000099").await;
     let ok = attempts(&proxy, "ok");
-    assert!(ok <= 3.0, "{ok} reloads for one burst");
-    assert!(attempts(&proxy, "unchanged") + attempts(&proxy, "failed") <= 4.0, "{}", proxy.log());
+    // On a machine that is busy with other things a burst may take a rest, for longer than files are waited for.
+    let rests = (writing.as_secs_f64() / 0.075).floor();
+    assert!(ok <= 3.0 + rests, "{ok} reloads for one burst");
+    assert!(attempts(&proxy, "unchanged") + attempts(&proxy, "failed") <= 4.0 + rests, "{}", proxy.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

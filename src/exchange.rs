@@ -464,12 +464,13 @@ impl Edit<'_> {
     /// # Errors
     /// As [`Edit::append`].
     pub fn remove(&mut self, name: &str) -> Result<(), Refused> {
-        editable(name)?;
-        match self {
+        not_framing(name)?;
+        let removed = match self {
             Edit::Request(header) => header.remove_header(name),
             Edit::Response(header) => header.remove_header(name),
         };
-        Ok(())
+        // What was there has a valid name.
+        if removed.is_none() { token(name).map(drop) } else { Ok(()) }
     }
 
     /// Removes all these headers, or none.
@@ -487,7 +488,8 @@ impl Edit<'_> {
 /// # Errors
 /// For an invalid name, and a value that is not UTF-8.
 pub fn first_value(headers: &HeaderMap, name: &str) -> Result<Option<String>, Refused> {
-    let Some(value) = headers.get(token(name)?) else { return Ok(None) };
+    // What is there has a valid name.
+    let Some(value) = headers.get(name) else { return token(name).map(|_| None) };
     text(name, value).map(|value| Some(value.to_owned()))
 }
 
@@ -496,7 +498,7 @@ pub fn first_value(headers: &HeaderMap, name: &str) -> Result<Option<String>, Re
 /// # Errors
 /// For an invalid name.
 pub fn contains(headers: &HeaderMap, name: &str) -> Result<bool, Refused> {
-    token(name).map(|name| headers.contains_key(name))
+    if headers.contains_key(name) { Ok(true) } else { token(name).map(|_| false) }
 }
 
 /// All headers, a pair for every value.
@@ -514,6 +516,15 @@ fn header_name(name: &str) -> Result<HeaderName, Refused> {
 /// A response header that stands in while the real one is elsewhere.
 pub fn no_response() -> ResponseHeader {
     let (parts, ()) = http::Response::new(()).into_parts();
+    parts.into()
+}
+
+/// A copy to look at. It costs less than one to send: how names are spelled on the wire is not in it.
+pub fn plain_copy(response: &ResponseHeader) -> ResponseHeader {
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    parts.status = response.status;
+    parts.version = response.version;
+    parts.headers = response.headers.clone();
     parts.into()
 }
 
@@ -545,12 +556,17 @@ const TCHAR: [bool; 256] = {
     table
 };
 
-/// Headers that say where a body ends are not for plugins: one edit and the connection is out of step.
 fn editable(name: &str) -> Result<(), Refused> {
+    not_framing(name)?;
+    token(name).map(drop)
+}
+
+/// Headers that say where a body ends are not for plugins: one edit and the connection is out of step.
+fn not_framing(name: &str) -> Result<(), Refused> {
     let framing = match name.len() {
         14 if name.eq_ignore_ascii_case("content-length") => header::CONTENT_LENGTH,
         17 if name.eq_ignore_ascii_case("transfer-encoding") => header::TRANSFER_ENCODING,
-        _ => return token(name).map(drop),
+        _ => return Ok(()),
     };
     Err(Refused::Framing(framing))
 }

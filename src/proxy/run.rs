@@ -1,11 +1,13 @@
 //! Running the chain of a phase: lend the request to the plugins, act on verdicts and failures, take it back.
 
-use std::future::poll_fn;
+use std::future::{Ready, poll_fn, ready};
 use std::mem::swap;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use futures::channel::oneshot;
+use futures::future::{BoxFuture, Either};
 use http::StatusCode;
 use parking_lot::MutexGuard;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -15,7 +17,7 @@ use super::Gateway;
 use super::context::Context;
 use super::stream::{Step, Streaming};
 use crate::config::OnFailure;
-use crate::exchange::{self, Ask, Exchange, Refused, Reply, Shared, stream};
+use crate::exchange::{self, Ask, Exchange, Refused, Reply, Shared, plain_copy, stream};
 use crate::phase::{End, Phase, Verdict, Walk};
 use crate::snapshot::{LiveChain, LiveScript};
 use crate::wasm::{Failure, FailureKind};
@@ -41,65 +43,62 @@ pub enum Outcome {
     Cut,
 }
 
+/// A run of a chain: over, or boxed, for it is large and would be part of the future of every hook.
+pub type Running<'a> = Either<Ready<Outcome>, BoxFuture<'a, Outcome>>;
+
 impl Gateway {
-    /// Runs the chain of a phase, if there is one.
-    pub(super) async fn run(
+    /// Runs the chain of a phase, if there is one: to its end, unless a script of it can wait.
+    pub(super) fn run<'a>(
+        &'a self,
+        phase: Phase,
+        session: &'a mut Session,
+        ctx: &'a mut Context,
+        mut subject: Subject<'a>,
+    ) -> Running<'a> {
+        let Some(chain) = ctx.chain(phase) else { return Either::Left(ready(Outcome::Continue)) };
+        let chain = chain.clone();
+        if !chain.scripts().all(|live| live.script.is_synchronous()) {
+            return Either::Right(Box::pin(self.run_waiting(chain, phase, session, ctx, subject)));
+        }
+        let begun = Begun::new(&chain, phase, session, ctx, &mut subject);
+        let mut walk = chain.walk(phase);
+        let end = loop {
+            let Some(live) = walk.script() else { break None };
+            live.script.spec().metrics.runs.inc();
+            let result = live.script.run_now(&begun.exchange);
+            let end = judge(&mut walk, live, phase, &begun.exchange, result, &mut ctx.upstream);
+            if end.is_some() {
+                break end;
+            }
+        };
+        Either::Left(ready(begun.finish(end, session, ctx, &mut subject)))
+    }
+
+    async fn run_waiting(
         &self,
+        chain: Arc<LiveChain>,
         phase: Phase,
         session: &mut Session,
         ctx: &mut Context,
         mut subject: Subject<'_>,
     ) -> Outcome {
-        let Some(chain) = ctx.chain(phase).cloned() else { return Outcome::Continue };
-        let started = quanta::Instant::now();
-        let exchange = Shared::clone(ctx.exchange.get_or_insert_default());
-        if phase.can_edit_request() {
-            ctx.body.freeze(session);
-        }
-        lend(&exchange, phase, session, ctx, &mut subject);
-        if let Subject::Ended = subject
-            && chain.scripts().any(|live| live.script.sees_response())
-        {
-            // Copied: Pingora keeps the one that it has sent.
-            exchange.lock().response = session.response_written().cloned();
-        }
-        let end = self.walk(&chain, phase, &exchange, session, ctx, &mut subject).await;
-        let mut exchange = take_back(&exchange, session, ctx, &mut subject);
-        ctx.facts.work_times[phase as usize] += started.elapsed();
-        if ctx.cut {
-            return Outcome::Cut;
-        }
-        if phase.can_end_request() && exchange.replied {
-            return Outcome::Replied;
-        }
-        outcome(phase, end, exchange.reply.take())
-    }
-
-    /// Evaluates the chain; how it ends the request, if it does.
-    async fn walk(
-        &self,
-        chain: &LiveChain,
-        phase: Phase,
-        exchange: &Shared,
-        session: &mut Session,
-        ctx: &mut Context,
-        subject: &mut Subject<'_>,
-    ) -> Option<End> {
+        let begun = Begun::new(&chain, phase, session, ctx, &mut subject);
+        let exchange = &begun.exchange;
         let mut walk = chain.walk(phase);
-        while let Some(live) = walk.script().filter(|_| !ctx.cut) {
+        let end = loop {
+            let Some(live) = walk.script().filter(|_| !ctx.cut) else { break None };
             live.script.spec().metrics.runs.inc();
             let result = if live.script.is_synchronous() {
                 live.script.run_now(exchange)
             } else {
-                // Boxed: it is large, and would be part of the future of every hook.
-                Box::pin(self.drive(live, exchange, session, ctx, subject)).await
+                self.drive(live, exchange, session, ctx, &mut subject).await
             };
             let end = judge(&mut walk, live, phase, exchange, result, &mut ctx.upstream);
             if end.is_some() {
-                return end;
+                break end;
             }
-        }
-        None
+        };
+        begun.finish(end, session, ctx, &mut subject)
     }
 
     /// Runs `wasm_access_log`. Nobody waits for its end: a chain that can wait goes on by itself with a copy, and the
@@ -215,6 +214,51 @@ impl Gateway {
     }
 }
 
+/// A chain that works on a request.
+struct Begun {
+    phase: Phase,
+    started: quanta::Instant,
+    exchange: Shared,
+}
+
+impl Begun {
+    /// Lends the request.
+    fn new(
+        chain: &LiveChain,
+        phase: Phase,
+        session: &mut Session,
+        ctx: &mut Context,
+        subject: &mut Subject<'_>,
+    ) -> Begun {
+        let started = quanta::Instant::now();
+        let exchange = Shared::clone(ctx.exchange.get_or_insert_default());
+        if phase.can_edit_request() {
+            ctx.body.freeze(session);
+        }
+        lend(&exchange, phase, session, ctx, subject);
+        if let Subject::Ended = subject
+            && chain.scripts().any(|live| live.script.sees_response())
+        {
+            // Copied: Pingora keeps the one that it has sent.
+            exchange.lock().response = session.response_written().map(plain_copy);
+        }
+        Begun { phase, started, exchange }
+    }
+
+    /// Takes the request back.
+    fn finish(self, end: Option<End>, session: &mut Session, ctx: &mut Context, subject: &mut Subject<'_>) -> Outcome {
+        let mut exchange = take_back(&self.exchange, session, ctx, subject);
+        ctx.facts.work_times[self.phase as usize] += self.started.elapsed();
+        if ctx.cut {
+            return Outcome::Cut;
+        }
+        if self.phase.can_end_request() && exchange.replied {
+            return Outcome::Replied;
+        }
+        outcome(self.phase, end, exchange.reply.take())
+    }
+}
+
 impl Gateway {
     /// Sends a response while a script of this exchange still runs.
     async fn respond_within(
@@ -324,7 +368,7 @@ fn end_of(session: &mut Session, ctx: &Context) -> exchange::Owned {
     exchange.phase = Phase::AccessLog;
     exchange.lent = true;
     exchange.request = session.req_header().clone();
-    exchange.response = session.response_written().cloned();
+    exchange.response = session.response_written().map(plain_copy);
     exchange.facts = ctx.facts.clone();
     exchange.body = ctx.exchange.as_ref().and_then(|exchange| exchange.lock().body.clone());
     drop(exchange);

@@ -1,22 +1,24 @@
 //! What the proxy knows of a request beside its header: the source of every variable.
 
 mod connection;
+mod request_id;
 
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use quanta::Instant;
-use uuid::Uuid;
 
 use crate::VERSION;
 use crate::config::{Part, Template};
 use crate::phase::{Ext, Phase};
 use crate::variables::Variable;
+
+use self::request_id::RequestId;
 
 pub use connection::{Certificate, Connection, Handshake};
 
@@ -46,9 +48,7 @@ pub struct Facts {
     pub work_times: [Duration; 6],
     pub timed_out: bool,
     pub ext: Option<Ext>,
-    /// Made when it is first asked for, and its text after it: most requests never need them.
-    request_id: OnceLock<Uuid>,
-    request_id_text: OnceLock<String>,
+    request_id: RequestId,
 }
 
 /// Where a response comes from; for those of the proxy, why.
@@ -113,8 +113,9 @@ pub struct UpstreamFacts {
 
 impl Default for Facts {
     fn default() -> Facts {
+        let started = Instant::now();
         Facts {
-            started: Instant::now(),
+            started,
             local: None,
             remote: None,
             forwarded_for: None,
@@ -132,20 +133,14 @@ impl Default for Facts {
             work_times: [Duration::ZERO; 6],
             timed_out: false,
             ext: None,
-            request_id: OnceLock::new(),
-            request_id_text: OnceLock::new(),
+            request_id: RequestId::new(started),
         }
     }
 }
 
 impl Facts {
     pub fn request_id(&self) -> &str {
-        self.request_id_text.get_or_init(|| self.fix_request_id().simple().to_string())
-    }
-
-    /// Makes the id, so that all copies have the same.
-    pub fn fix_request_id(&self) -> Uuid {
-        *self.request_id.get_or_init(Uuid::now_v7)
+        self.request_id.as_str()
     }
 
     pub fn client_ip(&self) -> Option<IpAddr> {

@@ -21,20 +21,19 @@ use pingora::protocols::l4::socket::SocketAddr;
 pub type Slot = Arc<Mutex<Option<Box<ServerSession>>>>;
 
 /// What is done to the bytes of a session. By default nothing: every method passes on to the session itself.
-#[async_trait]
 pub trait Decoration: Send + Sync + Unpin + 'static {
     /// The next piece of the request body; none at its end. Pingora cancels it, and calls again.
-    async fn read_body(&mut self, session: &mut ServerSession) -> Result<Option<Bytes>> {
-        session.read_request_body().await
+    fn read_body(&mut self, session: &mut ServerSession) -> impl Future<Output = Result<Option<Bytes>>> + Send {
+        session.read_request_body()
     }
 
     /// As [`Decoration::read_body`] while the body is not done, else until the client goes.
-    async fn read_body_or_idle(
+    fn read_body_or_idle(
         &mut self,
         session: &mut ServerSession,
         no_body_expected: bool,
-    ) -> Result<Option<Bytes>> {
-        session.read_body_or_idle(no_body_expected).await
+    ) -> impl Future<Output = Result<Option<Bytes>>> + Send {
+        session.read_body_or_idle(no_body_expected)
     }
 
     /// What an attempt that fails has read, for the next one.
@@ -56,16 +55,29 @@ pub trait Decoration: Send + Sync + Unpin + 'static {
         session.is_body_done()
     }
 
-    async fn write_header(&mut self, session: &mut ServerSession, response: Box<ResponseHeader>) -> Result<()> {
-        session.write_response_header(response).await
+    fn write_header(
+        &mut self,
+        session: &mut ServerSession,
+        response: Box<ResponseHeader>,
+    ) -> impl Future<Output = Result<()>> + Send {
+        session.write_response_header(response)
     }
 
-    async fn write_body(&mut self, session: &mut ServerSession, data: Bytes, end: bool) -> Result<()> {
-        session.write_response_body(data, end).await
+    fn write_body(
+        &mut self,
+        session: &mut ServerSession,
+        data: Bytes,
+        end: bool,
+    ) -> impl Future<Output = Result<()>> + Send {
+        session.write_response_body(data, end)
     }
 
-    async fn write_tasks(&mut self, session: &mut ServerSession, tasks: Vec<HttpTask>) -> Result<bool> {
-        session.response_duplex_vec(tasks).await
+    fn write_tasks(
+        &mut self,
+        session: &mut ServerSession,
+        tasks: Vec<HttpTask>,
+    ) -> impl Future<Output = Result<bool>> + Send {
+        session.response_duplex_vec(tasks)
     }
 }
 
@@ -73,7 +85,7 @@ pub trait Decoration: Send + Sync + Unpin + 'static {
 pub fn install(session: &mut Session, decoration: impl Decoration) -> Slot {
     one_authority(session.req_header_mut());
     let slot = Slot::default();
-    let real = std::mem::replace(&mut session.downstream_session, nothing());
+    let real = std::mem::replace(&mut session.downstream_session, Box::new(nothing()));
     let decorated = Decorated { session: Some(real), decoration, slot: slot.clone() };
     *session.downstream_session = ServerSession::new_custom(Box::new(decorated));
     slot
@@ -81,8 +93,7 @@ pub fn install(session: &mut Session, decoration: impl Decoration) -> Slot {
 
 /// Takes the decoration off that was put on last.
 pub fn remove(session: &mut Session, slot: &Slot) {
-    let decorated = std::mem::replace(&mut session.downstream_session, nothing());
-    drop(decorated);
+    *session.downstream_session = nothing();
     if let Some(real) = slot.lock().take() {
         session.downstream_session = real;
     }
@@ -100,8 +111,8 @@ fn one_authority(request: &mut RequestHeader) {
 }
 
 /// Stands in for the moment of an exchange: nothing is asked of it.
-fn nothing() -> Box<ServerSession> {
-    Box::new(ServerSession::new_custom(Box::new(())))
+fn nothing() -> ServerSession {
+    ServerSession::new_custom(Box::new(()))
 }
 
 struct Decorated<D> {

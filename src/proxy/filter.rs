@@ -17,9 +17,9 @@ use super::context::Context;
 use super::decorate::{self, Slot};
 use super::error;
 use super::respond::has_body;
-use crate::exchange::{Reply, no_request, no_response};
+use crate::exchange::{Reply, plain_copy};
 use crate::facts::{Connection, Origin, Way};
-use crate::wasm::{Direction, Filters, Flow, LocalReply};
+use crate::wasm::{Direction, Filters, Flow, LocalReply, Stream};
 
 /// The filters of a request, and what they have come to.
 pub struct Filtering {
@@ -60,15 +60,20 @@ impl Gateway {
         ctx.body.freeze(session);
         let end = ctx.body.is_over(session);
         let before = target(session.req_header());
-        ctx.facts.fix_request_id();
-        let request = std::mem::replace(session.req_header_mut(), no_request());
-        let mut filters = Filters::new(chain, request, ctx.facts.clone());
-        filters.stream().lock().way = way(session, ctx);
-        let flow = filters.request_headers(end);
-        let flow = self.request_headers_passed(session, ctx, &mut filters, flow).await;
+        // The next request, if it comes instead of the client's end, is kept.
+        session.set_pipelining_enabled(true);
+        let way_here = way(session, ctx);
+        let mut filters = Filters::new(chain, session.req_header_mut(), ctx.facts.clone(), way_here);
+        let flow = match filters.request_headers(end) {
+            // Boxed: few requests wait here.
+            Flow::On if !filters.headers_passed(Direction::Request) => {
+                Box::pin(self.request_headers_passed(session, ctx, &mut filters)).await
+            }
+            flow => Ok(flow),
+        };
         let (early, over) = ctx.body.hand_over();
         let flow = match flow {
-            Ok(Flow::On) if !early.is_empty() => Ok(filters.body(Direction::Request, &early, over)),
+            Ok(Flow::On) if !early.is_empty() => Ok(filters.body(Direction::Request, early, over)),
             flow => flow,
         };
         filters.close_request();
@@ -86,10 +91,13 @@ impl Gateway {
         }
         match flow {
             Flow::On => {
-                if target(session.req_header()) != before {
+                let moved = target(session.req_header()) != before;
+                if moved {
                     self.reroute(session, ctx);
                 }
-                stream.lock().way = way(session, ctx);
+                if moved || ctx.upstream.is_some() {
+                    stream.lock().way = way(session, ctx);
+                }
                 Ok(Filtered::Continue)
             }
             Flow::Reply(reply) => Ok(Filtered::Reply(reply)),
@@ -105,13 +113,11 @@ impl Gateway {
         session: &mut Session,
         ctx: &mut Context,
         filters: &mut Filters,
-        mut flow: Flow,
     ) -> pingora::Result<Flow> {
         let stream = filters.stream().clone();
         let mut over = ctx.body.is_over(session);
         let mut timer = PauseTimer::default();
-        // The next request, if it comes instead of the client's end, is kept.
-        session.set_pipelining_enabled(true);
+        let mut flow = Flow::On;
         while flow == Flow::On && !filters.headers_passed(Direction::Request) {
             let reads = !over
                 && !filters.is_full(Direction::Request)
@@ -120,11 +126,11 @@ impl Gateway {
             flow = tokio::select! {
                 biased;
                 () = stream.woken() => filters.run(Direction::Request),
-                () = tokio::time::sleep(paused.unwrap_or_default()), if paused.is_some() => filters.give_up(Direction::Request),
+                () = expiry(paused) => filters.give_up(Direction::Request),
                 chunk = ctx.body.next_or_gone(session, over), if reads || over => {
                     let chunk = chunk.map_err(|error| error.into_down())?;
                     over |= chunk.is_none() || ctx.body.is_over(session);
-                    filters.body(Direction::Request, &chunk.unwrap_or_default(), over)
+                    filters.body(Direction::Request, chunk.unwrap_or_default(), over)
                 }
             };
         }
@@ -163,33 +169,18 @@ impl Gateway {
             stream
         };
         let framed = is_framed(response);
-        let header = std::mem::replace(response, no_response());
-        state.lock().filters.lend_request(session.req_header_mut());
-        let mut flow = state.lock().filters.response_headers(header, end);
-        let mut timer = PauseTimer::default();
-        while flow == Flow::On {
-            let paused = {
-                let state = state.lock();
-                if state.filters.headers_passed(Direction::Response)
-                    || state.filters.holds_headers_alone(Direction::Response)
-                {
-                    break;
-                }
-                timer.left(state.filters.paused(Direction::Response))
-            };
-            let over = session.is_body_done();
-            flow = tokio::select! {
-                biased;
-                () = stream.woken() => state.lock().filters.run(Direction::Response),
-                _gone = session.downstream_session.read_body_or_idle(true), if over => Flow::Reset,
-                () = tokio::time::sleep(paused.unwrap_or_default()), if paused.is_some() => state.lock().filters.give_up(Direction::Response),
-            };
+        let mut flow = {
+            let filters = &mut state.lock().filters;
+            filters.lend_request(session.req_header_mut());
+            filters.response_headers(response, end)
+        };
+        if flow == Flow::On && state.lock().holds_response() {
+            // Boxed: few responses wait here.
+            flow = Box::pin(response_headers_passed(session, &state, &stream)).await;
         }
         let mut state = state.lock();
         state.filters.return_request(session.req_header_mut());
-        if let Some(header) = state.filters.take_response() {
-            *response = header;
-        }
+        state.filters.return_response(response);
         if framed && !is_framed(response) && !end {
             frame(session, response);
         }
@@ -238,17 +229,19 @@ impl Gateway {
         ctx.facts.duration = Some(ctx.facts.started.elapsed());
         let mut state = state.lock();
         let replaced = state.response == Response::Past;
+        let stream = state.filters.stream().clone();
         {
-            let mut http = state.filters.stream().lock();
-            http.facts.clone_from(&ctx.facts);
+            let mut http = stream.lock();
+            std::mem::swap(&mut http.facts, &mut ctx.facts);
             // What the client got, where it was not what the filters saw.
-            if http.response.header.is_none() || replaced {
-                http.response.header = session.response_written().cloned();
+            if http.response.header.as_ref().is_none() || replaced {
+                http.response.header.set(session.response_written().map(plain_copy));
             }
         }
         state.filters.lend_request(session.req_header_mut());
         state.filters.end();
         state.filters.return_request(session.req_header_mut());
+        std::mem::swap(&mut stream.lock().facts, &mut ctx.facts);
     }
 }
 
@@ -278,6 +271,36 @@ impl From<LocalReply> for Reply {
     }
 }
 
+impl State {
+    /// Whether the header of the response waits for a filter, and all that follows it.
+    fn holds_response(&self) -> bool {
+        !self.filters.headers_passed(Direction::Response) && !self.filters.holds_headers_alone(Direction::Response)
+    }
+}
+
+/// Waits until the header of the response has passed all filters, or something else is to happen.
+async fn response_headers_passed(session: &mut Session, state: &Mutex<State>, stream: &Stream) -> Flow {
+    let mut flow = Flow::On;
+    let mut timer = PauseTimer::default();
+    while flow == Flow::On {
+        let paused = {
+            let state = state.lock();
+            if !state.holds_response() {
+                break;
+            }
+            timer.left(state.filters.paused(Direction::Response))
+        };
+        let over = session.is_body_done();
+        flow = tokio::select! {
+            biased;
+            () = stream.woken() => state.lock().filters.run(Direction::Response),
+            _gone = session.downstream_session.read_body_or_idle(true), if over => Flow::Reset,
+            () = expiry(paused) => state.lock().filters.give_up(Direction::Response),
+        };
+    }
+    flow
+}
+
 /// Measures how long a stream has been paused by one filter.
 #[derive(Default)]
 struct PauseTimer(Option<(usize, tokio::time::Instant)>);
@@ -294,6 +317,14 @@ impl PauseTimer {
             _ => *self.0.insert((position, tokio::time::Instant::now())),
         };
         Some(longest.saturating_sub(since.elapsed()))
+    }
+}
+
+/// Until a pause of which so much is left has lasted too long; for ever where nothing is paused.
+async fn expiry(left: Option<Duration>) {
+    match left {
+        Some(left) => tokio::time::sleep(left).await,
+        None => std::future::pending().await,
     }
 }
 

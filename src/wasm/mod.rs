@@ -21,7 +21,7 @@ pub use entry::EntryPoint;
 pub use failure::{Failure, FailureKind};
 pub use module::{Digest, Module, ModuleError};
 pub use proxy_wasm::abi::Direction;
-pub use proxy_wasm::{End, Filter, FilterChain, Filters, Flow, LocalReply, Plugin, Service};
+pub use proxy_wasm::{End, Filter, FilterChain, Filters, Flow, LocalReply, Plugin, Service, Stream};
 pub use script::{Host, Script, ScriptSpec};
 
 /// The interface that every plugin exports.

@@ -3,25 +3,26 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use parking_lot::Mutex;
 use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::{HttpTask, ServerSession};
-use tokio::time::sleep;
 
-use super::{PauseTimer, Response, State, failed, too_large};
+use super::{PauseTimer, Response, State, expiry, failed, too_large};
+use crate::exchange::no_response;
 use crate::proxy::decorate::Decoration;
 use crate::proxy::{error, is_interim};
-use crate::wasm::{Direction, End, Filters, Flow};
+use crate::wasm::{Direction, End, Filters, Flow, Stream};
 
 /// Bytes of the request body that are kept for another attempt, as Pingora does.
 const RETRY: usize = 64 << 10;
 
 pub struct FilteredSession {
     state: Arc<Mutex<State>>,
+    /// Of the filters.
+    stream: Arc<Stream>,
     /// Whether the client's body has come to its end.
     over: bool,
     /// Whether the filters have let that pass.
@@ -47,8 +48,10 @@ struct Retry {
 impl FilteredSession {
     /// `over`: the end of the request body has come to the filters. `end`: there is none.
     pub fn new(state: Arc<Mutex<State>>, over: bool, end: bool) -> FilteredSession {
+        let stream = state.lock().filters.stream().clone();
         FilteredSession {
             state,
+            stream,
             over,
             ended: end,
             held: None,
@@ -91,19 +94,14 @@ impl FilteredSession {
         Err(error::cut())
     }
 
-    /// Lets a part of the response through, and waits where a filter has paused it until there is more of it, or the end.
-    async fn pass(&mut self, session: &mut ServerSession, flow: Flow, out: &mut Vec<HttpTask>) -> Result<()> {
-        let mut flow = flow;
+    /// Waits where a filter has paused the response until there is more of it, or the end.
+    async fn wait(&mut self, session: &mut ServerSession, out: &mut Vec<HttpTask>) -> Result<()> {
         loop {
-            self.follow(std::mem::replace(&mut flow, Flow::On), Direction::Response)?;
-            if self.take_passed(session, out) {
-                return Ok(());
-            }
-            let (stream, paused, waits) = {
+            let (paused, waits) = {
                 let state = self.state.lock();
                 let Some(paused) = state.filters.paused(Direction::Response) else { return Ok(()) };
                 let waits = self.response_over || state.filters.waits_for_callout();
-                (state.filters.stream().clone(), self.response_timer.left(Some(paused)), waits)
+                (self.response_timer.left(Some(paused)), waits)
             };
             if !waits {
                 // The callout may have been answered since; else it waits for more of the body.
@@ -116,17 +114,21 @@ impl FilteredSession {
                 session.response_duplex_vec(std::mem::take(out)).await?;
             }
             let over = session.is_body_done();
-            flow = tokio::select! {
+            let flow = tokio::select! {
                 biased;
-                () = stream.woken() => self.with_filters(session, |filters| filters.run(Direction::Response)),
+                () = self.stream.woken() => self.with_filters(session, |filters| filters.run(Direction::Response)),
                 gone = session.read_body_or_idle(true), if over => {
                     gone?;
                     Flow::On
                 }
-                () = sleep(paused.unwrap_or_default()), if paused.is_some() => {
+                () = expiry(paused) => {
                     self.with_filters(session, |filters| filters.give_up(Direction::Response))
                 }
             };
+            self.follow(flow, Direction::Response)?;
+            if self.take_passed(session, out) {
+                return Ok(());
+            }
         }
     }
 
@@ -137,10 +139,10 @@ impl FilteredSession {
         if !filters.headers_passed(Direction::Response) {
             return false;
         }
-        if let Some(end) = self.held.take()
-            && let Some(header) = filters.take_response()
-        {
-            out.push(HttpTask::Header(Box::new(header), end));
+        if let Some(end) = self.held.take() {
+            let mut header = Box::new(no_response());
+            filters.return_response(&mut header);
+            out.push(HttpTask::Header(header, end));
         }
         let (data, end) = filters.take_body(Direction::Response);
         if data.is_some() || end.is_some() {
@@ -171,13 +173,13 @@ impl FilteredSession {
                 }
                 // After 101 no body follows that could resume it.
                 self.response_over |= header.status == StatusCode::SWITCHING_PROTOCOLS;
-                self.state.lock().filters.hold_response(*header);
+                self.state.lock().filters.hold_response(header);
                 self.held = Some(end);
                 Flow::On
             }
             HttpTask::Body(data, end) => {
                 self.response_over |= end;
-                self.with_filters(session, |filters| filters.body(Direction::Response, &data.unwrap_or_default(), end))
+                self.with_filters(session, |filters| filters.body(Direction::Response, data.unwrap_or_default(), end))
             }
             HttpTask::Trailer(Some(trailers)) if !self.response_over => {
                 self.response_over = true;
@@ -185,25 +187,29 @@ impl FilteredSession {
             }
             HttpTask::Trailer(None) | HttpTask::Done if !self.response_over => {
                 self.response_over = true;
-                self.with_filters(session, |filters| filters.body(Direction::Response, &[], true))
+                self.with_filters(session, |filters| filters.body(Direction::Response, Bytes::new(), true))
             }
             other => {
                 out.push(other);
                 return Ok(());
             }
         };
-        self.pass(session, flow, out).await
+        self.follow(flow, Direction::Response)?;
+        if self.take_passed(session, out) || self.state.lock().filters.paused(Direction::Response).is_none() {
+            return Ok(());
+        }
+        // Boxed: few responses wait here.
+        Box::pin(self.wait(session, out)).await
     }
 }
 
-#[async_trait]
 impl Decoration for FilteredSession {
     async fn read_body(&mut self, session: &mut ServerSession) -> Result<Option<Bytes>> {
         if session.was_upgraded() {
             return session.read_request_body().await;
         }
         loop {
-            let (stream, reads, paused) = {
+            let (reads, paused) = {
                 let mut state = self.state.lock();
                 let (data, end) = state.filters.take_body(Direction::Request);
                 self.ended |= end.is_some();
@@ -216,19 +222,19 @@ impl Decoration for FilteredSession {
                 }
                 let reads = !self.over && !state.filters.is_full(Direction::Request);
                 let longest = state.filters.paused(Direction::Request).filter(|_| !reads);
-                (state.filters.stream().clone(), reads, self.timer.left(longest))
+                (reads, self.timer.left(longest))
             };
             let flow = tokio::select! {
                 biased;
-                () = stream.woken() => self.with_filters(session, |filters| filters.run(Direction::Request)),
-                () = sleep(paused.unwrap_or_default()), if paused.is_some() => {
+                () = self.stream.woken() => self.with_filters(session, |filters| filters.run(Direction::Request)),
+                () = expiry(paused) => {
                     self.with_filters(session, |filters| filters.give_up(Direction::Request))
                 }
                 chunk = next_or_gone(session, self.over), if reads || self.over => {
                     let chunk = chunk?;
                     self.over |= chunk.is_none() || session.is_body_done();
                     let over = self.over;
-                    self.with_filters(session, |filters| filters.body(Direction::Request, &chunk.unwrap_or_default(), over))
+                    self.with_filters(session, |filters| filters.body(Direction::Request, chunk.unwrap_or_default(), over))
                 }
             };
             self.follow(flow, Direction::Request)?;
@@ -245,15 +251,12 @@ impl Decoration for FilteredSession {
             return self.read_body(session).await;
         }
         loop {
-            let (stream, paused) = {
-                let state = self.state.lock();
-                let paused = state.filters.paused(Direction::Response);
-                (state.filters.stream().clone(), self.response_timer.left(paused))
-            };
+            let paused = self.state.lock().filters.paused(Direction::Response);
+            let paused = self.response_timer.left(paused);
             let flow = tokio::select! {
                 biased;
-                () = stream.woken() => self.with_filters(session, |filters| filters.run(Direction::Request)),
-                () = sleep(paused.unwrap_or_default()), if paused.is_some() => {
+                () = self.stream.woken() => self.with_filters(session, |filters| filters.run(Direction::Request)),
+                () = expiry(paused) => {
                     self.with_filters(session, |filters| filters.give_up(Direction::Response))
                 }
                 read = session.read_body_or_idle(no_body_expected) => return read,

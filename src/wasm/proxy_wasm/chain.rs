@@ -7,18 +7,19 @@ mod lane;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::exchange::{RequestHeader, ResponseHeader, no_request};
+use crate::exchange::{RequestHeader, ResponseHeader, plain_copy};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use self::lane::{Headers, Lane, Pause};
 use super::abi::{BodyAction, Direction, HeadersAction};
+use super::buffer::Buffer;
 use super::fields::Fields;
 use super::plugin::Plugin;
 use super::slot::{Link, Lost};
 use super::stream::{Http, LocalReply, Stream};
 use crate::config::FailurePolicy;
-use crate::facts::Facts;
+use crate::facts::{Facts, Way};
 use crate::observe::metrics::Counted;
 use crate::wasm::FailureKind;
 
@@ -48,8 +49,6 @@ pub struct Filters {
     contexts: Vec<State>,
     request: Lane,
     response: Lane,
-    /// Takes the place of the request header while that is lent.
-    stand_in: Option<RequestHeader>,
 }
 
 /// A filter's context for this request.
@@ -77,17 +76,16 @@ pub enum Flow {
 
 impl Filters {
     /// For a request with this header, which is lent until [`Filters::return_request`].
-    pub fn new(chain: Arc<FilterChain>, request: RequestHeader, facts: Box<Facts>) -> Filters {
+    pub fn new(chain: Arc<FilterChain>, request: &mut RequestHeader, facts: Box<Facts>, way: Way) -> Filters {
         let count = chain.filters.len();
-        let mut http = Http::of(request, facts, count);
+        let mut http = Http::new(facts, way, count);
+        http.request.header.lend(request);
         http.request.open.header = true;
-        http.upstream_open = true;
         Filters {
             stream: Arc::new(Stream::of(http)),
             contexts: (0..count).map(|_| State::Unopened).collect(),
             request: Lane::new(Direction::Request, count),
             response: Lane::new(Direction::Response, count),
-            stand_in: None,
             chain,
         }
     }
@@ -102,10 +100,10 @@ impl Filters {
         self.run(Direction::Request)
     }
 
-    /// The header of the response has come; it is lent until [`Filters::take_response`].
-    pub fn response_headers(&mut self, response: ResponseHeader, end: bool) -> Flow {
+    /// The header of the response has come; it is lent until [`Filters::return_response`].
+    pub fn response_headers(&mut self, response: &mut ResponseHeader, end: bool) -> Flow {
         let mut http = self.stream.lock();
-        http.response.header = Some(response);
+        http.response.header.lend(response);
         http.response.open.header = true;
         http.response.trailers = None;
         http.reply = None;
@@ -115,7 +113,7 @@ impl Filters {
     }
 
     /// More of a body has come.
-    pub fn body(&mut self, direction: Direction, data: &[u8], end: bool) -> Flow {
+    pub fn body(&mut self, direction: Direction, data: Bytes, end: bool) -> Flow {
         if direction == Direction::Request {
             self.stream.lock().facts.client_bytes_received += data.len() as u64;
         }
@@ -126,14 +124,14 @@ impl Filters {
     /// The trailers have come.
     pub fn response_trailers(&mut self, trailers: HeaderMap) -> Flow {
         self.stream.lock().response.trailers = Some(trailers);
-        self.response.feed(&[], Some(End::Trailers));
+        self.response.feed(Bytes::new(), Some(End::Trailers));
         self.run(Direction::Response)
     }
 
     /// The response header is held back: filters that have paused it alone can go on changing it.
-    pub fn hold_response(&mut self, header: ResponseHeader) {
+    pub fn hold_response(&mut self, header: Box<ResponseHeader>) {
         let mut http = self.stream.lock();
-        http.response.header = Some(header);
+        http.response.header.keep(header);
         http.response.open.header = true;
     }
 
@@ -161,29 +159,25 @@ impl Filters {
 
     /// Lends the request header to the filters, for callbacks that look at it.
     pub fn lend_request(&mut self, request: &mut RequestHeader) {
-        let stand_in = self.stand_in.take().unwrap_or_else(no_request);
-        self.stream.lock().request.header = Some(std::mem::replace(request, stand_in));
+        self.stream.lock().request.header.lend(request);
     }
 
     /// Gives it back. While a filter has paused the stream, there is a copy for callbacks that come meanwhile.
     pub fn return_request(&mut self, request: &mut RequestHeader) {
         let is_paused = self.request.paused().or(self.response.paused()).is_some();
-        let mut http = self.stream.lock();
-        if let Some(lent) = http.request.header.take() {
-            self.stand_in = Some(std::mem::replace(request, lent));
-        }
+        let header = &mut self.stream.lock().request.header;
+        header.give_back(request);
         if is_paused {
-            http.request.header = Some(request.clone());
+            header.set(Some(request.clone()));
         }
     }
 
-    /// The response header, as it goes on.
-    pub fn take_response(&mut self) -> Option<ResponseHeader> {
+    /// Gives the response header back, as it goes on. Filters keep a copy to look at.
+    pub fn return_response(&mut self, response: &mut ResponseHeader) {
         let mut http = self.stream.lock();
         http.response.open.header = false;
-        let header = http.response.header.take();
-        http.response.header = header.clone();
-        header
+        http.response.header.give_back(response);
+        http.response.header.set(Some(plain_copy(response)));
     }
 
     /// What of the body has passed all filters, and whether it was the end.
@@ -270,9 +264,13 @@ impl Filters {
 
     /// Whether the filter has been resumed, or lost, since the last time.
     fn resume(&mut self, direction: Direction, index: usize, position: usize) -> Result<(), Flow> {
-        self.check(position)?;
+        if let State::Open(link, _) = &self.contexts[position]
+            && !link.is_alive()
+        {
+            self.lost(position)?;
+        }
         let is_paused = self.lane_ref(direction).stage(index).is_paused();
-        let resumed = std::mem::take(&mut self.stream.lock().held(direction, position).resume);
+        let resumed = self.decided(direction, position)?;
         if is_paused && (resumed || matches!(self.contexts[position], State::Skipped)) {
             self.release(direction, index, position);
         }
@@ -287,8 +285,8 @@ impl Filters {
             self.lane(direction).stage_mut(index).headers = Headers::Passed;
             return Ok(());
         };
+        let resumed = self.decided(direction, position)?;
         let action = HeadersAction::parse(action, self.chain.filters[position].allow_stop_iteration);
-        let resumed = std::mem::take(&mut self.stream.lock().held(direction, position).resume);
         self.lane(direction).stage_mut(index).headers = match action {
             _ if resumed => Headers::Passed,
             HeadersAction::Continue => Headers::Passed,
@@ -306,7 +304,7 @@ impl Filters {
                 http.response.open.trailers = true;
             }
             let held = http.held(direction, position);
-            held.body.unsplit(data);
+            held.body.append(data);
             held.visible = true;
             held.resume = false;
             u32::try_from(held.body.len()).unwrap_or(u32::MAX)
@@ -317,24 +315,28 @@ impl Filters {
             return Ok(());
         };
         let mut http = self.stream.lock();
+        let resumed = http.decided(direction, position)?;
         let held = http.held(direction, position);
-        let action = if std::mem::take(&mut held.resume) { BodyAction::Continue } else { BodyAction::parse(action) };
+        let action = if resumed { BodyAction::Continue } else { BodyAction::parse(action) };
         if action == BodyAction::NoBuffer {
-            held.body.clear();
+            held.body.take();
         }
         if action == BodyAction::Buffer && held.body.len() > self.chain.filters[position].buffer {
             let details = if is_request { "request_payload_too_large" } else { "response_payload_too_large" };
             http.details = Some(details.to_owned());
             return Err(Flow::TooLarge);
         }
-        let kept = (action == BodyAction::Watermark).then(|| held.body.split());
+        let body = match action {
+            BodyAction::Continue => http.let_go(direction, position),
+            BodyAction::Watermark => held.body.take(),
+            BodyAction::Buffer | BodyAction::NoBuffer => Buffer::default(),
+        };
         drop(http);
-        if let Some(kept) = kept {
-            self.lane(direction).keep(index, kept);
-        }
-        match action {
-            BodyAction::Continue => self.release(direction, index, position),
-            _ => self.lane(direction).stage_mut(index).pause = Pause::Body,
+        if action == BodyAction::Continue {
+            self.lane(direction).release(index, body);
+        } else {
+            self.lane(direction).keep(index, body);
+            self.lane(direction).stage_mut(index).pause = Pause::Body;
         }
         Ok(())
     }
@@ -349,7 +351,7 @@ impl Filters {
         };
         let is_request = direction == Direction::Request;
         let action = self.call(position, |link| link.on_trailers(is_request, count))?.unwrap_or(0);
-        let resumed = std::mem::take(&mut self.stream.lock().held(direction, position).resume);
+        let resumed = self.decided(direction, position)?;
         if action == 0 || resumed {
             self.release(direction, index, position);
         } else {
@@ -360,15 +362,11 @@ impl Filters {
 
     /// What the filter holds goes on to the next.
     fn release(&mut self, direction: Direction, index: usize, position: usize) {
-        let mut http = self.stream.lock();
-        let held = http.held(direction, position);
-        held.visible = false;
-        let body = held.body.split();
-        drop(http);
+        let body = self.stream.lock().let_go(direction, position);
         self.lane(direction).release(index, body);
     }
 
-    /// Calls a filter back; none when it is to be skipped. The error is what the stream does instead of going on.
+    /// Calls a filter back; none when it is to be skipped. What it has decided beside its answer is [`Filters::decided`].
     fn call(
         &mut self,
         position: usize,
@@ -378,15 +376,10 @@ impl Filters {
             self.open(position)?;
         }
         let State::Open(link, _) = &self.contexts[position] else { return Ok(None) };
-        let action = match callback(link) {
-            Ok(action) => action,
-            Err(Lost) => {
-                self.lost(position)?;
-                return Ok(None);
-            }
-        };
-        self.decided()?;
-        Ok(Some(action))
+        match callback(link) {
+            Ok(action) => Ok(Some(action)),
+            Err(Lost) => self.lost(position).map(|()| None),
+        }
     }
 
     fn open(&mut self, position: usize) -> Result<(), Flow> {
@@ -394,35 +387,16 @@ impl Filters {
         match plugin.group.open(plugin, *failure_policy, &self.stream, position) {
             Ok(link) => {
                 self.contexts[position] = State::Open(link, plugin.identity.metrics.stream());
-                self.decided()
+                self.stream.lock().ended()
             }
             Err(Lost) => self.lost(position),
         }
     }
 
-    /// What a filter has decided beside its answer.
-    fn decided(&self) -> Result<(), Flow> {
-        let mut http = self.stream.lock();
-        if http.closed {
-            // A response that has come already says enough.
-            if http.response.header.is_none() {
-                http.details.get_or_insert_with(|| "wasm_close_stream".to_owned());
-            }
-            return Err(Flow::Reset);
-        }
-        let Some(reply) = http.reply.take() else { return Ok(()) };
-        http.details = Some(reply.details.clone());
-        Err(Flow::Reply(reply))
-    }
-
-    /// Whether another stream, or something without a stream, has ended the VM, or decided something.
-    fn check(&mut self, position: usize) -> Result<(), Flow> {
-        if let State::Open(link, _) = &self.contexts[position]
-            && !link.is_alive()
-        {
-            self.lost(position)?;
-        }
-        self.decided()
+    /// What was decided beside the answer to a callback: whether the filter goes on all the same. The error is what the
+    /// stream does instead of going on.
+    fn decided(&self, direction: Direction, position: usize) -> Result<bool, Flow> {
+        self.stream.lock().decided(direction, position)
     }
 
     /// The filter has failed: it is skipped, if its policy says so, else the stream ends.
@@ -481,6 +455,35 @@ impl Filters {
                 link.delete();
             }
         }
+    }
+}
+
+impl Http {
+    /// Whether a filter has ended the stream.
+    fn ended(&mut self) -> Result<(), Flow> {
+        if self.closed {
+            // A response that has come already says enough.
+            if self.response.header.as_ref().is_none() {
+                self.details.get_or_insert_with(|| "wasm_close_stream".to_owned());
+            }
+            return Err(Flow::Reset);
+        }
+        let Some(reply) = self.reply.take() else { return Ok(()) };
+        self.details = Some(reply.details.clone());
+        Err(Flow::Reply(reply))
+    }
+
+    /// [`Filters::decided`].
+    fn decided(&mut self, direction: Direction, position: usize) -> Result<bool, Flow> {
+        self.ended()?;
+        Ok(std::mem::take(&mut self.held(direction, position).resume))
+    }
+
+    /// What a filter has been shown of a body: it holds that no more.
+    fn let_go(&mut self, direction: Direction, position: usize) -> Buffer {
+        let held = self.held(direction, position);
+        held.visible = false;
+        held.body.take()
     }
 }
 

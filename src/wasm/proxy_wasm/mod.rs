@@ -1,6 +1,7 @@
 //! Proxy-Wasm: filters written for Envoy, Istio, Kong and Higress (proxy-wasm/spec), the second skin over `capability`.
 
 pub mod abi;
+mod buffer;
 mod calls;
 pub mod chain;
 mod deliver;
@@ -36,7 +37,7 @@ use crate::wasm::code::{CodeError, CodeStore};
 
 pub use self::chain::{End, Filter, FilterChain, Filters, Flow};
 pub use self::plugin::{Identity, Plugin, Service};
-pub use self::stream::LocalReply;
+pub use self::stream::{LocalReply, Stream};
 pub use self::vm::StartError;
 
 /// Compiles filters and starts them: once a process.

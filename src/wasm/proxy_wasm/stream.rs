@@ -2,14 +2,18 @@
 //! callback for something else (a callout's response, a tick) may work on a stream that is paused meanwhile.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 
-use crate::exchange::{RequestHeader, ResponseHeader};
-use bytes::{Bytes, BytesMut};
+use crate::exchange::{RequestHeader, ResponseHeader, no_request, no_response};
+use bytes::Bytes;
+use futures::task::AtomicWaker;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::Notify;
 
 use super::abi::Direction;
+use super::buffer::Buffer;
 use super::fields::Fields;
 use crate::facts::{Facts, Way};
 
@@ -17,12 +21,14 @@ use crate::facts::{Facts, Way};
 pub struct Stream {
     http: Mutex<Http>,
     /// Something has happened that the request waits for.
-    wake: Notify,
+    woken: AtomicBool,
+    /// The task of the request. `tokio::sync::Notify` would do, at the cost of a lock and a list for each wait.
+    task: AtomicWaker,
 }
 
 impl Stream {
     pub fn of(http: Http) -> Stream {
-        Stream { http: Mutex::new(http), wake: Notify::new() }
+        Stream { http: Mutex::new(http), woken: AtomicBool::new(false), task: AtomicWaker::new() }
     }
 
     pub fn lock(&self) -> MutexGuard<'_, Http> {
@@ -31,17 +37,24 @@ impl Stream {
 
     /// Has the request look at its filters again.
     pub fn wake(&self) {
-        self.wake.notify_one();
+        self.woken.store(true, Ordering::Release);
+        self.task.wake();
     }
 
-    /// Until [`Stream::wake`].
+    /// Until [`Stream::wake`], which may have been before. Only the task of the request waits here.
     pub async fn woken(&self) {
-        self.wake.notified().await;
+        poll_fn(|cx| {
+            if self.woken.swap(false, Ordering::Acquire) {
+                return Poll::Ready(());
+            }
+            self.task.register(cx.waker());
+            if self.woken.swap(false, Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 }
 
 /// What filters see and change.
-#[derive(Default)]
 pub struct Http {
     pub request: Message<RequestHeader>,
     pub response: Message<ResponseHeader>,
@@ -66,13 +79,19 @@ pub struct Http {
 
 /// One direction of a stream.
 pub struct Message<H> {
-    /// None: not there (yet).
-    pub header: Option<H>,
+    pub header: Lent<H>,
     pub trailers: Option<HeaderMap>,
     /// What may be changed now.
     pub open: Open,
     /// Of each filter, by its position in the chain.
     pub filters: Vec<Held>,
+}
+
+/// A header that is here for the time of a callback: it changes places with a stand-in.
+pub struct Lent<H> {
+    header: Box<H>,
+    /// Whether it is more than a stand-in.
+    is_there: bool,
 }
 
 /// The parts of a message that a filter may still change.
@@ -86,7 +105,7 @@ pub struct Open {
 #[derive(Default)]
 pub struct Held {
     /// What its body callback sees.
-    pub body: BytesMut,
+    pub body: Buffer,
     /// Whether there is a body to look at: its callback runs, or it has paused the stream.
     pub visible: bool,
     /// `proxy_continue_stream` was called.
@@ -102,20 +121,78 @@ pub struct LocalReply {
     pub details: String,
 }
 
-impl<H> Default for Message<H> {
-    fn default() -> Message<H> {
-        Message { header: None, trailers: None, open: Open::default(), filters: Vec::new() }
+impl<H> Lent<H> {
+    fn stand_in(header: H) -> Lent<H> {
+        Lent { header: Box::new(header), is_there: false }
+    }
+
+    /// None: not there (yet).
+    pub fn as_ref(&self) -> Option<&H> {
+        self.is_there.then_some(&*self.header)
+    }
+
+    pub fn as_mut(&mut self) -> Option<&mut H> {
+        self.is_there.then_some(&mut *self.header)
+    }
+
+    /// Takes the header, until [`Lent::give_back`].
+    pub fn lend(&mut self, header: &mut H) {
+        std::mem::swap(&mut *self.header, header);
+        self.is_there = true;
+    }
+
+    /// Gives the header back, if it is there.
+    pub fn give_back(&mut self, header: &mut H) {
+        if std::mem::take(&mut self.is_there) {
+            std::mem::swap(&mut *self.header, header);
+        }
+    }
+
+    /// Keeps this one.
+    pub fn keep(&mut self, header: Box<H>) {
+        self.header = header;
+        self.is_there = true;
+    }
+
+    /// Keeps a copy, or nothing.
+    pub fn set(&mut self, copy: Option<H>) {
+        self.is_there = copy.is_some();
+        if let Some(copy) = copy {
+            *self.header = copy;
+        }
+    }
+}
+
+impl<H> Message<H> {
+    fn new(stand_in: H, filters: usize) -> Message<H> {
+        let mut message = Message {
+            header: Lent::stand_in(stand_in),
+            trailers: None,
+            open: Open::default(),
+            filters: Vec::with_capacity(filters),
+        };
+        message.filters.resize_with(filters, Held::default);
+        message
     }
 }
 
 impl Http {
     /// Of a request whose filters are so many.
-    pub fn of(request: RequestHeader, facts: Box<Facts>, filters: usize) -> Http {
-        let mut http = Http { facts, ..Http::default() };
-        http.request.header = Some(request);
-        http.request.filters.resize_with(filters, Held::default);
-        http.response.filters.resize_with(filters, Held::default);
-        http
+    pub fn new(facts: Box<Facts>, way: Way, filters: usize) -> Http {
+        Http {
+            request: Message::new(no_request(), filters),
+            response: Message::new(no_response(), filters),
+            facts,
+            way,
+            scheme: None,
+            reply: None,
+            closed: false,
+            callouts: 0,
+            details: None,
+            properties: HashMap::new(),
+            upstream: None,
+            upstream_open: true,
+        }
     }
 
     /// What a filter holds in a direction.

@@ -1,9 +1,10 @@
 //! One direction of a stream: where headers, body and trailers are among the filters.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::observe::metrics::Counted;
 use crate::wasm::proxy_wasm::abi::Direction;
+use crate::wasm::proxy_wasm::buffer::Buffer;
 use crate::wasm::proxy_wasm::stream::Http;
 
 pub struct Lane {
@@ -14,7 +15,7 @@ pub struct Lane {
     /// In the order of the way.
     stages: Vec<Stage>,
     /// What has passed all of them.
-    out: BytesMut,
+    out: Buffer,
     out_end: Option<End>,
 }
 
@@ -31,9 +32,9 @@ pub struct Stage {
     pub headers: Headers,
     pub pause: Pause,
     /// Has come, and was not shown to the filter yet.
-    inbox: BytesMut,
+    inbox: Buffer,
     /// The filter has seen it, and holds it without wanting to see it again.
-    kept: BytesMut,
+    kept: Buffer,
     end: Option<End>,
     /// Whether the filter has been told of the end.
     pub told: bool,
@@ -85,30 +86,33 @@ impl Stage {
 impl Lane {
     pub fn new(direction: Direction, filters: usize) -> Lane {
         let stages = (0..filters).map(|_| Stage::default()).collect();
-        Lane { direction, begun: false, ends_with_headers: false, stages, out: BytesMut::new(), out_end: None }
+        Lane { direction, begun: false, ends_with_headers: false, stages, out: Buffer::default(), out_end: None }
     }
 
     /// The headers have come. Those of a local reply begin a response anew that another has begun.
     pub fn begin(&mut self, end: bool) {
-        let (direction, filters) = (self.direction, self.stages.len());
-        *self = Lane { begun: true, ends_with_headers: end, ..Lane::new(direction, filters) };
+        if self.begun {
+            *self = Lane::new(self.direction, self.stages.len());
+        }
+        self.begun = true;
+        self.ends_with_headers = end;
     }
 
-    pub fn feed(&mut self, data: &[u8], end: Option<End>) {
+    pub fn feed(&mut self, data: Bytes, end: Option<End>) {
         match self.stages.first_mut() {
             Some(stage) => {
-                stage.inbox.extend_from_slice(data);
+                stage.inbox.append(data.into());
                 stage.end = stage.end.or(end);
             }
             None => {
-                self.out.extend_from_slice(data);
+                self.out.append(data.into());
                 self.out_end = self.out_end.or(end);
             }
         }
     }
 
     pub fn take(&mut self) -> (Option<Bytes>, Option<End>) {
-        let data = self.out.split().freeze();
+        let data = self.out.take().freeze();
         ((!data.is_empty()).then_some(data), self.out_end.take())
     }
 
@@ -159,24 +163,24 @@ impl Lane {
     }
 
     /// What is shown to a filter now, and whether it is the end.
-    pub fn show_body(&mut self, index: usize) -> (BytesMut, bool) {
+    pub fn show_body(&mut self, index: usize) -> (Buffer, bool) {
         let stage = &mut self.stages[index];
         let end = stage.end == Some(End::Body);
         stage.told |= end;
-        (stage.inbox.split(), end)
+        (stage.inbox.take(), end)
     }
 
     /// The filter holds these bytes, and the next callback is about what follows them.
-    pub fn keep(&mut self, index: usize, body: BytesMut) {
-        self.stages[index].kept.unsplit(body);
+    pub fn keep(&mut self, index: usize, body: Buffer) {
+        self.stages[index].kept.append(body);
     }
 
     /// Everything that the filter was shown goes on, with these bytes.
-    pub fn release(&mut self, index: usize, mut body: BytesMut) {
+    pub fn release(&mut self, index: usize, mut body: Buffer) {
         let stage = &mut self.stages[index];
         if !stage.kept.is_empty() {
-            let mut whole = stage.kept.split();
-            whole.unsplit(body);
+            let mut whole = stage.kept.take();
+            whole.append(body);
             body = whole;
         }
         stage.headers = Headers::Passed;
@@ -185,11 +189,11 @@ impl Lane {
         stage.ended |= end.is_some();
         match self.stages.get_mut(index + 1) {
             Some(next) => {
-                next.inbox.unsplit(body);
+                next.inbox.append(body);
                 next.end = next.end.or(end);
             }
             None => {
-                self.out.unsplit(body);
+                self.out.append(body);
                 self.out_end = self.out_end.or(end);
             }
         }

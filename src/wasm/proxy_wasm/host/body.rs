@@ -1,6 +1,6 @@
 //! Buffers: bodies, messages, configurations.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::call::{Answer, Call};
 use crate::wasm::proxy_wasm::abi::{BufferType, Direction, Status};
@@ -41,15 +41,7 @@ pub fn set_buffer_bytes(call: &mut Call<'_>, kind: u32, start: u32, length: u32,
     let body = &mut held.body;
     let start = body.len().min(start as usize);
     let end = body.len().min(start.saturating_add(length as usize));
-    if start == body.len() {
-        body.extend_from_slice(bytes);
-        return Ok(());
-    }
-    let mut changed = BytesMut::with_capacity(start + bytes.len() + body.len() - end);
-    changed.extend_from_slice(&body[..start]);
-    changed.extend_from_slice(bytes);
-    changed.extend_from_slice(&body[end..]);
-    *body = changed;
+    body.splice(start..end, bytes);
     Ok(())
 }
 

@@ -375,6 +375,10 @@ impl Filters {
         callback: impl FnOnce(&Link) -> Result<u32, Lost>,
     ) -> Result<Option<u32>, Flow> {
         if let State::Unopened = self.contexts[position] {
+            if self.response.has_begun() {
+                // The request has not come to it: as in Envoy, it learns of this one at its end.
+                return Ok(None);
+            }
             self.open(position)?;
         }
         let State::Open(link, _) = &self.contexts[position] else { return Ok(None) };
@@ -463,7 +467,8 @@ impl Filters {
         }
     }
 
-    /// The stream has ended: done and log for each filter, and then delete. Once.
+    /// The stream has ended: done and log for each filter, also those that the request has not come to, and then delete.
+    /// Once.
     pub fn end(&mut self) {
         {
             let mut http = self.stream.lock();
@@ -471,8 +476,12 @@ impl Filters {
             http.response.open = Default::default();
             http.closed = true;
         }
-        for state in &self.contexts {
-            if let State::Open(link, _) = state {
+        for position in 0..self.contexts.len() {
+            if let State::Unopened = self.contexts[position] {
+                // Whatever it decides, or fails at, there is nothing left that could end.
+                let _ = self.open(position);
+            }
+            if let State::Open(link, _) = &self.contexts[position] {
                 link.on_end();
             }
         }

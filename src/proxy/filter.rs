@@ -181,7 +181,10 @@ impl Gateway {
             flow = tokio::select! {
                 biased;
                 () = stream.woken() => state.lock().filters.run(Direction::Response),
-                _gone = session.downstream_session.read_body_or_idle(true), if over => Flow::Reset,
+                _gone = session.downstream_session.read_body_or_idle(true), if over => {
+                    ctx.facts.origin = Some(Origin::ClientGone);
+                    Flow::Reset
+                }
                 () = tokio::time::sleep(paused.unwrap_or_default()), if paused.is_some() => state.lock().filters.give_up(Direction::Response),
             };
         }
@@ -242,8 +245,12 @@ impl Gateway {
             let mut http = state.filters.stream().lock();
             http.facts.clone_from(&ctx.facts);
             // What the client got, where it was not what the filters saw.
-            if http.response.header.is_none() || replaced {
-                http.response.header = session.response_written().cloned();
+            if let Some(written) = session.response_written().filter(|_| http.response.header.is_none() || replaced) {
+                http.response.header = Some(written.clone());
+            }
+            // How the body was framed is none of theirs any more.
+            if let Some(header) = &mut http.response.header {
+                header.remove_header(&header::TRANSFER_ENCODING);
             }
         }
         state.filters.lend_request(session.req_header_mut());

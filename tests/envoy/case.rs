@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value;
 
+use crate::reason::Reason;
 use crate::support::guests;
 
 pub struct Case {
@@ -14,7 +15,6 @@ pub struct Case {
     pub filters: Vec<Filter>,
     pub origins: Vec<Origin>,
     pub requests: Vec<Request>,
-    pub differences: Vec<Difference>,
     /// What the log must have said, beyond the end of all requests, before it is looked at.
     pub waits_for: Option<&'static str>,
     /// Lines of the log are compared sorted and each once: for what Envoy does on its main thread too.
@@ -24,18 +24,9 @@ pub struct Case {
     /// What the origin has seen when the request is ended under way is chance.
     pub ends_under_way: bool,
     /// Envoy does not survive it: what is compared is only that Phasegate does.
-    pub crashes: bool,
+    pub crashes: Option<Reason>,
     /// How many bytes a body may have that is held, where it is not the default.
     pub buffer_limit: Option<u32>,
-}
-
-/// Where the two differ, and may.
-pub struct Difference {
-    pub reason: &'static str,
-    /// Text of the recording.
-    pub envoy: String,
-    /// What stands there instead.
-    pub phasegate: String,
 }
 
 #[derive(Clone)]
@@ -107,12 +98,11 @@ impl Case {
             filters: vec![filter],
             origins: vec![Origin::new("origin", |_, _| response(200, "hello"))],
             requests: Vec::new(),
-            differences: Vec::new(),
             waits_for: None,
             unordered: false,
             lua: None,
             ends_under_way: false,
-            crashes: false,
+            crashes: None,
             buffer_limit: None,
         }
     }
@@ -154,12 +144,6 @@ impl Case {
         self
     }
 
-    /// Known to differ. The text must be in the recording, or the case fails.
-    pub fn differs(mut self, reason: &'static str, envoy: impl Into<String>, phasegate: impl Into<String>) -> Case {
-        self.differences.push(Difference { reason, envoy: envoy.into(), phasegate: phasegate.into() });
-        self
-    }
-
     pub fn until(mut self, line: &'static str) -> Case {
         self.waits_for = Some(line);
         self
@@ -185,8 +169,8 @@ impl Case {
     }
 
     /// It ends Envoy's process.
-    pub fn crashes(mut self) -> Case {
-        self.crashes = true;
+    pub fn crashes(mut self, reason: Reason) -> Case {
+        self.crashes = Some(reason);
         self
     }
 

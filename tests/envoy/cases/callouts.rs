@@ -7,7 +7,11 @@ use crate::compare;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn callouts() {
-    compare("callouts", requests().into_iter().chain(answers()).chain(places()).collect()).await;
+    compare("callouts", cases()).await;
+}
+
+pub fn cases() -> Vec<Case> {
+    requests().into_iter().chain(answers()).chain(places()).collect()
 }
 
 fn answer() -> Value {

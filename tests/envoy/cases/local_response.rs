@@ -4,10 +4,15 @@ use serde_json::{Value, json};
 
 use crate::case::*;
 use crate::compare;
+use crate::reason::Reason;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn local_response() {
-    compare("local_response", phases().into_iter().chain(kinds()).collect()).await;
+    compare("local_response", cases()).await;
+}
+
+pub fn cases() -> Vec<Case> {
+    phases().into_iter().chain(kinds()).collect()
 }
 
 fn reply() -> Value {
@@ -42,7 +47,7 @@ fn phases() -> Vec<Case> {
         case("in_response_body", "on_response_body", json!([["if", 1, [reply()]], ["pause"]])),
         case("in_response_trailers", "on_response_trailers", json!([reply(), ["pause"]])),
         case("in_log", "on_log", json!([reply()])),
-        case("in_done", "on_done", json!([reply()])).crashes(),
+        case("in_done", "on_done", json!([reply()])).crashes(Reason::Crash),
         case("in_context_create", "on_context_create", json!([reply()])),
         case("in_call_response_of_a_request", "on_request_headers", call("request", json!([reply()]))).callee(),
         case(

@@ -397,8 +397,9 @@ impl Filters {
         let Filter { plugin, failure_policy, .. } = &self.chain.filters[position];
         match plugin.group.open(plugin, *failure_policy, &self.stream, position) {
             Ok(link) => {
+                // What it decides now counts after the callback that it is opened for.
                 self.contexts[position] = State::Open(link, plugin.identity.metrics.stream());
-                self.decided()
+                Ok(())
             }
             Err(Lost) => self.lost(position),
         }

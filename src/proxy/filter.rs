@@ -181,8 +181,10 @@ impl Gateway {
             flow = tokio::select! {
                 biased;
                 () = stream.woken() => state.lock().filters.run(Direction::Response),
-                _gone = session.downstream_session.read_body_or_idle(true), if over => {
-                    ctx.facts.origin = Some(Origin::ClientGone);
+                gone = session.downstream_session.read_body_or_idle(true), if over => {
+                    if let Err(gone) = gone {
+                        ctx.facts.origin = error::origin(&gone.into_down(), true);
+                    }
                     Flow::Reset
                 }
                 () = tokio::time::sleep(paused.unwrap_or_default()), if paused.is_some() => state.lock().filters.give_up(Direction::Response),

@@ -113,8 +113,6 @@ reasons! {
     FilterState => "`set_envoy_filter_state`", ["set_envoy_filter_state"];
     Expressions => "`expr_create`, `expr_evaluate`, `expr_delete`", ["expressions"];
     OwnErrors => "a response for an upstream that gives none", ["the_origin_resets"];
-    ClientReset => "`response.code_details` and `.flags` of a client that resets its stream of HTTP/2",
-        ["the_client_leaves", "the_client_leaves_a_paused_stream"];
     Date => "`response.total_size` in `on_log`", ["response_in_log"];
     BodylessPost => "a POST without a body, in HTTP/1.1",
         ["call_with_trailers_and_no_body", "set_request_pairs", "end_of_an_empty_body"];

@@ -147,6 +147,7 @@ fn details(http: &Http) -> Option<&str> {
         Origin::UpstreamBroken if is_http2(http) => "upstream_reset_after_response_started{remote_reset}",
         Origin::UpstreamBroken => "upstream_reset_after_response_started{protocol_error}",
         Origin::ClientGone => "downstream_remote_disconnect",
+        Origin::ClientReset => "http2.remote_reset",
         Origin::ClientError => "downstream_protocol_error",
         Origin::Failure => "internal_error",
     })
@@ -165,6 +166,7 @@ fn flags(http: &Http, origin: Origin) -> i64 {
         Origin::ClientGone => 1 << 14,
         Origin::ClientError => 1 << 18,
         Origin::UpstreamBroken => 1 << 23,
+        Origin::ClientReset => 1 << 28,
     }
 }
 

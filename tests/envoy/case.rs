@@ -89,6 +89,8 @@ pub struct Message {
     pub trailers: Vec<(&'static str, &'static str)>,
     /// The connection ends after the chunks.
     pub broken: bool,
+    /// Each chunk comes long after the one before: a callout has been answered meanwhile.
+    pub slow: bool,
 }
 
 impl Case {
@@ -298,6 +300,11 @@ impl Request {
         self
     }
 
+    pub fn slowly(mut self) -> Request {
+        self.message = self.message.slowly();
+        self
+    }
+
     pub fn trailer(mut self, name: &'static str, value: &'static str) -> Request {
         self.message = self.message.trailer(name, value);
         self
@@ -329,6 +336,12 @@ impl Message {
 
     pub fn trailer(mut self, name: &'static str, value: &'static str) -> Message {
         self.trailers.push((name, value));
+        self
+    }
+
+    /// Pieces that come long after each other.
+    pub fn slowly(mut self) -> Message {
+        self.slow = true;
         self
     }
 

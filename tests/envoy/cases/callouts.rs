@@ -141,8 +141,8 @@ fn places() -> Vec<Case> {
             ["if", 1, [["http_call", { "cluster": "@callee", "then": [["buffer", "call_body", 0, 100], ["continue", side]] }]]], ["pause"],
         ] }))
         .callee()
-        .answered(response(200, "").chunks(["one", "two"]))
-        .request(post("/", "").chunks(["one", "two"]))
+        .answered(response(200, "").chunks(["one", "two"]).slowly())
+        .request(post("/", "").chunks(["one", "two"]).slowly())
     };
     vec![
         in_callback("call_in_request_body", "on_request_body", "request"),
@@ -161,8 +161,8 @@ fn places() -> Vec<Case> {
         .callee()
         .origin(Origin::new("slow", |_, _| Answer::Silence)),
         Case::probe("nobody_waits_for_it", json!({ "on_request_headers": [["http_call", { "cluster": "@callee", "then": [["get", "call_headers", ":status"]] }]] }))
-            .answered(response(200, "").chunks(["one", "two"]))
-        .callee()
+            .answered(response(200, "").chunks(["one", "two"]).slowly())
+            .callee()
             .unordered()
         .until("on_http_call_response"),
         Case::probe("call_in_tick", json!({

@@ -129,7 +129,9 @@ fn kinds() -> Vec<Case> {
         Case::probe("and_then_a_callout", json!({ "on_request_headers": [
             ["local_response", { "status": 401, "body": "first" }], ["http_call", { "cluster": "@callee", "then": [["get", "call_headers", ":status"]] }], ["pause"],
         ] }))
-        .callee(),
+        // The answer comes when the stream is over.
+        .origin(Origin::new("callee", |_, _| response(200, "").chunks(["late"]).slowly()))
+        .until("on_http_call_response"),
         Case::probe("changed_on_its_way", json!({
             "on_request_headers": [["local_response", { "status": 401, "body": "first" }], ["pause"]],
             "on_response_headers": [["pairs", "response_headers"], ["replace", "response_headers", ":status", "407"], ["add", "response_headers", "x-way", "1"], ["remove", "response_headers", "content-length"]],

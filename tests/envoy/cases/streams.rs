@@ -165,7 +165,7 @@ fn ends() -> Vec<Case> {
         .request(get("/").leaves_after(100)),
         Case::probe("the_client_leaves_a_paused_response", json!({ "on_response_headers": [["pause"]], "on_log": facts })).request(get("/").leaves_after(200)),
         Case::probe("the_client_leaves_a_held_body", json!({ "on_response_body": [["pause"]], "on_log": facts })).request(get("/").leaves_after(200)),
-        case("the_client_breaks_off").request(Request { message: Message { broken: true, ..response(0, "").chunks(["one", "two"]) }, ..post("/whole", "") }),
+        case("the_client_breaks_off").request(Request { message: Message { broken: true, ..response(0, "").chunks(["one", "two"]) }, ..post("/whole", "") }).ends_under_way(),
         Case::probe("done_says_no", json!({ "on_done": [["return", 0]] })),
         Case::probe("done_says_no_and_then_yes", json!({ "on_done": [["return", 0], ["done"]], "on_request_headers": [["done"]] })),
         Case::probe("a_callout_in_log", json!({ "on_log": [["http_call", { "cluster": "@callee", "then": [["get", "call_headers", ":status"]] }]] })).callee().until("on_http_call_response"),

@@ -24,7 +24,7 @@ use crate::support::DownOrigin;
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Before each piece of a body, so that a proxy sees them one by one, after the headers have gone on.
-const GAP: Duration = Duration::from_millis(50);
+const GAP: Duration = Duration::from_millis(200);
 
 /// The same where something else is to happen first.
 const LONG_GAP: Duration = Duration::from_millis(700);

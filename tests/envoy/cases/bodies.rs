@@ -232,7 +232,7 @@ fn holds() -> Vec<Case> {
             let name: &'static str = format!("{side}_headers_return_{text}").leak();
             // What stops is let go by a tick; what does not gets there without.
             let mut plan = returning(headers, n);
-            plan[headers].as_array_mut().unwrap().extend([json!(["let", "stream", ["self"]]), json!(["tick", 900])]);
+            plan[headers].as_array_mut().unwrap().extend([json!(["let", "stream", ["self"]]), json!(["tick", 1800])]);
             plan["on_tick"] = json!([["tick", 0], ["effective", "$stream"], ["continue", side]]);
             cases.push(
                 Case::probe(name, plan)
@@ -243,7 +243,11 @@ fn holds() -> Vec<Case> {
             );
             let name: &'static str = format!("{side}_body_returns_{text}").leak();
             let mut plan = returning(body, n);
-            plan[body].as_array_mut().unwrap().extend([json!(["if", 1, [["let", "stream", ["self"]], ["tick", 900]]])]);
+            plan[body].as_array_mut().unwrap().extend([json!([
+                "if",
+                1,
+                [["let", "stream", ["self"]], ["tick", 1800]]
+            ])]);
             plan["on_tick"] = json!([["tick", 0], ["effective", "$stream"], ["continue", side]]);
             cases.push(
                 Case::probe(name, plan)

@@ -103,7 +103,7 @@ fn requests() -> Vec<Case> {
 
 fn answers() -> Vec<Case> {
     let from = |name, answer: fn(usize, &str) -> Answer| {
-        call(name, json!({ "timeout": 300 })).origin(Origin::new("callee", answer))
+        call(name, json!({ "timeout": 2000 })).origin(Origin::new("callee", answer))
     };
     vec![
         from("answer_with_headers", |_, _| response(418, "teapot").header("x-one", "1").header("x-one", "2").into()),

@@ -67,6 +67,8 @@ pub enum Origin {
     /// The upstream broke off in the middle of its response.
     UpstreamBroken,
     ClientGone,
+    /// The client has ended its stream of HTTP/2, and nothing else.
+    ClientReset,
     /// The client did not keep to the protocol, or was too slow.
     ClientError,
     /// Something in the proxy failed.

@@ -160,9 +160,10 @@ fn read(response: Response<Incoming>, limit: usize) -> (HeaderMap, Messages) {
     }
     let kind = head.headers.get(header::CONTENT_TYPE);
     let is_grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    let messages = match head.status {
-        StatusCode::OK if is_grpc => Messages::new(body, &head.headers, limit),
-        status => Messages::none(Err(Status::of_http(status))),
-    };
-    (head.headers, messages)
+    if head.status == StatusCode::OK && is_grpc {
+        let messages = Messages::new(body, &head.headers, limit);
+        return (head.headers, messages);
+    }
+    // Its headers are no metadata.
+    (HeaderMap::new(), Messages::none(Err(Status::of_http(head.status))))
 }

@@ -104,8 +104,9 @@ impl DefinedMetrics {
     /// Adds to a counter, or to a gauge, which stays between 0 and the largest number that there is.
     ///
     /// # Errors
-    /// `NotFound`; `Unsuitable` for a histogram, and for a counter that would not grow.
+    /// `NotFound`; `Unsuitable` for a histogram or no kind at all, and for a counter that would not grow.
     pub fn increment(&self, id: u32, by: i64) -> Result<(), MetricError> {
+        has_number(id)?;
         match &self.metric(id)?.value {
             Value::Counter(counter) if by > 0 => _ = counter.fetch_add(by.cast_unsigned(), Relaxed),
             Value::Gauge(gauge) => {
@@ -132,8 +133,9 @@ impl DefinedMetrics {
     /// The value of a counter or gauge.
     ///
     /// # Errors
-    /// `NotFound`; `Unsuitable` for a histogram.
+    /// `NotFound`; `Unsuitable` for a histogram or no kind at all.
     pub fn get(&self, id: u32) -> Result<u64, MetricError> {
+        has_number(id)?;
         match &self.metric(id)?.value {
             Value::Counter(value) | Value::Gauge(value) => Ok(value.load(Relaxed)),
             Value::Histogram(_) => Err(MetricError::Unsuitable),
@@ -147,6 +149,12 @@ impl DefinedMetrics {
         };
         place(&self.0.read()).ok_or(MetricError::NotFound)
     }
+}
+
+/// As in Envoy, an id of the wrong kind is wrong whether there is such a metric or not.
+fn has_number(id: u32) -> Result<(), MetricError> {
+    let numbers = [MetricKind::Counter, MetricKind::Gauge];
+    if numbers.iter().any(|kind| *kind as u32 == id & 3) { Ok(()) } else { Err(MetricError::Unsuitable) }
 }
 
 impl Table {
@@ -266,9 +274,10 @@ mod tests {
         assert_eq!([define(Counter, "a"), define(Gauge, "a"), define(Histogram, "a")], [4, 5, 6]);
         assert_eq!([define(Counter, "b"), define(Counter, "a"), define(Histogram, "c")], [8, 4, 10]);
         for id in [0, 1, 2, 3, 7, 12, 9, u32::MAX] {
-            assert_eq!(metrics.get(id), Err(MetricError::NotFound), "{id}");
+            let without_number = if id & 3 < 2 { MetricError::NotFound } else { MetricError::Unsuitable };
+            assert_eq!(metrics.get(id), Err(without_number), "{id}");
             assert_eq!(metrics.record(id, 1), Err(MetricError::NotFound), "{id}");
-            assert_eq!(metrics.increment(id, 1), Err(MetricError::NotFound), "{id}");
+            assert_eq!(metrics.increment(id, 1), Err(without_number), "{id}");
         }
     }
 

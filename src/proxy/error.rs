@@ -49,6 +49,17 @@ pub fn is_client_gone(error: &Error) -> bool {
     *error.esource() == ErrorSource::Downstream && has_ended
 }
 
+/// Whether the client has ended its stream of HTTP/2, and not its connection.
+fn is_stream_reset(error: &Error) -> bool {
+    // Pingora's words where it waits for nothing else.
+    let says = error.context.as_ref().is_some_and(|context| context.as_str().starts_with("Client closed H2"));
+    let has = |cause: &(dyn std::error::Error + 'static)| {
+        let reset = cause.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_reset);
+        reset || cause.downcast_ref::<Box<Error>>().is_some_and(|error| is_stream_reset(error))
+    };
+    says || error.cause.as_deref().is_some_and(|cause| has(cause))
+}
+
 pub fn is_timeout(error: &Error) -> bool {
     use ErrorType::{ConnectTimedout, ReadTimedout, TLSHandshakeTimedout, WriteTimedout};
     matches!(error.etype(), ConnectTimedout | ReadTimedout | WriteTimedout | TLSHandshakeTimedout)
@@ -82,6 +93,7 @@ pub fn origin(error: &Error, begun: bool) -> Option<Origin> {
         (ErrorSource::Upstream, _) if is_timeout(error) => Origin::UpstreamTimeout,
         (ErrorSource::Upstream, _) if begun => Origin::UpstreamBroken,
         (ErrorSource::Upstream, _) => Origin::UpstreamReset,
+        (ErrorSource::Downstream, _) if is_stream_reset(error) => Origin::ClientReset,
         (ErrorSource::Downstream, _) if status_of(error) == 0 => Origin::ClientGone,
         (ErrorSource::Downstream, _) => Origin::ClientError,
         (ErrorSource::Internal | ErrorSource::Unset, _) => Origin::Failure,

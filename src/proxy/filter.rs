@@ -176,7 +176,7 @@ impl Gateway {
         };
         if flow == Flow::On && state.lock().holds_response() {
             // Boxed: few responses wait here.
-            flow = Box::pin(response_headers_passed(session, &state, &stream)).await;
+            flow = Box::pin(response_headers_passed(session, ctx, &state, &stream)).await;
         }
         let mut state = state.lock();
         state.filters.return_request(session.req_header_mut());
@@ -234,8 +234,14 @@ impl Gateway {
             let mut http = stream.lock();
             std::mem::swap(&mut http.facts, &mut ctx.facts);
             // What the client got, where it was not what the filters saw.
-            if http.response.header.as_ref().is_none() || replaced {
-                http.response.header.set(session.response_written().map(plain_copy));
+            if let Some(written) =
+                session.response_written().filter(|_| replaced || http.response.header.as_ref().is_none())
+            {
+                http.response.header.keep_copy(plain_copy(written));
+            }
+            // How the body was framed is none of theirs any more.
+            if let Some(header) = http.response.header.as_mut() {
+                header.remove_header(&header::TRANSFER_ENCODING);
             }
         }
         state.filters.lend_request(session.req_header_mut());
@@ -279,7 +285,12 @@ impl State {
 }
 
 /// Waits until the header of the response has passed all filters, or something else is to happen.
-async fn response_headers_passed(session: &mut Session, state: &Mutex<State>, stream: &Stream) -> Flow {
+async fn response_headers_passed(
+    session: &mut Session,
+    ctx: &mut Context,
+    state: &Mutex<State>,
+    stream: &Stream,
+) -> Flow {
     let mut flow = Flow::On;
     let mut timer = PauseTimer::default();
     while flow == Flow::On {
@@ -294,7 +305,12 @@ async fn response_headers_passed(session: &mut Session, state: &Mutex<State>, st
         flow = tokio::select! {
             biased;
             () = stream.woken() => state.lock().filters.run(Direction::Response),
-            _gone = session.downstream_session.read_body_or_idle(true), if over => Flow::Reset,
+            gone = session.downstream_session.read_body_or_idle(true), if over => {
+                if let Err(gone) = gone {
+                    ctx.facts.origin = error::origin(&gone.into_down(), true);
+                }
+                Flow::Reset
+            }
             () = expiry(paused) => state.lock().filters.give_up(Direction::Response),
         };
     }

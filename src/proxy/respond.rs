@@ -51,23 +51,29 @@ impl Gateway {
         reply: Reply,
     ) -> BoxFuture<'a, pingora::Result<()>> {
         Box::pin(async move {
-            let mut reply = with_type(reply, "text/plain");
+            let mut reply = reply;
             let mut response = header_of(&reply)?;
             if has_body(reply.status) {
                 let head = session.req_header().method == http::Method::HEAD;
-                response.set_content_length(match reply.length {
-                    Some(length) if head => usize::try_from(length).unwrap_or(usize::MAX),
-                    _ => reply.body.len(),
-                })?;
+                match reply.length {
+                    Some(length) if head => {
+                        response.set_content_length(usize::try_from(length).unwrap_or(usize::MAX))?;
+                    }
+                    // As in Envoy, filters are not told the length of what is not there.
+                    _ if reply.body.is_empty() && ctx.filtering.is_some() => {}
+                    _ => response.set_content_length(reply.body.len())?,
+                }
             }
+            type_as_text(&mut response, &reply)?;
             if ctx.filtering.is_some() {
                 let sends = sends(session, response.status, &reply.body);
                 match self.filter_response(session, ctx, &mut response, !sends).await {
                     Filtered::Continue => {}
                     Filtered::Reply(instead) => {
-                        reply = with_type(Reply::from(instead), "text/plain");
+                        reply = Reply::from(instead);
                         response = header_of(&reply)?;
                         response.set_content_length(reply.body.len())?;
+                        type_as_text(&mut response, &reply)?;
                     }
                     Filtered::Reset => return Err(error::cut()),
                 }
@@ -187,6 +193,14 @@ fn with_type(mut reply: Reply, content_type: &'static str) -> Reply {
     reply
 }
 
+/// As Envoy: after the length.
+fn type_as_text(response: &mut ResponseHeader, reply: &Reply) -> pingora::Result<()> {
+    if reply.body.is_empty() || response.headers.contains_key(header::CONTENT_TYPE) {
+        return Ok(());
+    }
+    response.insert_header(header::CONTENT_TYPE, "text/plain")
+}
+
 fn header_of(reply: &Reply) -> pingora::Result<ResponseHeader> {
     let mut response = ResponseHeader::build(reply.status, Some(reply.headers.len() + 1))?;
     for (name, value) in &reply.headers {
@@ -212,6 +226,11 @@ async fn write(session: &mut Session, mut response: ResponseHeader, body: Bytes)
     let status = response.status;
     let sends = sends(session, status, &body);
     without_body(&mut response)?;
+    let request = session.req_header();
+    if !sends && has_body(status) && request.version < Version::HTTP_2 && request.method != http::Method::HEAD {
+        // Nothing else says in HTTP/1.1 where it ends.
+        response.set_content_length(0)?;
+    }
     session.write_response_header(Box::new(response), !sends).await?;
     let mut body = Some(body).filter(|_| sends);
     while let Some(piece) = body.as_mut().filter(|body| body.len() > PIECE).map(|body| body.split_to(PIECE)) {

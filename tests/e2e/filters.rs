@@ -224,11 +224,8 @@ async fn a_local_response_passes_the_filters_of_responses() {
     let proxy = Proxy::start(&through(origin.addr(), "", &filters));
     let answer = send(http1().get(proxy.url("/"))).await;
     assert_eq!((answer.status, answer.text()), (418, "short".into()));
-    assert_eq!(
-        answer.headers.get_all("x-marked").iter().count(),
-        2,
-        "also of the filter that the request never came to"
-    );
+    let marked = answer.headers.get_all("x-marked").iter().count();
+    assert_eq!(marked, 1, "not of the filter that the request never came to");
     assert_eq!((answer.header("x-a"), answer.header("content-type")), (Some("1"), Some("text/plain")));
     assert!(origin.received().is_empty());
 }

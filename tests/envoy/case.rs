@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value;
 
+use crate::reason::Reason;
 use crate::support::guests;
 
 pub struct Case {
@@ -14,7 +15,6 @@ pub struct Case {
     pub filters: Vec<Filter>,
     pub origins: Vec<Origin>,
     pub requests: Vec<Request>,
-    pub differences: Vec<Difference>,
     /// What the log must have said, beyond the end of all requests, before it is looked at.
     pub waits_for: Option<&'static str>,
     /// Lines of the log are compared sorted and each once: for what Envoy does on its main thread too.
@@ -24,18 +24,9 @@ pub struct Case {
     /// What the origin has seen when the request is ended under way is chance.
     pub ends_under_way: bool,
     /// Envoy does not survive it: what is compared is only that Phasegate does.
-    pub crashes: bool,
+    pub crashes: Option<Reason>,
     /// How many bytes a body may have that is held, where it is not the default.
     pub buffer_limit: Option<u32>,
-}
-
-/// Where the two differ, and may.
-pub struct Difference {
-    pub reason: &'static str,
-    /// Text of the recording.
-    pub envoy: String,
-    /// What stands there instead.
-    pub phasegate: String,
 }
 
 #[derive(Clone)]
@@ -98,6 +89,8 @@ pub struct Message {
     pub trailers: Vec<(&'static str, &'static str)>,
     /// The connection ends after the chunks.
     pub broken: bool,
+    /// Each chunk comes long after the one before: a callout has been answered meanwhile.
+    pub slow: bool,
 }
 
 impl Case {
@@ -107,12 +100,11 @@ impl Case {
             filters: vec![filter],
             origins: vec![Origin::new("origin", |_, _| response(200, "hello"))],
             requests: Vec::new(),
-            differences: Vec::new(),
             waits_for: None,
             unordered: false,
             lua: None,
             ends_under_way: false,
-            crashes: false,
+            crashes: None,
             buffer_limit: None,
         }
     }
@@ -154,12 +146,6 @@ impl Case {
         self
     }
 
-    /// Known to differ. The text must be in the recording, or the case fails.
-    pub fn differs(mut self, reason: &'static str, envoy: impl Into<String>, phasegate: impl Into<String>) -> Case {
-        self.differences.push(Difference { reason, envoy: envoy.into(), phasegate: phasegate.into() });
-        self
-    }
-
     pub fn until(mut self, line: &'static str) -> Case {
         self.waits_for = Some(line);
         self
@@ -185,8 +171,8 @@ impl Case {
     }
 
     /// It ends Envoy's process.
-    pub fn crashes(mut self) -> Case {
-        self.crashes = true;
+    pub fn crashes(mut self, reason: Reason) -> Case {
+        self.crashes = Some(reason);
         self
     }
 
@@ -314,6 +300,11 @@ impl Request {
         self
     }
 
+    pub fn slowly(mut self) -> Request {
+        self.message = self.message.slowly();
+        self
+    }
+
     pub fn trailer(mut self, name: &'static str, value: &'static str) -> Request {
         self.message = self.message.trailer(name, value);
         self
@@ -345,6 +336,12 @@ impl Message {
 
     pub fn trailer(mut self, name: &'static str, value: &'static str) -> Message {
         self.trailers.push((name, value));
+        self
+    }
+
+    /// Pieces that come long after each other.
+    pub fn slowly(mut self) -> Message {
+        self.slow = true;
         self
     }
 

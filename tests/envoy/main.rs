@@ -5,16 +5,21 @@
 //! there is one, the recording must be what it does; `UPDATE=1` records anew. `CASE=NAME` runs one case and prints it,
 //! `SHOW=1` prints what differs (both with `-- --nocapture`).
 //!
-//! Phasegate must do the same, but for the differences that a case names with their reason. `recorded/*.open` lists cases
-//! where that has not been achieved, or decided, yet.
+//! Phasegate must do the same, but for differences that have a reason, each of them a row of docs/proxy-wasm.md: rules, which
+//! hold for all cases, and those of a case that names its reasons. What differs there, to the letter, is kept in
+//! `recorded/*.differs` (`UPDATE=1` writes that anew, too).
 
 #[path = "../e2e/support/mod.rs"]
 mod support;
 
 mod case;
 mod cases;
+mod coverage;
+mod delta;
 mod peer;
+mod reason;
 mod reference;
+mod rules;
 mod seen;
 mod subject;
 
@@ -24,7 +29,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use case::{Case, Difference};
+use case::Case;
 use futures::{StreamExt, stream};
 use peer::Server;
 use reference::{Envoy, Servers};
@@ -48,12 +53,7 @@ async fn compare(group: &str, cases: Vec<Case>) {
             fs::write(recording(group), &given).unwrap();
         }
         let recorded = fs::read_to_string(recording(group)).unwrap_or_default();
-        let (mut wrong, _) = different("what is recorded", &recorded, "what Envoy does", &given);
-        if !wrong.is_empty() && only.is_none() {
-            // Whether an origin has seen a request that is cut off is a race, in Envoy too.
-            let given = in_envoy(&binary, &cases).await;
-            wrong = different("what is recorded", &recorded, "what Envoy does", &given).0;
-        }
+        let wrong = different("what is recorded", &recorded, "what Envoy does", &given);
         assert!(wrong.is_empty(), "\n{wrong}");
     }
     let given = in_phasegate(&cases).await;
@@ -61,32 +61,49 @@ async fn compare(group: &str, cases: Vec<Case>) {
         println!("--- Phasegate\n{given}");
     }
     let recorded = fs::read_to_string(recording(group)).unwrap_or_default();
-    let (wrong, names) =
-        different("Envoy, but for the known differences", &expected(&recorded, &cases), "Phasegate", &given);
+    let differ = deltas(&recorded, &given, &cases);
+    let with_reason: Vec<_> = differ.iter().filter(|(case, _)| reason::is_known(case.name)).collect();
+    if only.is_none() && std::env::var_os("UPDATE").is_some() {
+        let text: String = with_reason.iter().map(|(case, delta)| format!("=== {}\n{delta}", case.name)).collect();
+        fs::write(differences(group), text).unwrap();
+    }
+    let known = fs::read_to_string(differences(group)).unwrap_or_default();
+    let known = sections(&known);
+    let mut wrong = String::new();
+    for (case, delta) in &differ {
+        let known = known.iter().find(|(name, _)| *name == case.name).map_or("", |(_, delta)| *delta);
+        // Nothing may differ without a reason, nor have a reason and not differ.
+        if *delta != known || (known.is_empty() == reason::is_known(case.name)) {
+            let _ = writeln!(
+                wrong,
+                "=== {}\n--- known, from Envoy (-) to Phasegate (+)\n{known}--- found\n{delta}",
+                case.name
+            );
+        }
+    }
     if std::env::var_os("SHOW").is_some() {
         println!("{wrong}");
     }
-    let open = recording(group).with_extension("open");
-    if only.is_none() && std::env::var_os("UPDATE").is_some() {
-        fs::write(&open, names.iter().map(|name| format!("{name}\n")).collect::<String>()).unwrap();
-    }
-    let open = fs::read_to_string(&open).unwrap_or_default();
-    assert!(only.is_none() && names.iter().all(|name| open.lines().any(|open| open == name)), "\n{wrong}");
+    assert!(wrong.is_empty(), "\n{wrong}");
 }
 
-/// The recording with the known differences.
-fn expected(recorded: &str, cases: &[Case]) -> String {
-    let mut text = String::new();
-    for (name, section) in sections(recorded) {
-        let mut section = section.to_owned();
-        for difference in cases.iter().filter(|case| case.name == name).flat_map(|case| &case.differences) {
-            let Difference { reason, envoy, phasegate } = difference;
-            assert!(section.contains(envoy), "{name}: Envoy does not do what differs ({reason}): {envoy:?}\n{section}");
-            section = section.replace(envoy, phasegate);
-        }
-        let _ = write!(text, "=== {name}\n{section}");
-    }
-    text
+/// What differs in each case, beyond the rules.
+fn deltas<'a>(recorded: &str, given: &str, cases: &'a [Case]) -> Vec<(&'a Case, String)> {
+    let (recorded, given) = (sections(recorded), sections(given));
+    let of = |sections: &[(&str, &str)], name| -> Option<String> {
+        sections.iter().find(|(other, _)| *other == name).map(|(_, text)| (*text).to_owned())
+    };
+    let compared = cases.iter().filter(|case| case.crashes.is_none()).map(|case| {
+        let envoy = of(&recorded, case.name).unwrap_or_else(|| panic!("{} is not recorded", case.name));
+        let phasegate = of(&given, case.name).unwrap_or_default();
+        (case, delta::delta(&rules::apply(&envoy).0, &rules::plain(&phasegate)))
+    });
+    compared.collect()
+}
+
+/// Where it is kept what differs in a group.
+fn differences(group: &str) -> PathBuf {
+    recording(group).with_extension("differs")
 }
 
 fn recording(group: &str) -> PathBuf {
@@ -96,7 +113,7 @@ fn recording(group: &str) -> PathBuf {
 /// All cases in one Envoy; what came of them.
 async fn in_envoy(binary: &Path, cases: &[Case]) -> String {
     let mut with_servers = Vec::new();
-    for case in cases.iter().filter(|case| !case.crashes) {
+    for case in cases.iter().filter(|case| case.crashes.is_none()) {
         with_servers.push((case, servers(case).await));
     }
     let envoy = Envoy::start(binary, &with_servers).await.unwrap_or_else(|log| panic!("Envoy does not start: {log}"));
@@ -131,7 +148,7 @@ async fn in_phasegate(cases: &[Case]) -> String {
     let observed = with_servers.iter().map(|(case, servers)| async move {
         let seen = observe(case, servers, subject.addr(), || subject.lines(case)).await;
         // What Envoy does not survive: it is enough that the next case finds somebody there.
-        if case.crashes { String::new() } else { seen }
+        if case.crashes.is_some() { String::new() } else { seen }
     });
     let text: Vec<_> = stream::iter(observed).buffered(AT_ONCE).collect().await;
     if std::env::var_os("CASE").is_some() {
@@ -151,6 +168,9 @@ async fn servers(case: &Case) -> Servers {
 /// Sends the requests of a case; all that is seen of it.
 async fn observe(case: &Case, servers: &Servers, addr: SocketAddr, lines: impl Fn() -> Vec<String>) -> String {
     let mut text = format!("=== {}\n", case.name);
+    let requests = case.requests();
+    // Where a case waits before its first request, what starts has that time too.
+    tokio::time::sleep(requests.first().map(|request| request.after).unwrap_or_default()).await;
     let started = lines();
     let mut once = Vec::new();
     for line in &started {
@@ -165,7 +185,7 @@ async fn observe(case: &Case, servers: &Servers, addr: SocketAddr, lines: impl F
         seen::render_log(&once, case.unordered, &mut text);
     }
     let mut done = started.len();
-    for request in case.requests() {
+    for request in requests {
         tokio::time::sleep(request.after).await;
         let answer = peer::ask(addr, &format!("{}.test", case.name), &request).await;
         let version = if request.h2 { "HTTP/2" } else { "HTTP/1.1" };
@@ -209,18 +229,17 @@ async fn settled(case: &Case, from: usize, lines: &impl Fn() -> Vec<String>) -> 
     }
 }
 
-/// The cases that differ, with their texts, and by their names.
-fn different(expected_name: &str, expected: &str, given_name: &str, given: &str) -> (String, Vec<String>) {
+/// The cases that differ, with their texts.
+fn different(expected_name: &str, expected: &str, given_name: &str, given: &str) -> String {
     let (expected, given) = (sections(expected), sections(given));
-    let (mut wrong, mut names) = (String::new(), Vec::new());
+    let mut wrong = String::new();
     for (name, text) in &given {
         let expected = expected.iter().find(|(other, _)| other == name).map_or("not recorded\n", |(_, text)| *text);
         if expected != *text {
             let _ = writeln!(wrong, "=== {name}\n--- {expected_name}\n{expected}+++ {given_name}\n{text}");
-            names.push((*name).to_owned());
         }
     }
-    (wrong, names)
+    wrong
 }
 
 /// The cases of a recording.

@@ -24,7 +24,10 @@ use crate::support::DownOrigin;
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Before each piece of a body, so that a proxy sees them one by one, after the headers have gone on.
-const GAP: Duration = Duration::from_millis(50);
+const GAP: Duration = Duration::from_millis(200);
+
+/// The same where something else is to happen first.
+const LONG_GAP: Duration = Duration::from_millis(700);
 
 /// For an answer. Where none is to come, this is how long the case takes.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -216,8 +219,9 @@ fn body_of(message: &Message) -> Body {
     if message.broken {
         frames.push(Err(io::ErrorKind::ConnectionReset.into()));
     }
-    let frames = stream::iter(frames).then(|frame| async move {
-        tokio::time::sleep(GAP).await;
+    let gap = if message.slow { LONG_GAP } else { GAP };
+    let frames = stream::iter(frames).then(move |frame| async move {
+        tokio::time::sleep(gap).await;
         frame
     });
     StreamBody::new(frames).boxed_unsync()

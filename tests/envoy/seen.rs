@@ -60,7 +60,8 @@ fn text(body: &[u8]) -> String {
 
 /// Lines of the log as they are recorded.
 pub fn render_log(lines: &[String], unordered: bool, to: &mut String) {
-    let lines = done_first(whole_bodies(lines.iter().map(|line| normal(line)).collect()));
+    // An empty line is the end of another's text.
+    let lines = whole_bodies(lines.iter().filter(|line| !line.is_empty()).map(|line| normal(line)).collect());
     let lines: Vec<_> = match unordered {
         true => lines.into_iter().collect::<BTreeSet<_>>().into_iter().collect(),
         false => lines,
@@ -71,44 +72,42 @@ pub fn render_log(lines: &[String], unordered: bool, to: &mut String) {
 }
 
 /// Into how many pieces a body falls is the network's affair: callbacks between which the guest does nothing but go on, or
-/// hold, are one.
+/// hold, are one. Those of other filters may be between them.
 fn whole_bodies(lines: Vec<String>) -> Vec<String> {
     let mut whole: Vec<String> = Vec::new();
     for line in lines {
-        if let Some((start, size, end)) = piece(&line) {
-            let held = whole.last().is_some_and(|last| last.ends_with(" pause() -> OK"));
-            let before = whole.len().checked_sub(1 + usize::from(held)).and_then(|index| whole.get(index));
-            if let Some((same, earlier, "0")) = before.and_then(|before| piece(before))
-                && same == start
-            {
-                // What is held comes again with what is new.
-                let size = if held { size } else { earlier + size };
-                let merged = format!("{start}({size}, {end})");
-                whole.truncate(whole.len() - 1 - usize::from(held));
-                whole.push(merged);
-                continue;
+        if let Some((start, size, end)) = piece(&line)
+            && let Some((at, held)) = before(&whole, start)
+            && let Some((same, earlier, "0")) = piece(&whole[at])
+            && same == start
+        {
+            // What is held comes again with what is new.
+            let size = if held.is_some() { size } else { earlier + size };
+            whole[at] = format!("{start}({size}, {end})");
+            if let Some(held) = held {
+                whole.remove(held);
             }
+            continue;
         }
         whole.push(line);
     }
     whole
 }
 
-/// The specification has a stream done before it is logged, Envoy logs before: here, `on_done` with what it does comes first.
-fn done_first(mut lines: Vec<String>) -> Vec<String> {
-    let logs: Vec<_> = lines.iter().filter(|line| line.ends_with(" on_log()")).cloned().collect();
-    for log in logs {
-        let context = log.trim_end_matches("on_log()");
-        let position = |lines: &[String], end: &str| lines.iter().position(|line| *line == format!("{context}{end}()"));
-        let (Some(at), Some(done)) = (position(&lines, "on_log"), position(&lines, "on_done")) else { continue };
-        if at < done {
-            let own = |line: &&String| line.starts_with(context) && !line.ends_with("on_delete()");
-            let end = done + 1 + lines[done + 1..].iter().take_while(own).count();
-            let moved: Vec<_> = lines.drain(done..end).collect();
-            lines.splice(at..at, moved);
-        }
+/// The callback of the same context that is the last, if only bodies have come to other contexts since, and whether it was
+/// held.
+fn before(lines: &[String], start: &str) -> Option<(usize, Option<usize>)> {
+    let context = start.split_once(' ')?.0;
+    let is_own = |line: &String| line.strip_prefix(context).is_some_and(|rest| rest.starts_with(' '));
+    let last = lines.iter().rposition(is_own)?;
+    let is_pause = |line: &str| line.ends_with(" pause() -> OK");
+    if !lines[last + 1..].iter().all(|line| piece(line).is_some() || is_pause(line)) {
+        return None;
     }
-    lines
+    if !is_pause(&lines[last]) {
+        return Some((last, None));
+    }
+    Some((lines[..last].iter().rposition(is_own)?, Some(last)))
 }
 
 /// `#2 on_request_body(5, 0)` in its parts.
@@ -136,8 +135,13 @@ fn normal(line: &str) -> String {
                 r"on_grpc_receive_initial_metadata\((\d+), [1-9]\d*\)",
                 "on_grpc_receive_initial_metadata($1, SOME)",
             ),
+            // The host's name, or what Envoy tells of itself.
+            pattern(r#"(property\(\["xds","node","id"\]\)) -> ".*""#, "$1 -> a name"),
+            pattern(r#"(has_property\(\[("xds",)?"node"\]\)) -> \d+"#, "$1 -> SOME"),
             pattern(r"on_queue_ready\(\d+\)", "on_queue_ready(an id)"),
             pattern(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
+            // Where the machine that has built a guest keeps the sources.
+            pattern(r"panicked at \S*/registry/src/[^/]*/", "panicked at "),
             pattern(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "UUID"),
             pattern(
                 r"It's \d{10} \(for the host \d{10}\), your lucky number is \d+",

@@ -21,7 +21,9 @@ impl Subject {
             }
         }
         for (case, _) in cases {
-            let _ = writeln!(config, "[[server]]\nname = [\"{}.test\"]\n{LISTEN}", case.name);
+            // The other name is one that a filter gives a request.
+            let name = case.name;
+            let _ = writeln!(config, "[[server]]\nname = [\"{name}.test\", \"other.{name}.test\"]\n{LISTEN}");
             let _ = writeln!(config, "[[server.local]]\npath = \"/\"\nproxy_pass = \"{}-origin\"", case.name);
             for (place, filter) in case.filters.iter().enumerate() {
                 write_filter(&mut config, case, place, filter);
@@ -44,7 +46,9 @@ impl Subject {
             let Some((_, text)) = rest.strip_prefix("request=").and_then(|rest| rest.split_once(' ')) else { continue };
             // Envoy names the filter only in the first line of what a guest says; a panic says two.
             let second = lines.last().is_some_and(|last: &String| last.starts_with("panicked at"));
-            if !text.starts_with("failed: ") && !second {
+            // What the host says of the guest.
+            let is_own = text.starts_with("failed: ") || text.starts_with("proxy_send_local_response: ");
+            if !is_own && !second {
                 lines.push(text.to_owned());
             }
         }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+use hyper::body::Body;
 
 use super::CalloutError;
 use super::body::Payload;
@@ -70,6 +71,11 @@ impl Outgoing {
         *request.headers_mut() = self.headers.clone();
         let host = HeaderValue::from_str(self.authority.as_str()).expect("an authority is visible ASCII");
         request.headers_mut().insert(header::HOST, host);
+        let expects_body = [Method::POST, Method::PUT, Method::PATCH].contains(&self.method);
+        if expects_body && self.body.is_end_stream() {
+            // RFC 9110, section 8.6: some servers refuse one that does not say it.
+            request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         request
     }
 

@@ -118,7 +118,7 @@ impl FilteredSession {
                 biased;
                 () = self.stream.woken() => self.with_filters(session, |filters| filters.run(Direction::Response)),
                 gone = session.read_body_or_idle(true), if over => {
-                    gone?;
+                    gone.map_err(|error| error.into_down())?;
                     Flow::On
                 }
                 () = expiry(paused) => {

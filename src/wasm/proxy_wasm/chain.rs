@@ -168,7 +168,7 @@ impl Filters {
         let header = &mut self.stream.lock().request.header;
         header.give_back(request);
         if is_paused {
-            header.set(Some(request.clone()));
+            header.keep_copy(request.clone());
         }
     }
 
@@ -177,7 +177,7 @@ impl Filters {
         let mut http = self.stream.lock();
         http.response.open.header = false;
         http.response.header.give_back(response);
-        http.response.header.set(Some(plain_copy(response)));
+        http.response.header.keep_copy(plain_copy(response));
     }
 
     /// What of the body has passed all filters, and whether it was the end.
@@ -373,6 +373,10 @@ impl Filters {
         callback: impl FnOnce(&Link) -> Result<u32, Lost>,
     ) -> Result<Option<u32>, Flow> {
         if let State::Unopened = self.contexts[position] {
+            if self.response.has_begun() {
+                // The request has not come to it: as in Envoy, it learns of this one at its end.
+                return Ok(None);
+            }
             self.open(position)?;
         }
         let State::Open(link, _) = &self.contexts[position] else { return Ok(None) };
@@ -386,8 +390,9 @@ impl Filters {
         let Filter { plugin, failure_policy, .. } = &self.chain.filters[position];
         match plugin.group.open(plugin, *failure_policy, &self.stream, position) {
             Ok(link) => {
+                // What it decides now counts after the callback that it is opened for.
                 self.contexts[position] = State::Open(link, plugin.identity.metrics.stream());
-                self.stream.lock().ended()
+                Ok(())
             }
             Err(Lost) => self.lost(position),
         }
@@ -437,7 +442,8 @@ impl Filters {
         }
     }
 
-    /// The stream has ended: done and log for each filter, and then delete. Once.
+    /// The stream has ended: done and log for each filter, also those that the request has not come to, and then delete.
+    /// Once.
     pub fn end(&mut self) {
         {
             let mut http = self.stream.lock();
@@ -445,8 +451,12 @@ impl Filters {
             http.response.open = Default::default();
             http.closed = true;
         }
-        for state in &self.contexts {
-            if let State::Open(link, _) = state {
+        for position in 0..self.contexts.len() {
+            if let State::Unopened = self.contexts[position] {
+                // Whatever it decides, or fails at, there is nothing left that could end.
+                let _ = self.open(position);
+            }
+            if let State::Open(link, _) = &self.contexts[position] {
                 link.on_end();
             }
         }
@@ -459,8 +469,8 @@ impl Filters {
 }
 
 impl Http {
-    /// Whether a filter has ended the stream.
-    fn ended(&mut self) -> Result<(), Flow> {
+    /// [`Filters::decided`].
+    fn decided(&mut self, direction: Direction, position: usize) -> Result<bool, Flow> {
         if self.closed {
             // A response that has come already says enough.
             if self.response.header.as_ref().is_none() {
@@ -468,14 +478,10 @@ impl Http {
             }
             return Err(Flow::Reset);
         }
-        let Some(reply) = self.reply.take() else { return Ok(()) };
-        self.details = Some(reply.details.clone());
-        Err(Flow::Reply(reply))
-    }
-
-    /// [`Filters::decided`].
-    fn decided(&mut self, direction: Direction, position: usize) -> Result<bool, Flow> {
-        self.ended()?;
+        if let Some(reply) = self.reply.take() {
+            self.details = Some(reply.details.clone());
+            return Err(Flow::Reply(reply));
+        }
         Ok(std::mem::take(&mut self.held(direction, position).resume))
     }
 

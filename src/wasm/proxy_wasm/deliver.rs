@@ -125,16 +125,21 @@ fn stand_in(error: CalloutError) -> Result<ClusterResponse, CalloutError> {
         CalloutError::Cluster(ClusterError::NoneHealthy(_)) => {
             (StatusCode::SERVICE_UNAVAILABLE, "no healthy upstream".to_owned())
         }
-        CalloutError::Net(_) | CalloutError::Unanswered { .. } => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("upstream connect error or disconnect/reset before headers. {error}"),
-        ),
+        CalloutError::Net(_) => reset_before_headers("remote connection failure"),
+        CalloutError::Unanswered { reset: None, .. } => reset_before_headers("connection termination"),
+        CalloutError::Unanswered { reset: Some(_), .. } => reset_before_headers("remote reset"),
         _ => return Err(error),
     };
+    log::debug!("a callout of a filter has no response: {error}");
     let mut headers = HeaderMap::new();
     headers.insert(http::header::CONTENT_LENGTH, body.len().into());
     headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
     Ok(ClusterResponse { status, headers, body: Bytes::from(body), trailers: HeaderMap::new() })
+}
+
+fn reset_before_headers(reason: &str) -> (StatusCode, String) {
+    let text = format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
+    (StatusCode::SERVICE_UNAVAILABLE, text)
 }
 
 fn response_header(status: StatusCode, headers: &HeaderMap) -> wasmtime::Result<ResponseHeader> {

@@ -154,12 +154,10 @@ impl<H> Lent<H> {
         self.is_there = true;
     }
 
-    /// Keeps a copy, or nothing.
-    pub fn set(&mut self, copy: Option<H>) {
-        self.is_there = copy.is_some();
-        if let Some(copy) = copy {
-            *self.header = copy;
-        }
+    /// Keeps a copy.
+    pub fn keep_copy(&mut self, copy: H) {
+        *self.header = copy;
+        self.is_there = true;
     }
 }
 

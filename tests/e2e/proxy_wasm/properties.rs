@@ -389,8 +389,8 @@ async fn where_a_response_comes_from() {
     }
     let cut = http1().get(proxy.url("/broken")).send().await.unwrap();
     assert!(soon("the end", cut.bytes()).await.is_err());
-    let details = "upstream_reset_after_response_started{connection_termination}";
-    let expected = [number(200), text(details), number(0x40), number(1)];
+    let details = "upstream_reset_after_response_started{protocol_error}";
+    let expected = [number(200), text(details), number(0x80_0000), number(1)];
     assert_eq!(outcomes(&proxy, "broken", "on_log"), expected);
     // As soon as the health check has noticed.
     soon("no server", async { while send(http1().get(proxy.url("/sick"))).await.status != 503 {} }).await;

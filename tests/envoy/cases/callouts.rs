@@ -7,7 +7,11 @@ use crate::compare;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn callouts() {
-    compare("callouts", requests().into_iter().chain(answers()).chain(places()).collect()).await;
+    compare("callouts", cases()).await;
+}
+
+pub fn cases() -> Vec<Case> {
+    requests().into_iter().chain(answers()).chain(places()).collect()
 }
 
 fn answer() -> Value {
@@ -99,7 +103,7 @@ fn requests() -> Vec<Case> {
 
 fn answers() -> Vec<Case> {
     let from = |name, answer: fn(usize, &str) -> Answer| {
-        call(name, json!({ "timeout": 300 })).origin(Origin::new("callee", answer))
+        call(name, json!({ "timeout": 2000 })).origin(Origin::new("callee", answer))
     };
     vec![
         from("answer_with_headers", |_, _| response(418, "teapot").header("x-one", "1").header("x-one", "2").into()),
@@ -137,8 +141,8 @@ fn places() -> Vec<Case> {
             ["if", 1, [["http_call", { "cluster": "@callee", "then": [["buffer", "call_body", 0, 100], ["continue", side]] }]]], ["pause"],
         ] }))
         .callee()
-        .answered(response(200, "").chunks(["one", "two"]))
-        .request(post("/", "").chunks(["one", "two"]))
+        .answered(response(200, "").chunks(["one", "two"]).slowly())
+        .request(post("/", "").chunks(["one", "two"]).slowly())
     };
     vec![
         in_callback("call_in_request_body", "on_request_body", "request"),
@@ -157,8 +161,8 @@ fn places() -> Vec<Case> {
         .callee()
         .origin(Origin::new("slow", |_, _| Answer::Silence)),
         Case::probe("nobody_waits_for_it", json!({ "on_request_headers": [["http_call", { "cluster": "@callee", "then": [["get", "call_headers", ":status"]] }]] }))
-            .answered(response(200, "").chunks(["one", "two"]))
-        .callee()
+            .answered(response(200, "").chunks(["one", "two"]).slowly())
+            .callee()
             .unordered()
         .until("on_http_call_response"),
         Case::probe("call_in_tick", json!({

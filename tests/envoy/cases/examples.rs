@@ -5,7 +5,11 @@ use crate::compare;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn examples() {
-    let cases = vec![
+    compare("examples", cases()).await;
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![
         Case::new("http_headers", Filter::guest("pw_http_headers", ""))
             .request(get("/hello"))
             .request(get("/hello").h2())
@@ -60,6 +64,7 @@ async fn examples() {
             .request(post("/a.Service/Method", "").header("content-type", "application/grpc").h2())
             .request(post("/a.Service/Method", "").header("content-type", "application/grpc").h2()),
         Case::new("hello_world", Filter { vm_configuration: "100".into(), ..Filter::guest("pw_hello_world", "") })
+            .request(get("/").after(150))
             .until("lucky")
             .unordered(),
         Case::new("envoy_filter_metadata_absent", Filter::guest("pw_envoy_filter_metadata", "")),
@@ -71,6 +76,5 @@ async fn examples() {
                 .request(get("/").header("custom-metadata", "a value"))
                 .request(get("/"))
         },
-    ];
-    compare("examples", cases).await;
+    ]
 }

@@ -7,7 +7,11 @@ use crate::compare;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn foreign() {
-    let cases = vec![
+    compare("foreign", cases()).await;
+}
+
+pub fn cases() -> Vec<Case> {
+    vec![
         Case::probe(
             "unknown_function",
             json!({ "on_request_headers": [["foreign", "nothing", "x"], ["foreign", "", ""]] }),
@@ -61,6 +65,5 @@ async fn foreign() {
             ["foreign", "expr_delete", { "hex": "00000000" }],
         ] }),
         ),
-    ];
-    compare("foreign", cases).await;
+    ]
 }

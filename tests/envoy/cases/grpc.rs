@@ -5,10 +5,15 @@ use serde_json::{Value, json};
 
 use crate::case::*;
 use crate::compare;
+use crate::reason::Reason;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn grpc() {
-    compare("grpc", calls().into_iter().chain(streams()).collect()).await;
+    compare("grpc", cases()).await;
+}
+
+pub fn cases() -> Vec<Case> {
+    calls().into_iter().chain(streams()).collect()
 }
 
 /// A message with its prefix (gRPC over HTTP/2, Length-Prefixed-Message).
@@ -72,7 +77,7 @@ fn calls() -> Vec<Case> {
         call("unary_with_two_answers", |_, _| served(&["one", "two"], "0", "").into(), json!({})),
         call("unary_without_an_answer", |_, _| served(&[], "0", "").into(), json!({})),
         refused("unary_of_an_unknown_cluster", json!({ "cluster": "nobody" })),
-        refused("unary_of_no_cluster", json!({ "cluster": "" })).crashes(),
+        refused("unary_of_no_cluster", json!({ "cluster": "" })).crashes(Reason::Crash),
         Case::probe(
             "unary_is_cancelled",
             json!({ "on_request_headers": [

@@ -7,17 +7,11 @@ use crate::compare;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn headers() {
-    compare("headers", [reads(), changes(), phases(), trailers(), ends()].concat_cases()).await;
+    compare("headers", cases()).await;
 }
 
-trait Concat {
-    fn concat_cases(self) -> Vec<Case>;
-}
-
-impl<const N: usize> Concat for [Vec<Case>; N] {
-    fn concat_cases(self) -> Vec<Case> {
-        self.into_iter().flatten().collect()
-    }
+pub fn cases() -> Vec<Case> {
+    [reads(), changes(), phases(), trailers(), ends()].into_iter().flatten().collect()
 }
 
 fn reads() -> Vec<Case> {
@@ -91,11 +85,12 @@ fn changes() -> Vec<Case> {
                 ["replace", "request_headers", "x-one", "only"],
                 ["replace", "request_headers", "X-New", "1"],
                 ["replace", "request_headers", ":path", "/other?q=1"],
-                ["replace", "request_headers", ":authority", "other.test"],
+                ["replace", "request_headers", ":authority", "other.replace_request_headers.test"],
             ]),
         ),
         request("replace_the_method", json!([["replace", "request_headers", ":method", "DELETE"]])),
-        request("replace_the_host", json!([["replace", "request_headers", "host", "other.test"]])),
+        request("make_it_a_head", json!([["replace", "request_headers", ":method", "HEAD"]])),
+        request("replace_the_host", json!([["replace", "request_headers", "host", "other.replace_the_host.test"]])),
         request("add_pseudo_headers", json!([["add", "request_headers", ":path", "/more"]])),
         request("add_an_unknown_pseudo_header", json!([["add", "request_headers", ":other", "x"]])),
         request(
@@ -118,8 +113,9 @@ fn changes() -> Vec<Case> {
                 [
                     [":method", "PUT"],
                     [":path", "/set"],
-                    [":authority", "set.test"],
+                    [":authority", "other.set_request_pairs.test"],
                     [":scheme", "http"],
+                    ["x-forwarded-proto", "http"],
                     ["x-set", "1"],
                     ["X-Set", "2"],
                 ]

@@ -7,7 +7,11 @@ use crate::compare;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lifecycle() {
-    compare("lifecycle", starts().into_iter().chain(runs()).chain(traps()).collect()).await;
+    compare("lifecycle", cases()).await;
+}
+
+pub fn cases() -> Vec<Case> {
+    starts().into_iter().chain(runs()).chain(traps()).collect()
 }
 
 fn starts() -> Vec<Case> {

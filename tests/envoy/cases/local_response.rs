@@ -4,10 +4,15 @@ use serde_json::{Value, json};
 
 use crate::case::*;
 use crate::compare;
+use crate::reason::Reason;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn local_response() {
-    compare("local_response", phases().into_iter().chain(kinds()).collect()).await;
+    compare("local_response", cases()).await;
+}
+
+pub fn cases() -> Vec<Case> {
+    phases().into_iter().chain(kinds()).collect()
 }
 
 fn reply() -> Value {
@@ -42,7 +47,7 @@ fn phases() -> Vec<Case> {
         case("in_response_body", "on_response_body", json!([["if", 1, [reply()]], ["pause"]])),
         case("in_response_trailers", "on_response_trailers", json!([reply(), ["pause"]])),
         case("in_log", "on_log", json!([reply()])),
-        case("in_done", "on_done", json!([reply()])).crashes(),
+        case("in_done", "on_done", json!([reply()])).crashes(Reason::Crash),
         case("in_context_create", "on_context_create", json!([reply()])),
         case("in_call_response_of_a_request", "on_request_headers", call("request", json!([reply()]))).callee(),
         case(
@@ -124,7 +129,9 @@ fn kinds() -> Vec<Case> {
         Case::probe("and_then_a_callout", json!({ "on_request_headers": [
             ["local_response", { "status": 401, "body": "first" }], ["http_call", { "cluster": "@callee", "then": [["get", "call_headers", ":status"]] }], ["pause"],
         ] }))
-        .callee(),
+        // The answer comes when the stream is over.
+        .origin(Origin::new("callee", |_, _| response(200, "").chunks(["late"]).slowly()))
+        .until("on_http_call_response"),
         Case::probe("changed_on_its_way", json!({
             "on_request_headers": [["local_response", { "status": 401, "body": "first" }], ["pause"]],
             "on_response_headers": [["pairs", "response_headers"], ["replace", "response_headers", ":status", "407"], ["add", "response_headers", "x-way", "1"], ["remove", "response_headers", "content-length"]],

@@ -7,6 +7,10 @@ use crate::compare;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory() {
+    compare("memory", cases()).await;
+}
+
+pub fn cases() -> Vec<Case> {
     // Just in and just out of a memory of whatever size; negative is far out.
     const OUT: i32 = -16;
     let raw = |name, calls: Value| {
@@ -22,7 +26,7 @@ async fn memory() {
             .collect();
         Case::probe(name, json!({ "on_request_headers": steps }))
     };
-    let cases = vec![
+    vec![
         raw(
             "bad_pointers_to_read",
             json!([
@@ -82,6 +86,5 @@ async fn memory() {
                 ["proxy_dequeue_shared_queue", 1, OUT, 8],
             ]),
         ),
-    ];
-    compare("memory", cases).await;
+    ]
 }

@@ -13,3 +13,25 @@ mod properties;
 mod shared;
 mod streams;
 mod text;
+
+use crate::case::Case;
+use crate::support::Wat;
+
+/// All cases, by their groups.
+pub fn all() -> Vec<(&'static str, Vec<Case>)> {
+    vec![
+        ("bodies", bodies::cases()),
+        ("callouts", callouts::cases()),
+        ("examples", examples::cases()),
+        ("foreign", foreign::cases()),
+        ("grpc", grpc::cases()),
+        ("headers", headers::cases()),
+        ("lifecycle", lifecycle::cases()),
+        ("local_response", local_response::cases()),
+        ("memory", memory::cases()),
+        ("properties", properties::cases()),
+        ("shared", shared::cases()),
+        ("streams", streams::cases()),
+        ("text", text::cases(&Wat::new())),
+    ]
+}

@@ -103,7 +103,7 @@ const LEGACY: [&str; 8] = [
 ];
 const NONE: [&str; 6] = ["", "nothing", "request", "request.nothing", "response", "request.headers"];
 
-fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Case> {
     let with = |case: Case| {
         case.answered(response(200, "hello").header("x-own", "1").header("x-own", "2").trailer("x-after", "1")).request(
             post("/a/b?c=d#e", "body")

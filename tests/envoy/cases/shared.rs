@@ -7,7 +7,11 @@ use crate::compare;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shared() {
-    compare("shared", data().into_iter().chain(queues()).chain(metrics()).collect()).await;
+    compare("shared", cases()).await;
+}
+
+pub fn cases() -> Vec<Case> {
+    data().into_iter().chain(queues()).chain(metrics()).collect()
 }
 
 fn data() -> Vec<Case> {

@@ -4,10 +4,15 @@ use serde_json::{Value, json};
 
 use crate::case::*;
 use crate::compare;
+use crate::reason::Reason;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams() {
-    compare("streams", resumes().into_iter().chain(closes()).chain(chains()).chain(ends()).collect()).await;
+    compare("streams", cases()).await;
+}
+
+pub fn cases() -> Vec<Case> {
+    resumes().into_iter().chain(closes()).chain(chains()).chain(ends()).collect()
 }
 
 fn resumes() -> Vec<Case> {
@@ -36,7 +41,7 @@ fn resumes() -> Vec<Case> {
         Case::probe("continue_the_request_in_the_request", one("on_request_headers", "request")),
         Case::probe("continue_the_request_in_the_response", one("on_response_headers", "request")),
         Case::probe("continue_the_request_in_log", one("on_log", "request")),
-        Case::probe("continue_the_response_in_the_request", one("on_request_headers", "response")).crashes(),
+        Case::probe("continue_the_response_in_the_request", one("on_request_headers", "response")).crashes(Reason::ContinueUnheld),
         Case::probe("continue_the_response_in_the_response", one("on_response_headers", "response")),
         Case::probe("continue_the_response_in_log", one("on_log", "response")),
         Case::probe("continue_and_pause", json!({ "on_request_headers": [["continue", "request"], ["pause"]], "on_response_headers": [["continue", "response"], ["pause"]] })),
@@ -45,7 +50,7 @@ fn resumes() -> Vec<Case> {
             "on_request_headers": [["let", "stream", ["self"]], ["tick", 50], ["pause"]],
             "on_tick": [["tick", 0], ["effective", "$stream"], ["continue", "response"], ["continue", "request"]],
         }))
-        .crashes(),
+        .crashes(Reason::ContinueUnheld),
         Case::probe("change_while_paused", json!({
             "on_request_headers": [["let", "stream", ["self"]], ["tick", 50], ["pause"]],
             "on_tick": [["tick", 0], ["effective", "$stream"], ["pairs", "request_headers"], ["get", "request_headers", "x-one"], ["add", "request_headers", "x-late", "1"], ["replace", "request_headers", ":path", "/late"], ["continue", "request"]],
@@ -75,7 +80,7 @@ fn closes() -> Vec<Case> {
                 .request(post("/", "").chunks(["one", "two"]).trailer("x-end", "1").h2())
                 .request(post("/", "").chunks(["one", "two"]).trailer("x-end", "1"));
             cases.push(match callback {
-                "on_log" => case.crashes(),
+                "on_log" => case.crashes(Reason::Crash),
                 "on_request_body" | "on_request_trailers" => case.ends_under_way(),
                 _ => case,
             });
@@ -146,6 +151,8 @@ fn ends() -> Vec<Case> {
         case("the_origin_resets").origin(Origin::new("origin", |_, _| Answer::Reset)),
         case("the_origin_resets_in_the_body").answered(response(200, "").chunks(["one", "two"]).broken()),
         case("the_origin_resets_a_body_with_a_length").answered(response(200, "").chunks(["one"]).broken()),
+        case("the_origin_resets_in_a_body_of_http2")
+            .origin(Origin::new("origin", |_, _| response(200, "").chunks(["one", "two"]).broken()).h2()),
         case("the_client_leaves").origin(Origin::new("origin", |_, _| Answer::Silence)).request(get("/").leaves_after(200)).request(get("/").h2().leaves_after(200)),
         Case::probe("the_client_leaves_a_paused_stream", json!({ "on_request_headers": [["pause"]], "on_log": facts }))
             .request(get("/").leaves_after(200))
@@ -158,7 +165,7 @@ fn ends() -> Vec<Case> {
         .request(get("/").leaves_after(100)),
         Case::probe("the_client_leaves_a_paused_response", json!({ "on_response_headers": [["pause"]], "on_log": facts })).request(get("/").leaves_after(200)),
         Case::probe("the_client_leaves_a_held_body", json!({ "on_response_body": [["pause"]], "on_log": facts })).request(get("/").leaves_after(200)),
-        case("the_client_breaks_off").request(Request { message: Message { broken: true, ..response(0, "").chunks(["one", "two"]) }, ..post("/whole", "") }),
+        case("the_client_breaks_off").request(Request { message: Message { broken: true, ..response(0, "").chunks(["one", "two"]) }, ..post("/whole", "") }).ends_under_way(),
         Case::probe("done_says_no", json!({ "on_done": [["return", 0]] })),
         Case::probe("done_says_no_and_then_yes", json!({ "on_done": [["return", 0], ["done"]], "on_request_headers": [["done"]] })),
         Case::probe("a_callout_in_log", json!({ "on_log": [["http_call", { "cluster": "@callee", "then": [["get", "call_headers", ":status"]] }]] })).callee().until("on_http_call_response"),

@@ -7,6 +7,10 @@ use crate::support::Wat;
 #[tokio::test(flavor = "multi_thread")]
 async fn text() {
     let wat = Wat::new();
+    compare("text", cases(&wat)).await;
+}
+
+pub fn cases(wat: &Wat) -> Vec<Case> {
     let old = wat.module("abi_0_1_0", "abi_0_1_0", &[("RESULT", "(result i32)"), ("DROP", "drop")]);
     let old = Filter { vm_configuration: "of the VM".into(), ..Filter::module(old, "of the plugin") };
     let mut cases = vec![Case::new("abi_0_1_0", old)];
@@ -26,5 +30,5 @@ async fn text() {
         let module = wat.module("allocator", name, &[("ALLOCATE", body)]);
         cases.push(Case::new(name, Filter::module(module, "")).request(get("/")).request(get("/")));
     }
-    compare("text", cases).await;
+    cases
 }

@@ -125,6 +125,10 @@ impl Lane {
         stuck.is_some_and(|stage| stage.headers == Headers::Held)
     }
 
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
+
     pub fn ends_with_headers(&self) -> bool {
         self.ends_with_headers
     }

@@ -123,7 +123,7 @@ pub fn grpc_send(call: &mut Call<'_>, id: u32, message: u32, size: u32, end: u32
 
 /// Ends a call or a stream at once; nothing more comes of it.
 pub fn grpc_cancel(call: &mut Call<'_>, id: u32) -> Answer {
-    if id & 3 == Kind::Http as u32 {
+    if ![Kind::GrpcCall, Kind::GrpcStream].iter().any(|kind| *kind as u32 == id & 3) {
         return Err(Status::BadArgument.into());
     }
     call.state().calls.remove(id).map(drop).ok_or(Status::NotFound.into())

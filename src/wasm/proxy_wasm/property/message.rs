@@ -51,7 +51,7 @@ pub fn response(http: &Http, path: &[&[u8]], out: &mut Vec<u8>) -> Found {
     match path {
         [b"code"] => int(out, status(http)?.into()),
         [b"code_details"] => put(out, details(http)?),
-        [b"flags"] => int(out, facts.origin.map_or(0, flags)),
+        [b"flags"] => int(out, facts.origin.map_or(0, |origin| flags(http, origin))),
         [b"grpc_status"] => int(out, grpc_status(http)?),
         [b"size"] => count(out, facts.client_bytes_sent),
         [b"headers_bytes"] => count(out, fields.map_or(0, size)),
@@ -144,23 +144,33 @@ fn details(http: &Http) -> Option<&str> {
         Origin::ConnectFailure => "upstream_reset_before_response_started{remote_connection_failure}",
         Origin::UpstreamTimeout => "upstream_response_timeout",
         Origin::UpstreamReset => "upstream_reset_before_response_started{connection_termination}",
-        Origin::UpstreamBroken => "upstream_reset_after_response_started{connection_termination}",
+        Origin::UpstreamBroken if is_http2(http) => "upstream_reset_after_response_started{remote_reset}",
+        Origin::UpstreamBroken => "upstream_reset_after_response_started{protocol_error}",
         Origin::ClientGone => "downstream_remote_disconnect",
+        Origin::ClientReset => "http2.remote_reset",
         Origin::ClientError => "downstream_protocol_error",
         Origin::Failure => "internal_error",
     })
 }
 
 /// Envoy's response flags (`CoreResponseFlag`): a bit for each.
-fn flags(origin: Origin) -> i64 {
+fn flags(http: &Http, origin: Origin) -> i64 {
     match origin {
         Origin::Upstream | Origin::Route | Origin::Failure => 0,
         Origin::NoServer => 1 << 1,
         Origin::UpstreamTimeout => 1 << 2,
         Origin::ConnectFailure => 1 << 5,
-        Origin::UpstreamReset | Origin::UpstreamBroken => 1 << 6,
+        Origin::UpstreamBroken if is_http2(http) => 1 << 4,
+        Origin::UpstreamReset => 1 << 6,
         Origin::NoRoute => 1 << 8,
         Origin::ClientGone => 1 << 14,
         Origin::ClientError => 1 << 18,
+        Origin::UpstreamBroken => 1 << 23,
+        Origin::ClientReset => 1 << 28,
     }
+}
+
+/// Whether the upstream speaks HTTP/2, where a response that breaks off is a stream that is reset.
+fn is_http2(http: &Http) -> bool {
+    http.facts.upstream.as_ref().and_then(|upstream| upstream.version) == Some(Version::HTTP_2)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, StatusCode, Version, header};
 use parking_lot::Mutex;
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::ResponseHeader;
 use pingora::prelude::Session;
 
 use self::session::FilteredSession;
@@ -59,7 +59,6 @@ impl Gateway {
         let Some(chain) = ctx.local().and_then(|local| local.filters.clone()) else { return Ok(Filtered::Continue) };
         ctx.body.freeze(session);
         let end = ctx.body.is_over(session);
-        let before = target(session.req_header());
         // The next request, if it comes instead of the client's end, is kept.
         session.set_pipelining_enabled(true);
         let way_here = way(session, ctx);
@@ -78,6 +77,7 @@ impl Gateway {
         };
         filters.close_request();
         filters.return_request(session.req_header_mut());
+        let moved = filters.request_moved();
         if let Some(name) = &filters.stream().lock().upstream {
             ctx.upstream = Some(name.clone());
         }
@@ -91,7 +91,6 @@ impl Gateway {
         }
         match flow {
             Flow::On => {
-                let moved = target(session.req_header()) != before;
                 if moved {
                     self.reroute(session, ctx);
                 }
@@ -351,11 +350,6 @@ fn way(session: &Session, ctx: &Context) -> Way {
         route: ctx.local().map(|local| local.names.clone()),
         upstream: Gateway::upstream(ctx).map(|(upstream, _)| (upstream.name().clone(), upstream.size())),
     }
-}
-
-/// What a request is routed by.
-fn target(request: &RequestHeader) -> (http::Uri, Option<http::HeaderValue>) {
-    (request.uri.clone(), request.headers.get(header::HOST).cloned())
 }
 
 fn is_framed(response: &ResponseHeader) -> bool {

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -302,6 +303,20 @@ async fn a_pause_has_a_limit() {
             proxy.wait_for_log("paused the stream for more than the limit of 50 ms");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_filter_may_pause_for_so_long_and_not_all_of_them_together() {
+    let origin = Origin::saying("hello").await;
+    let pauses = json!({
+        "on_request_headers": [["let", "s", ["self"]], ["tick", 700], ["pause"]],
+        "on_tick": [["tick", 0], ["effective", "$s"], ["continue", "request"]],
+    });
+    let one = |name| format!("{}name = '{name}'\nlimits = {{ wall_ms = 1300 }}\n", pw_probe(&pauses));
+    let proxy = Proxy::start(&through(origin.addr(), "", &(one("first") + &one("second"))));
+    let begun = Instant::now();
+    assert_eq!(send(http1().get(proxy.url("/"))).await.status, 200);
+    assert!(begun.elapsed() >= Duration::from_millis(1400), "both have paused: {:?}", begun.elapsed());
 }
 
 /// What a filter does with its stream a moment after the request header has passed it.

@@ -145,6 +145,11 @@ impl Filters {
         self.lane_ref(direction).holds_headers_alone()
     }
 
+    /// Whether a filter has set the host or the path of the request.
+    pub fn request_moved(&self) -> bool {
+        self.stream.lock().target.moved
+    }
+
     /// Whether the header has passed all filters.
     pub fn headers_passed(&self, direction: Direction) -> bool {
         self.lane_ref(direction).headers_passed()

@@ -19,9 +19,18 @@ pub enum Fields<'a> {
 
 /// A map that can be changed.
 pub enum FieldsMut<'a> {
-    Request(&'a mut RequestHeader, &'a mut Option<String>),
+    Request(&'a mut RequestHeader, &'a mut Target),
     Response(&'a mut ResponseHeader),
     Plain(&'a mut HeaderMap),
+}
+
+/// Of a request, beside its header.
+#[derive(Default)]
+pub struct Target {
+    /// `:scheme`, when a filter has set another.
+    pub scheme: Option<String>,
+    /// Whether a filter has set the host or the path, by which requests are routed.
+    pub moved: bool,
 }
 
 impl<'a> Fields<'a> {
@@ -217,8 +226,11 @@ impl FieldsMut<'_> {
     /// Whether it was a pseudo-header.
     fn set_pseudo(&mut self, name: &[u8], value: &[u8]) -> Result<bool, Status> {
         match self {
-            FieldsMut::Request(request, scheme) => match name {
-                b":path" => set_path(request, value).ok_or(Status::BadArgument)?,
+            FieldsMut::Request(request, target) => match name {
+                b":path" => {
+                    set_path(request, value).ok_or(Status::BadArgument)?;
+                    target.moved = true;
+                }
                 b":method" => {
                     let method = Method::from_bytes(value).map_err(|_| Status::BadArgument)?;
                     // The client would get a body that it does not expect, or wait for one that does not come.
@@ -227,10 +239,12 @@ impl FieldsMut<'_> {
                     }
                     request.set_method(method);
                 }
-                b":scheme" => **scheme = Some(std::str::from_utf8(value).map_err(|_| Status::BadArgument)?.to_owned()),
-                b":authority" => set_authority(request, value).ok_or(Status::BadArgument)?,
-                name if name.eq_ignore_ascii_case(b"host") => {
-                    set_authority(request, value).ok_or(Status::BadArgument)?
+                b":scheme" => {
+                    target.scheme = Some(std::str::from_utf8(value).map_err(|_| Status::BadArgument)?.to_owned())
+                }
+                name if name == b":authority" || name.eq_ignore_ascii_case(b"host") => {
+                    set_authority(request, value).ok_or(Status::BadArgument)?;
+                    target.moved = true;
                 }
                 _ => return not_pseudo(name),
             },

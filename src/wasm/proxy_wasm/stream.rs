@@ -14,7 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::abi::Direction;
 use super::buffer::Buffer;
-use super::fields::Fields;
+use super::fields::{Fields, Target};
 use crate::facts::{Facts, Way};
 
 /// A stream in the hands of its request and of the contexts of its filters.
@@ -60,8 +60,7 @@ pub struct Http {
     pub response: Message<ResponseHeader>,
     pub facts: Box<Facts>,
     pub way: Way,
-    /// `:scheme`, when a filter has set another.
-    pub scheme: Option<String>,
+    pub target: Target,
     /// What ends the stream: the first that a filter sends.
     pub reply: Option<LocalReply>,
     pub closed: bool,
@@ -182,7 +181,7 @@ impl Http {
             response: Message::new(no_response(), filters),
             facts,
             way,
-            scheme: None,
+            target: Target::default(),
             reply: None,
             closed: false,
             callouts: 0,
@@ -218,7 +217,7 @@ impl Http {
 
     /// The scheme of the request: that of the connection, unless a filter has set another.
     pub fn scheme(&self) -> &str {
-        match &self.scheme {
+        match &self.target.scheme {
             Some(scheme) => scheme,
             None if self.facts.tls => "https",
             None => "http",

@@ -99,7 +99,7 @@ fn change(
     let fields = match map {
         MapType::RequestHeaders if http.request.open.header => {
             let header = http.request.header.as_mut();
-            header.map(|header| FieldsMut::Request(header, &mut http.scheme))
+            header.map(|header| FieldsMut::Request(header, &mut http.target))
         }
         MapType::ResponseHeaders if http.response.open.header => http.response.header.as_mut().map(FieldsMut::Response),
         MapType::RequestTrailers if http.request.open.trailers => {

@@ -19,8 +19,8 @@ const MOST_UNSENT: usize = 1 << 20;
 const MOST_EVENTS: usize = 16;
 
 /// What comes from the server: initial metadata and messages, and then in any case trailing metadata and the end. Only when
-/// there is no response at all are there no initial metadata; they are empty when the response is a status and no more.
-/// Trailing metadata are empty when the status is not the server's own.
+/// there is no response at all are there no initial metadata; they are empty when the response is a status and no more, or is
+/// not one of gRPC. Trailing metadata are empty when the status is not the server's own.
 #[derive(Clone, Debug)]
 pub enum Event {
     InitialMetadata(HeaderMap),

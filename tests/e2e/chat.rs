@@ -79,6 +79,8 @@ async fn who_is_not_let_in_is_told_why() {
     assert_eq!(bob.closed().await, (1013, "the room is full".to_owned()));
     ann.send_text("this is more than ten bytes").await;
     assert_eq!(ann.closed().await, (1009, "this line is too long".to_owned()));
+    // Her run tells the room that she has left before it ends.
+    proxy.wait_until_idle();
     let mut bob = enter(&proxy, "bob").await;
     hears(&mut bob, "* bob has come").await;
 }

@@ -42,6 +42,21 @@ async fn every_misbehaviour_costs_its_own_request_in_wasm_http_filter_headers() 
     costs_its_own_request("wasm_http_filter_headers").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_compute_while_a_plugin_waits_is_not_its_own() {
+    let mut site = Site::with("threads = 1");
+    let rests = Script::guest("hostile", "rests").main("rest").key("limits = { cpu_ms = 200 }");
+    // It holds the only worker for as long as it may.
+    let computes = Script::guest("hostile_sync", "computes").main("loop").key("limits = { cpu_ms = 500 }");
+    site.answered("/rests").script("wasm_access", rests);
+    site.answered("/computes").script("wasm_access", computes);
+    let proxy = Proxy::start(&site.to_string());
+    let rests = tokio::spawn(send(http1().get(proxy.url("/rests"))));
+    proxy.wait_for_metric("phasegate_plugin_runs_total{script=\"rests\",phase=\"wasm_access\"}", 1.0);
+    assert_eq!(send(http1().get(proxy.url("/computes"))).await.status, 500);
+    assert_eq!(rests.await.unwrap().status, 200);
+}
+
 async fn costs_its_own_request(phase: &str) {
     let origin = Origin::saying("hello").await;
     let mut site = Site::with(

@@ -24,6 +24,8 @@ impl Host for State {
     }
 
     async fn sleep(&mut self, time_ms: u64) {
+        // What others compute meanwhile is not its own.
+        self.cpu.host_call();
         tokio::time::sleep(Duration::from_millis(time_ms)).await;
     }
 

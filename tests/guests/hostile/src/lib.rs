@@ -5,6 +5,7 @@
 //! | `loop` | never ends |
 //! | `host-loop` | never ends, and calls the host all the time |
 //! | `sleep-forever` | waits for a day (not in `hostile_sync`) |
+//! | `rest` | computes for a moment, waits for 100 ms, computes again, then `ok` (not in `hostile_sync`) |
 //! | `memory` | takes memory until there is none |
 //! | `recursion` | calls itself without end |
 //! | `trap`, `panic`, `err` | |
@@ -31,6 +32,12 @@ fn misbehave(config: Option<String>) -> Result<Verdict, String> {
         "host-loop" => call(),
         #[cfg(feature = "waits")]
         "sleep-forever" => host::sleep(24 * 60 * 60 * 1000),
+        #[cfg(feature = "waits")]
+        "rest" => {
+            compute_for_a_moment();
+            host::sleep(100);
+            compute_for_a_moment();
+        }
         "memory" => hoard(),
         "recursion" => drop(recurse(0)),
         "trap" => trap(),
@@ -45,6 +52,14 @@ fn compute() {
     let mut rounds = 0u64;
     loop {
         rounds = black_box(rounds.wrapping_add(1));
+    }
+}
+
+/// For a few ticks of the clock that CPU time is counted by.
+#[cfg(feature = "waits")]
+fn compute_for_a_moment() {
+    for rounds in 0..20_000_000u64 {
+        black_box(rounds);
     }
 }
 

@@ -34,9 +34,9 @@ fn misbehave(config: Option<String>) -> Result<Verdict, String> {
         "sleep-forever" => host::sleep(24 * 60 * 60 * 1000),
         #[cfg(feature = "waits")]
         "rest" => {
-            compute_for_a_moment();
+            compute_for(4_000_000);
             host::sleep(100);
-            compute_for_a_moment();
+            compute_for(20_000_000);
         }
         "memory" => hoard(),
         "recursion" => drop(recurse(0)),
@@ -55,11 +55,11 @@ fn compute() {
     }
 }
 
-/// For a few ticks of the clock that CPU time is counted by.
+/// A million rounds are about a millisecond; the clock that CPU time is counted by ticks every five.
 #[cfg(feature = "waits")]
-fn compute_for_a_moment() {
-    for rounds in 0..20_000_000u64 {
-        black_box(rounds);
+fn compute_for(rounds: u64) {
+    for round in 0..rounds {
+        black_box(round);
     }
 }
 

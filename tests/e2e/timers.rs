@@ -22,17 +22,17 @@ async fn once(script: Script) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn timers_expire_in_order() {
     let given = once(main(&[
-        json!(["add-timer", 30, 1, "late"]),
+        json!(["add-timer", 1000, 1, "late"]),
         json!(["add-timer", 1, 2, "early"]),
         json!(["add-timer", 1, 3, "removed"]),
         json!(["add-timer", 1, 4, "replaced"]),
-        json!(["add-timer", 40, 4, "new"]),
+        json!(["add-timer", 1100, 4, "new"]),
         json!(["add-timer", u64::MAX, 5, "never"]),
         json!(["del-timer", 3]),
         json!(["del-timer", 99]),
         json!(["get-timer-timeout", 10_000]),
         json!(["get-timer-timeout", 0]),
-        json!(["sleep", 60]),
+        json!(["sleep", 1300]),
         json!(["get-timer-timeout", 10_000]),
         json!(["get-timer-timeout", 5]),
     ]))

@@ -49,6 +49,11 @@ impl Hangup {
         };
         Ok(Hangup { runtime, signal })
     }
+
+    /// What signals are listened for with.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
 }
 
 /// What a reload needs of the running server.

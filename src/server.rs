@@ -44,6 +44,8 @@ pub enum ServerError {
     Listen { addr: SocketAddr, source: io::Error },
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+    #[error("cannot listen for SIGTERM and SIGINT: {0}")]
+    Signals(io::Error),
 }
 
 /// What a server is started with: everything checked and compiled.
@@ -69,6 +71,8 @@ pub fn run(start: Start) -> Result<(), ServerError> {
     let Start { config, capabilities, announced, host, snapshot, services, certificates, metrics, inputs, hangup } =
         start;
     let (listeners, admin, grace_period) = (listeners(&config), config.admin, config.grace_period);
+    let shutdown = Shutdown::default();
+    let signals = shutdown.listen(hangup.runtime()).map_err(ServerError::Signals)?;
     let mut server = Server::new_with_opt_and_conf(None, settings(&config));
     server.bootstrap();
 
@@ -116,8 +120,6 @@ pub fn run(start: Start) -> Result<(), ServerError> {
         server.add_service(Prebound::new(service, bound).until_the_end());
     }
 
-    let shutdown = Shutdown::default();
-    let signals = shutdown.signals();
     // On a thread of its own: Pingora always waits for the whole grace period, and ours may end before.
     let serving = std::thread::Builder::new()
         .name("server".into())

@@ -1,5 +1,6 @@
 //! SIGTERM and SIGINT: no new connections, and an end when the last request has ended.
 
+use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -7,7 +8,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use parking_lot::{Condvar, Mutex};
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::observe::metrics::Metrics;
 
@@ -26,9 +28,15 @@ const FLUSH: Duration = Duration::from_millis(100);
 pub struct Shutdown(Arc<(Mutex<bool>, Condvar)>);
 
 impl Shutdown {
-    /// What tells Pingora, and this.
-    pub fn signals(&self) -> impl ShutdownSignalWatch + use<> {
-        Signals(self.clone())
+    /// What tells Pingora, and this. From now on a signal does not end the process at once; one that comes before anybody
+    /// waits for it is kept.
+    ///
+    /// # Errors
+    /// When the signals cannot be listened for.
+    pub fn listen(&self, runtime: &Runtime) -> io::Result<impl ShutdownSignalWatch + use<>> {
+        let _inside = runtime.enter();
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Signals { shutdown: self.clone(), signals: Mutex::new(Some((terminate, interrupt))) })
     }
 
     /// Waits for a signal, or the end of the server, which should not come first.
@@ -46,18 +54,20 @@ impl Shutdown {
     }
 }
 
-struct Signals(Shutdown);
+struct Signals {
+    shutdown: Shutdown,
+    /// Until Pingora waits for them.
+    signals: Mutex<Option<(Signal, Signal)>>,
+}
 
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
-        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-            (Ok(mut terminate), Ok(mut interrupt)) => {
-                tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-            }
-            (Err(error), _) | (_, Err(error)) => log::error!("cannot wait for signals: {error}"),
+        let signals = self.signals.lock().take();
+        if let Some((mut terminate, mut interrupt)) = signals {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         }
-        self.0.come();
+        self.shutdown.come();
         ShutdownSignal::GracefulTerminate
     }
 }

@@ -48,10 +48,9 @@ impl Gateway {
         &'a self,
         session: &'a mut Session,
         ctx: &'a mut Context,
-        reply: Reply,
+        mut reply: Reply,
     ) -> BoxFuture<'a, pingora::Result<()>> {
         Box::pin(async move {
-            let mut reply = reply;
             let mut response = header_of(&reply)?;
             if has_body(reply.status) {
                 let head = session.req_header().method == http::Method::HEAD;

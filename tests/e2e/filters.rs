@@ -319,6 +319,21 @@ async fn each_filter_may_pause_for_so_long_and_not_all_of_them_together() {
     assert!(begun.elapsed() >= Duration::from_millis(1400), "both have paused: {:?}", begun.elapsed());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_filter_has_denied_before_it_fails_is_denied() {
+    let origin = Origin::saying("never").await;
+    let denies = json!(["local_response", { "status": 403, "body": "denied" }]);
+    for plan in [
+        json!({ "on_context_create": [denies], "on_request_headers": [["trap"]] }),
+        json!({ "on_request_headers": [denies, ["trap"]] }),
+    ] {
+        let filters = format!("{}failure_policy = 'open'\n", pw_probe(&plan));
+        let proxy = Proxy::start(&through(origin.addr(), "", &filters));
+        assert_eq!(send(http1().get(proxy.url("/"))).await.status, 403, "{plan}");
+        assert!(origin.received().is_empty(), "{plan}");
+    }
+}
+
 /// What a filter does with its stream a moment after the request header has passed it.
 fn later(step: Value) -> String {
     pw_probe(&json!({

@@ -286,7 +286,7 @@ impl Filters {
         let end = self.lane_ref(direction).ends_with_headers();
         let count = self.stream.lock().fields(direction).map_or(0, Fields::count);
         let is_request = direction == Direction::Request;
-        let Some(action) = self.call(position, |link| link.on_headers(is_request, count, end))? else {
+        let Some(action) = self.call(direction, position, |link| link.on_headers(is_request, count, end))? else {
             self.lane(direction).stage_mut(index).headers = Headers::Passed;
             return Ok(());
         };
@@ -315,7 +315,7 @@ impl Filters {
             u32::try_from(held.body.len()).unwrap_or(u32::MAX)
         };
         let is_request = direction == Direction::Request;
-        let Some(action) = self.call(position, |link| link.on_body(is_request, size, end))? else {
+        let Some(action) = self.call(direction, position, |link| link.on_body(is_request, size, end))? else {
             self.release(direction, index, position);
             return Ok(());
         };
@@ -355,7 +355,7 @@ impl Filters {
             http.response.trailers.as_ref().map_or(0, |trailers| u32::try_from(trailers.len()).unwrap_or(u32::MAX))
         };
         let is_request = direction == Direction::Request;
-        let action = self.call(position, |link| link.on_trailers(is_request, count))?.unwrap_or(0);
+        let action = self.call(direction, position, |link| link.on_trailers(is_request, count))?.unwrap_or(0);
         let resumed = self.decided(direction, position)?;
         if action == 0 || resumed {
             self.release(direction, index, position);
@@ -374,6 +374,7 @@ impl Filters {
     /// Calls a filter back; none when it is to be skipped. What it has decided beside its answer is [`Filters::decided`].
     fn call(
         &mut self,
+        direction: Direction,
         position: usize,
         callback: impl FnOnce(&Link) -> Result<u32, Lost>,
     ) -> Result<Option<u32>, Flow> {
@@ -387,7 +388,11 @@ impl Filters {
         let State::Open(link, _) = &self.contexts[position] else { return Ok(None) };
         match callback(link) {
             Ok(action) => Ok(Some(action)),
-            Err(Lost) => self.lost(position).map(|()| None),
+            Err(Lost) => {
+                self.lost(position)?;
+                // It may be skipped, but what it has decided before it failed counts.
+                self.decided(direction, position).map(|_| None)
+            }
         }
     }
 

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod exchange;
 pub mod facts;
+pub mod file;
 pub mod observe;
 pub mod phase;
 pub mod proxy;

@@ -26,6 +26,8 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
+use crate::file;
+
 /// What a configuration file gave.
 #[derive(Debug)]
 pub struct Loaded {
@@ -42,7 +44,7 @@ pub fn load(path: &Path) -> Loaded {
         diagnostics.push(diagnostic);
         Loaded { config: Config::empty(path), diagnostics }
     };
-    let bytes = match std::fs::read(path) {
+    let bytes = match file::read_stream(path) {
         Ok(bytes) => bytes,
         Err(error) => {
             let message = format!("cannot read the configuration file {}: {error}", path.display());

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::file;
 use crate::wasm::Digest;
 
 /// The files that a configuration is made of, as they were just before they were read.
@@ -36,5 +36,5 @@ impl Inputs {
 }
 
 fn digest(file: &Path) -> Option<Digest> {
-    fs::read(file).ok().map(|content| Digest::of(&content))
+    file::read(file).ok().map(|content| Digest::of(&content))
 }

@@ -19,6 +19,7 @@ use crate::capability::Capabilities;
 use crate::capability::callout::{self, CalloutError};
 use crate::capability::net::Network;
 use crate::config::{Code, Remote};
+use crate::file;
 use crate::observe::metrics::{Metrics, RemoteCodeMetrics};
 
 /// Bytes of the largest code that is fetched.
@@ -135,7 +136,7 @@ impl CodeStore {
     /// When the file cannot be read, or the code can neither be found nor fetched.
     pub fn bytes(&self, code: &Code) -> Result<Arc<[u8]>, CodeError> {
         match code {
-            Code::Local(path) => fs::read(path).map(Arc::from).map_err(|error| CodeError::Read(Arc::new(error))),
+            Code::Local(path) => file::read(path).map(Arc::from).map_err(|error| CodeError::Read(Arc::new(error))),
             Code::Remote(remote) => {
                 let entry = self.entry(remote);
                 self.remote(remote, &mut entry.lock())
@@ -205,7 +206,7 @@ impl CodeStore {
 
     /// What is on disk, if it is what it should be.
     fn kept(&self, remote: &Remote) -> Option<Arc<[u8]>> {
-        let bytes = fs::read(self.file(remote)?).ok()?;
+        let bytes = file::read(&self.file(remote)?).ok()?;
         check(remote, &bytes).ok()?;
         Some(bytes.into())
     }

@@ -13,6 +13,7 @@ use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
 use super::entry::EntryPoint;
+use crate::file;
 
 /// The custom section in which the SDK names the entry points that a plugin implements, comma-separated.
 const ENTRY_POINTS_SECTION: &str = "phasegate:entry-points";
@@ -126,7 +127,7 @@ impl Modules {
     /// # Errors
     /// When it is not a plugin.
     pub fn load(&self, engine: &Engine, path: &Path) -> Result<Arc<Module>, ModuleError> {
-        let bytes = std::fs::read(path)?;
+        let bytes = file::read(path)?;
         let digest = Digest::of(&bytes);
         if let Some(module) = self.0.lock().get(&digest).and_then(Weak::upgrade) {
             return Ok(module);

@@ -14,6 +14,7 @@ use toml::Spanned;
 
 use super::model::{AccessLog, Ca, Config, LogTarget, Network};
 use super::{Diagnostic, Diagnostics, Template, schema};
+use crate::file;
 use chain::Level;
 use upstream::Upstreams;
 
@@ -117,11 +118,7 @@ impl Context<'_> {
     fn file(&mut self, what: &str, written: &Spanned<String>) -> Option<PathBuf> {
         let path = self.directory.join(written.get_ref());
         self.files.push(path.clone());
-        let readable = std::fs::File::open(&path).and_then(|file| match file.metadata()?.is_file() {
-            true => Ok(()),
-            false => Err(std::io::Error::other("it is not a file")),
-        });
-        let Err(error) = readable else { return Some(path) };
+        let Err(error) = file::open(&path) else { return Some(path) };
         let message = format!("cannot read {what} `{}`: {error}", written.get_ref());
         let help = format!("paths are relative to the configuration file; it was looked for at {}", path.display());
         self.error(Diagnostic::error(written.span(), message).help(help));

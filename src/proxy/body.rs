@@ -87,9 +87,10 @@ impl RequestBody {
     }
 
     async fn receive(&mut self, session: &mut Session) -> pingora::Result<Option<Bytes>> {
-        if std::mem::take(&mut self.expects_continue) {
-            self.continued = true;
+        if self.expects_continue {
             session.downstream_session.write_continue_response().await?;
+            self.expects_continue = false;
+            self.continued = true;
         }
         session.downstream_session.read_request_body().await
     }
@@ -136,6 +137,11 @@ impl RequestBody {
             self.recover(session);
             self.lent = Some(decorate::install(session, Replay(self.read.clone().freeze())));
         }
+    }
+
+    /// There while what was read in advance stands in front of the session.
+    pub fn slot(&self) -> Option<&decorate::Slot> {
+        self.lent.as_ref()
     }
 
     /// The body goes upstream now: what an attempt has sent, the next must not read again from the connection.

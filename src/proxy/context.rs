@@ -9,6 +9,7 @@ use pingora::prelude::Session;
 use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
 
 use super::body::RequestBody;
+use super::decorate::Slot;
 use super::filter::Filtering;
 use super::generation::Generation;
 use super::upstream::Selected;
@@ -103,6 +104,14 @@ impl Context {
             facts.forwarded_for =
                 facts.remote.and_then(|peer| forwarded_for(peer.ip(), &session.req_header().headers, trusted));
         }
+    }
+
+    /// The client's connection ends with the response: it is not worth keeping, or nothing else says where the response
+    /// ends.
+    pub fn end_connection(&self, session: &mut Session) {
+        session.set_keepalive(None);
+        let filtered = self.filtering.as_ref().and_then(Filtering::slot);
+        filtered.into_iter().chain(self.body.slot()).for_each(Slot::close);
     }
 
     /// Takes down how it went.

@@ -2,6 +2,7 @@
 //! [`Decoration`]. Pingora's own hooks for bodies cannot wait, and its buffer for replays loses what is over 64 KiB.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,8 +18,24 @@ use pingora::protocols::http::custom::{CustomMessageWrite, server};
 use pingora::protocols::http::{HttpTask, ServerSession};
 use pingora::protocols::l4::socket::SocketAddr;
 
-/// Where the client's own session is left when the decoration is taken off.
-pub type Slot = Arc<Mutex<Option<Box<ServerSession>>>>;
+/// What is left in hand of a session that is decorated.
+#[derive(Clone, Default)]
+pub struct Slot(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    /// Where the client's own session is left when the decoration is taken off.
+    session: Mutex<Option<Box<ServerSession>>>,
+    /// Whether the connection ends with the response.
+    closes: AtomicBool,
+}
+
+impl Slot {
+    /// The connection ends with the response. Pingora cannot tell that to a session that is not its own.
+    pub fn close(&self) {
+        self.0.closes.store(true, Ordering::Relaxed);
+    }
+}
 
 /// What is done to the bytes of a session. By default nothing: every method passes on to the session itself.
 pub trait Decoration: Send + Sync + Unpin + 'static {
@@ -94,7 +111,7 @@ pub fn install(session: &mut Session, decoration: impl Decoration) -> Slot {
 /// Takes the decoration off that was put on last.
 pub fn remove(session: &mut Session, slot: &Slot) {
     *session.downstream_session = nothing();
-    if let Some(real) = slot.lock().take() {
+    if let Some(real) = slot.0.session.lock().take() {
         session.downstream_session = real;
     }
 }
@@ -131,6 +148,13 @@ impl<D> Decorated<D> {
         self.session.as_mut().expect("the session is taken only by drop")
     }
 
+    /// To be called before the head of the response is written.
+    fn settle_connection(&mut self) {
+        if self.slot.0.closes.load(Ordering::Relaxed) {
+            self.real_mut().set_keepalive(None);
+        }
+    }
+
     /// The decoration and the session that it works on.
     fn both(&mut self) -> (&mut D, &mut ServerSession) {
         (&mut self.decoration, self.session.as_mut().expect("the session is taken only by drop"))
@@ -139,7 +163,7 @@ impl<D> Decorated<D> {
 
 impl<D> Drop for Decorated<D> {
     fn drop(&mut self) {
-        *self.slot.lock() = self.session.take();
+        *self.slot.0.session.lock() = self.session.take();
     }
 }
 
@@ -191,11 +215,13 @@ impl<D: Decoration> server::Session for Decorated<D> {
     }
 
     async fn write_response_header(&mut self, response: Box<ResponseHeader>, _end: bool) -> Result<()> {
+        self.settle_connection();
         let (decoration, session) = self.both();
         decoration.write_header(session, response).await
     }
 
     async fn write_response_header_ref(&mut self, response: &ResponseHeader, _end: bool) -> Result<()> {
+        self.settle_connection();
         let (decoration, session) = self.both();
         decoration.write_header(session, Box::new(response.clone())).await
     }
@@ -210,6 +236,7 @@ impl<D: Decoration> server::Session for Decorated<D> {
     }
 
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+        self.settle_connection();
         let (decoration, session) = self.both();
         decoration.write_tasks(session, tasks).await
     }

@@ -35,6 +35,8 @@ struct State {
     reply: Option<LocalReply>,
     /// Whether a response header has come to the filters.
     response: Response,
+    /// Whether a hook waits for the filters: then the session does not.
+    hook_waits: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +61,6 @@ impl Gateway {
         let Some(chain) = ctx.local().and_then(|local| local.filters.clone()) else { return Ok(Filtered::Continue) };
         ctx.body.freeze(session);
         let end = ctx.body.is_over(session);
-        // The next request, if it comes instead of the client's end, is kept.
-        session.set_pipelining_enabled(true);
         let way_here = way(session, ctx);
         let mut filters = Filters::new(chain, session.req_header_mut(), ctx.facts.clone(), way_here);
         let flow = match filters.request_headers(end) {
@@ -181,7 +181,7 @@ impl Gateway {
         state.filters.return_request(session.req_header_mut());
         state.filters.return_response(response);
         if framed && !is_framed(response) && !end {
-            frame(session, response);
+            frame(session, ctx, response);
         }
         match flow {
             Flow::On => Filtered::Continue,
@@ -211,7 +211,7 @@ impl Gateway {
         match self.filter_response(session, ctx, response, end).await {
             Filtered::Continue => Ok(()),
             Filtered::Reply(reply) => {
-                session.set_keepalive(None);
+                ctx.end_connection(session);
                 self.respond_as(session, ctx, reply.into()).await?;
                 Err(error::cut())
             }
@@ -252,13 +252,18 @@ impl Gateway {
 
 impl Filtering {
     fn new(filters: Filters) -> Filtering {
-        let state = State { filters, reply: None, response: Response::Ahead };
+        let state = State { filters, reply: None, response: Response::Ahead, hook_waits: false };
         Filtering { state: Arc::new(Mutex::new(state)), slot: None }
     }
 
     /// What a filter has answered while the body was on its way.
     pub fn take_reply(&self) -> Option<LocalReply> {
         self.state.lock().reply.take()
+    }
+
+    /// There when bodies pass the filters.
+    pub fn slot(&self) -> Option<&Slot> {
+        self.slot.as_ref()
     }
 
     /// Lets a response pass by the filters.
@@ -279,7 +284,9 @@ impl From<LocalReply> for Reply {
 impl State {
     /// Whether the header of the response waits for a filter, and all that follows it.
     fn holds_response(&self) -> bool {
-        !self.filters.headers_passed(Direction::Response) && !self.filters.holds_headers_alone(Direction::Response)
+        let awaits_body = !self.filters.response_ended_with_headers();
+        !self.filters.headers_passed(Direction::Response)
+            && !(awaits_body && self.filters.holds_headers_alone(Direction::Response))
     }
 }
 
@@ -292,6 +299,7 @@ async fn response_headers_passed(
 ) -> Flow {
     let mut flow = Flow::On;
     let mut timer = PauseTimer::default();
+    state.lock().hook_waits = true;
     while flow == Flow::On {
         let paused = {
             let state = state.lock();
@@ -313,6 +321,9 @@ async fn response_headers_passed(
             () = expiry(paused) => state.lock().filters.give_up(Direction::Response),
         };
     }
+    state.lock().hook_waits = false;
+    // What has woken this may be for the request, whose turn comes now.
+    stream.wake();
     flow
 }
 
@@ -357,14 +368,14 @@ fn is_framed(response: &ResponseHeader) -> bool {
 }
 
 /// A filter has removed the length of a body that follows.
-fn frame(session: &mut Session, response: &mut ResponseHeader) {
+fn frame(session: &mut Session, ctx: &Context, response: &mut ResponseHeader) {
     if !has_body(response.status) {
         return;
     }
     match session.req_header().version {
         Version::HTTP_11 => drop(response.insert_header(header::TRANSFER_ENCODING, "chunked")),
         // The end of the connection ends the body.
-        Version::HTTP_10 | Version::HTTP_09 => session.set_keepalive(None),
+        Version::HTTP_10 | Version::HTTP_09 => ctx.end_connection(session),
         _ => {}
     }
 }

@@ -131,6 +131,8 @@ impl ProxyHttp for Gateway {
         let generation = self.shared.current.load_full();
         ctx.arrive(session, &generation.config.trusted_proxies);
         session.set_write_timeout(Some(generation.config.client_timeout));
+        // The next request, if it comes before the response, is kept (RFC 9112, section 9.3.2).
+        session.set_pipelining_enabled(true);
         ctx.route = Some(self.route(session, generation));
         for phase in [Phase::Access, Phase::Serverless] {
             match self.run(phase, session, ctx, Subject::Request).await {
@@ -305,7 +307,7 @@ impl ProxyHttp for Gateway {
             && response.remove_header(&header::TRANSFER_ENCODING).is_some()
         {
             // Such a client knows no chunks: the end of the connection ends the body (RFC 9112, sections 6.1 and 6.3).
-            session.set_keepalive(None);
+            ctx.end_connection(session);
         }
         if ctx.filtering.is_some() {
             Box::pin(self.filter_upstream_response(session, ctx, response)).await?;
@@ -320,13 +322,13 @@ impl ProxyHttp for Gateway {
         let written = session.response_written().is_some_and(|response| !is_interim(response.status));
         ctx.facts.origin = error::origin(failure, written).or(ctx.facts.origin);
         if let Some(reply) = ctx.filtering.as_ref().and_then(Filtering::take_reply).filter(|_| !written) {
-            session.set_keepalive(None);
+            ctx.end_connection(session);
             if let Err(error) = self.respond_as(session, ctx, reply.into()).await {
                 log::debug!("the response of a filter could not be sent: {error}");
             }
         } else if code > 0 && !written {
             // Whatever went wrong, the connection is not worth keeping.
-            session.set_keepalive(None);
+            ctx.end_connection(session);
             let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             if let Err(error) = self.respond(session, ctx, Reply::of_status(status)).await {
                 log::debug!("the error response could not be sent: {error}");

@@ -111,7 +111,7 @@ impl Gateway {
                         response.insert_header(header::TRANSFER_ENCODING, "chunked")?;
                     }
                     // HTTP/2 has frames; in HTTP/1.0 the end of the connection ends the body.
-                    None => session.set_keepalive(None),
+                    None => ctx.end_connection(session),
                 }
             }
             without_body(&mut response)?;

@@ -17,6 +17,7 @@ mod client_stream;
 mod entry_points;
 mod examples;
 mod failures;
+mod filter_pauses;
 mod filters;
 mod headers;
 mod host_functions;

@@ -23,6 +23,8 @@ pub struct FilteredSession {
     state: Arc<Mutex<State>>,
     /// Of the filters.
     stream: Arc<Stream>,
+    /// Whether the request has a body.
+    has_body: bool,
     /// Whether the client's body has come to its end.
     over: bool,
     /// Whether the filters have let that pass.
@@ -52,6 +54,7 @@ impl FilteredSession {
         FilteredSession {
             state,
             stream,
+            has_body: !end,
             over,
             ended: end,
             held: None,
@@ -96,20 +99,29 @@ impl FilteredSession {
 
     /// Waits where a filter has paused the response until there is more of it, or the end.
     async fn wait(&mut self, session: &mut ServerSession, out: &mut Vec<HttpTask>) -> Result<()> {
+        let waited = self.wait_for_filters(session, out).await;
+        // What has woken this may be for the request, whose turn comes now.
+        self.stream.wake();
+        waited
+    }
+
+    async fn wait_for_filters(&mut self, session: &mut ServerSession, out: &mut Vec<HttpTask>) -> Result<()> {
         loop {
             let (paused, waits) = {
                 let state = self.state.lock();
                 let Some(paused) = state.filters.paused(Direction::Response) else { return Ok(()) };
-                let waits = self.response_over || state.filters.waits_for_callout();
-                (self.response_timer.left(Some(paused)), waits)
+                let waits = self.response_over || state.filters.holds_back_response();
+                (paused, waits)
             };
             if !waits {
                 // The callout may have been answered since; else it waits for more of the body.
                 let flow = self.with_filters(session, |filters| filters.run(Direction::Response));
                 self.follow(flow, Direction::Response)?;
                 self.take_passed(session, out);
+                self.response_timer = PauseTimer::default();
                 return Ok(());
             }
+            let paused = self.response_timer.left(Some(paused));
             if !out.is_empty() {
                 session.response_duplex_vec(std::mem::take(out)).await?;
             }
@@ -241,7 +253,8 @@ impl Decoration for FilteredSession {
         }
     }
 
-    /// While there is nothing to read, filters may still decide something, or pause the response for too long.
+    /// While there is nothing to read, filters may still decide something. How long they pause the response does not count:
+    /// it is the upstream that is waited for.
     async fn read_body_or_idle(
         &mut self,
         session: &mut ServerSession,
@@ -250,15 +263,13 @@ impl Decoration for FilteredSession {
         if !no_body_expected && !session.was_upgraded() {
             return self.read_body(session).await;
         }
+        if self.state.lock().hook_waits {
+            return session.read_body_or_idle(no_body_expected).await;
+        }
         loop {
-            let paused = self.state.lock().filters.paused(Direction::Response);
-            let paused = self.response_timer.left(paused);
             let flow = tokio::select! {
                 biased;
                 () = self.stream.woken() => self.with_filters(session, |filters| filters.run(Direction::Request)),
-                () = expiry(paused) => {
-                    self.with_filters(session, |filters| filters.give_up(Direction::Response))
-                }
                 read = session.read_body_or_idle(no_body_expected) => return read,
             };
             self.follow(flow, Direction::Request)?;
@@ -270,7 +281,9 @@ impl Decoration for FilteredSession {
     }
 
     fn retry_buffer(&self, _session: &ServerSession) -> Option<Bytes> {
-        (!self.retry.truncated && !self.retry.kept.is_empty()).then(|| self.retry.kept.clone().freeze())
+        // Also of a body that the filters have emptied: its end has to go again.
+        let has_gone = !self.retry.kept.is_empty() || (self.retry.enabled && self.has_body && self.ended);
+        (!self.retry.truncated && has_gone).then(|| self.retry.kept.clone().freeze())
     }
 
     fn retry_buffer_truncated(&self, _session: &ServerSession) -> bool {

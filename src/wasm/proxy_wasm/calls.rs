@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::task::AbortHandle;
 
-use super::abi::Status;
+use super::abi::{Direction, Status};
 use super::stream::Stream;
 use crate::capability::grpc::GrpcStream;
 
@@ -28,27 +28,38 @@ pub struct Calls {
 /// A callout. Dropped, it is given up.
 pub struct InFlight {
     task: AbortHandle,
-    /// The stream for which it was made, which may be paused until it ends.
-    stream: Option<Arc<Stream>>,
+    /// What may be paused until it ends.
+    behalf: Option<Behalf>,
     /// Of a gRPC stream.
     sender: Option<GrpcStream>,
 }
 
+/// For whom a callout is made: a direction of a stream, at a filter.
+pub struct Behalf {
+    pub stream: Arc<Stream>,
+    pub position: usize,
+    pub direction: Direction,
+}
+
 impl InFlight {
-    /// `stream`: for which it was made.
-    pub fn new(task: AbortHandle, stream: Option<Arc<Stream>>, sender: Option<GrpcStream>) -> InFlight {
-        if let Some(stream) = &stream {
-            stream.lock().callouts += 1;
+    pub fn new(task: AbortHandle, behalf: Option<Behalf>, sender: Option<GrpcStream>) -> InFlight {
+        if let Some(Behalf { stream, position, direction }) = &behalf {
+            stream.lock().held(*direction, *position).callouts += 1;
         }
-        InFlight { task, stream, sender }
+        InFlight { task, behalf, sender }
+    }
+
+    /// The direction for which it was made, if it was for a stream.
+    pub fn direction(&self) -> Option<Direction> {
+        self.behalf.as_ref().map(|behalf| behalf.direction)
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.task.abort();
-        if let Some(stream) = &self.stream {
-            stream.lock().callouts -= 1;
+        if let Some(Behalf { stream, position, direction }) = &self.behalf {
+            stream.lock().held(*direction, *position).callouts -= 1;
             stream.wake();
         }
     }
@@ -81,6 +92,11 @@ impl Calls {
     /// Takes a callout out: it has ended, or is given up when this is dropped.
     pub fn remove(&mut self, id: u32) -> Option<InFlight> {
         self.in_flight.remove(&id)
+    }
+
+    /// The direction of a stream that waits for a callout.
+    pub fn direction(&self, id: u32) -> Option<Direction> {
+        self.in_flight.get(&id)?.direction()
     }
 
     /// The sending half of a gRPC stream.

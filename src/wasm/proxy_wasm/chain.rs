@@ -106,7 +106,6 @@ impl Filters {
         http.response.header.lend(response);
         http.response.open.header = true;
         http.response.trailers = None;
-        http.reply = None;
         drop(http);
         self.response.begin(end);
         self.run(Direction::Response)
@@ -181,7 +180,7 @@ impl Filters {
     pub fn return_response(&mut self, response: &mut ResponseHeader) {
         let mut http = self.stream.lock();
         http.response.open.header = false;
-        http.response.header.give_back(response);
+        http.response.header.give_out(response);
         http.response.header.keep_copy(plain_copy(response));
     }
 
@@ -212,9 +211,12 @@ impl Filters {
         Some((position, self.chain.filters[position].longest_pause))
     }
 
-    /// Whether a callout is under way for which a filter may have paused.
-    pub fn waits_for_callout(&self) -> bool {
-        self.stream.lock().callouts > 0
+    /// Whether the filter that has paused the response should get no more of it: it has made a callout for what it has, or
+    /// holds as much as it may.
+    pub fn holds_back_response(&self) -> bool {
+        let Some(position) = self.response.paused() else { return false };
+        let calls_out = self.stream.lock().held(Direction::Response, position).callouts > 0;
+        calls_out || self.is_full(Direction::Response)
     }
 
     /// A filter has paused a direction for too long: that is a failure of it.
@@ -311,7 +313,6 @@ impl Filters {
             let held = http.held(direction, position);
             held.body.append(data);
             held.visible = true;
-            held.resume = false;
             u32::try_from(held.body.len()).unwrap_or(u32::MAX)
         };
         let is_request = direction == Direction::Request;
@@ -351,7 +352,6 @@ impl Filters {
         let count = {
             let mut http = self.stream.lock();
             http.response.open.trailers = true;
-            http.held(direction, position).resume = false;
             http.response.trailers.as_ref().map_or(0, |trailers| u32::try_from(trailers.len()).unwrap_or(u32::MAX))
         };
         let is_request = direction == Direction::Request;
@@ -427,6 +427,8 @@ impl Filters {
             return Ok(());
         }
         let mut http = self.stream.lock();
+        // Its own answer, if it had one, is not what the client gets.
+        http.reply = None;
         http.details = Some("wasm_fail_stream".to_owned());
         let is_grpc = http.is_grpc();
         let reply = LocalReply {

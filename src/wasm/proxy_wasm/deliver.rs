@@ -27,7 +27,8 @@ impl Vm {
         result: Result<ClusterResponse, CalloutError>,
     ) -> wasmtime::Result<()> {
         // Until the callback has returned: then the stream that waits for it looks what has become of it.
-        let Some(_call) = self.state().calls.remove(id) else { return Ok(()) };
+        let Some(call) = self.state().calls.remove(id) else { return Ok(()) };
+        self.state().contexts.direction = call.direction();
         let shown = &mut self.state().shown;
         let counts = match result.or_else(stand_in) {
             Ok(ClusterResponse { status, headers, body, trailers }) => {
@@ -54,7 +55,8 @@ impl Vm {
     /// # Errors
     /// A trap.
     pub fn deliver_grpc(&mut self, root: u32, id: u32, result: Result<Reply, Status>) -> wasmtime::Result<()> {
-        let Some(_call) = self.state().calls.remove(id) else { return Ok(()) };
+        let Some(call) = self.state().calls.remove(id) else { return Ok(()) };
+        self.state().contexts.direction = call.direction();
         let called = match result {
             // As Envoy, it shows the metadata of streams only.
             Ok(Reply { message, .. }) => {
@@ -76,7 +78,9 @@ impl Vm {
         if !self.state().calls.contains(id) {
             return Ok(());
         }
-        let shown = &mut self.state().shown;
+        let state = self.state();
+        state.contexts.direction = state.calls.direction(id);
+        let shown = &mut state.shown;
         let called = match event {
             Event::InitialMetadata(metadata) => {
                 // A response of trailers only has none.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use wasmtime::TypedFunc;
 
-use super::abi::Status;
+use super::abi::{Direction, Status};
 use super::calls::Calls;
 use super::module::Abi;
 use super::plugin::Identity;
@@ -86,6 +86,8 @@ pub struct Contexts {
     pub current: u32,
     /// Whose callback runs, whatever context it has taken on.
     pub called: u32,
+    /// Of a stream, when it is about one.
+    pub direction: Option<Direction>,
 }
 
 pub enum Context {
@@ -204,6 +206,13 @@ impl Contexts {
         match self.all.get_mut(&self.current)? {
             Context::Root(root) => Some(&mut root.declared),
             Context::Stream(stream) => Some(&mut stream.declared),
+        }
+    }
+
+    /// A callback for the body or trailers of a stream begins: what was continued before is not what it pauses.
+    pub fn forget_resume(&self, id: u32, direction: Direction) {
+        if let Some(Context::Stream(StreamContext { stream, position, .. })) = self.all.get(&id) {
+            stream.lock().held(direction, *position).resume = false;
         }
     }
 

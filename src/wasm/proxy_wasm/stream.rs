@@ -64,8 +64,6 @@ pub struct Http {
     /// What ends the stream: the first that a filter sends.
     pub reply: Option<LocalReply>,
     pub closed: bool,
-    /// Callouts of its filters that have not been answered.
-    pub callouts: usize,
     /// Why the filters have ended the stream: what they say of their response.
     pub details: Option<String>,
     /// What filters have set (`proxy_set_property`), by the path with its NULs.
@@ -89,8 +87,17 @@ pub struct Message<H> {
 /// A header that is here for the time of a callback: it changes places with a stand-in.
 pub struct Lent<H> {
     header: Box<H>,
-    /// Whether it is more than a stand-in.
-    is_there: bool,
+    whose: Whose,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// A stand-in.
+    Nobodys,
+    /// It has to be given back.
+    Lent,
+    /// Kept, whoever has the first copy of it.
+    Kept,
 }
 
 /// The parts of a message that a filter may still change.
@@ -109,6 +116,8 @@ pub struct Held {
     pub visible: bool,
     /// `proxy_continue_stream` was called.
     pub resume: bool,
+    /// Callouts that its callbacks for this direction have made, and that are under way.
+    pub callouts: usize,
 }
 
 /// A response that a filter sends itself.
@@ -122,41 +131,51 @@ pub struct LocalReply {
 
 impl<H> Lent<H> {
     fn stand_in(header: H) -> Lent<H> {
-        Lent { header: Box::new(header), is_there: false }
+        Lent { header: Box::new(header), whose: Whose::Nobodys }
     }
 
     /// None: not there (yet).
     pub fn as_ref(&self) -> Option<&H> {
-        self.is_there.then_some(&*self.header)
+        (self.whose != Whose::Nobodys).then_some(&*self.header)
     }
 
     pub fn as_mut(&mut self) -> Option<&mut H> {
-        self.is_there.then_some(&mut *self.header)
+        (self.whose != Whose::Nobodys).then_some(&mut *self.header)
     }
 
-    /// Takes the header, until [`Lent::give_back`].
+    /// Takes the header, until [`Lent::give_back`]. When it has been taken already, there is only a stand-in to take.
     pub fn lend(&mut self, header: &mut H) {
-        std::mem::swap(&mut *self.header, header);
-        self.is_there = true;
+        if self.whose != Whose::Lent {
+            std::mem::swap(&mut *self.header, header);
+            self.whose = Whose::Lent;
+        }
     }
 
-    /// Gives the header back, if it is there.
+    /// Gives the header back, if it was lent. One that is kept stays.
     pub fn give_back(&mut self, header: &mut H) {
-        if std::mem::take(&mut self.is_there) {
+        if self.whose == Whose::Lent {
+            self.give_out(header);
+        }
+    }
+
+    /// Gives out the header that there is, lent or kept.
+    pub fn give_out(&mut self, header: &mut H) {
+        if self.whose != Whose::Nobodys {
             std::mem::swap(&mut *self.header, header);
+            self.whose = Whose::Nobodys;
         }
     }
 
     /// Keeps this one.
     pub fn keep(&mut self, header: Box<H>) {
         self.header = header;
-        self.is_there = true;
+        self.whose = Whose::Kept;
     }
 
     /// Keeps a copy.
     pub fn keep_copy(&mut self, copy: H) {
         *self.header = copy;
-        self.is_there = true;
+        self.whose = Whose::Kept;
     }
 }
 
@@ -184,7 +203,6 @@ impl Http {
             target: Target::default(),
             reply: None,
             closed: false,
-            callouts: 0,
             details: None,
             properties: HashMap::new(),
             upstream: None,

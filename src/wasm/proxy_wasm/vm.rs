@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use wasmtime::{Instance, InstancePre, Store, TypedFunc, WasmParams, WasmResults};
 
+use super::abi::Direction;
 use super::module::Abi;
 use super::plugin::Identity;
 use super::slot::Listener;
@@ -220,6 +221,7 @@ impl Vm {
     /// # Errors
     /// A trap.
     pub fn on_headers(&mut self, request: bool, id: u32, count: u32, end: bool) -> wasmtime::Result<u32> {
+        self.store.data_mut().contexts.direction = Some(direction(request));
         let callback = if request { &self.callbacks.on_request_headers } else { &self.callbacks.on_response_headers };
         match callback {
             None => Ok(0),
@@ -233,6 +235,7 @@ impl Vm {
     /// # Errors
     /// A trap.
     pub fn on_body(&mut self, request: bool, id: u32, size: u32, end: bool) -> wasmtime::Result<u32> {
+        self.on_more(request, id);
         let callback = if request { &self.callbacks.on_request_body } else { &self.callbacks.on_response_body };
         run(&mut self.store, id, on_or(callback, (id, size, u32::from(end)), 0))
     }
@@ -240,8 +243,15 @@ impl Vm {
     /// # Errors
     /// A trap.
     pub fn on_trailers(&mut self, request: bool, id: u32, count: u32) -> wasmtime::Result<u32> {
+        self.on_more(request, id);
         let callback = if request { &self.callbacks.on_request_trailers } else { &self.callbacks.on_response_trailers };
         run(&mut self.store, id, on_or(callback, (id, count), 0))
+    }
+
+    fn on_more(&mut self, request: bool, id: u32) {
+        let contexts = &mut self.store.data_mut().contexts;
+        contexts.direction = Some(direction(request));
+        contexts.forget_resume(id, direction(request));
     }
 
     /// Done and log: the stream has ended.
@@ -330,8 +340,14 @@ fn run<R>(
     state.cpu.reset(false, None);
     let result = callback(store)?;
     // After a trap it says whose it was.
-    store.data_mut().contexts.current = 0;
+    let contexts = &mut store.data_mut().contexts;
+    contexts.current = 0;
+    contexts.direction = None;
     Ok(result)
+}
+
+fn direction(request: bool) -> Direction {
+    if request { Direction::Request } else { Direction::Response }
 }
 
 fn call<P: WasmParams, R: WasmResults>(

@@ -1,6 +1,6 @@
 //! Callouts to clusters: HTTP and gRPC.
 
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::time::Duration;
 
 use base64::Engine;
@@ -12,12 +12,11 @@ use super::call::{Answer, Call, Refusal, failed, header_name, header_value};
 use crate::capability::Capabilities;
 use crate::capability::callout::ClusterCall;
 use crate::capability::grpc::{self, GrpcCall, SendError};
-use crate::wasm::proxy_wasm::abi::Status;
-use crate::wasm::proxy_wasm::calls::{InFlight, Kind};
+use crate::wasm::proxy_wasm::abi::{Direction, Status};
+use crate::wasm::proxy_wasm::calls::{Behalf, InFlight, Kind};
 use crate::wasm::proxy_wasm::pairs;
 use crate::wasm::proxy_wasm::slot::Slot;
 use crate::wasm::proxy_wasm::state::State;
-use crate::wasm::proxy_wasm::stream::Stream;
 use crate::wasm::proxy_wasm::vm::Vm;
 
 #[expect(clippy::too_many_arguments, reason = "of the ABI")]
@@ -95,7 +94,7 @@ pub fn grpc_stream(
     let what = [(upstream, upstream_size), (service, service_size), (method, method_size), (metadata, metadata_size)];
     let request = grpc_request(call, what)?;
     let begun = Begun::new(call, Kind::GrpcStream, to)?;
-    let Begun { id, root, slot, generation, stream } = begun;
+    let Begun { id, root, slot, generation, behalf } = begun;
     let services = call.state().services.clone();
     let here = services.here();
     let _within = here.enter();
@@ -108,7 +107,7 @@ pub fn grpc_stream(
             }
         }
     });
-    call.state().calls.insert(id, InFlight::new(task.abort_handle(), stream, Some(sender)));
+    call.state().calls.insert(id, InFlight::new(task.abort_handle(), behalf, Some(sender)));
     Ok(())
 }
 
@@ -144,7 +143,7 @@ struct Begun {
     root: u32,
     slot: Weak<Slot>,
     generation: u64,
-    stream: Option<Arc<Stream>>,
+    behalf: Option<Behalf>,
 }
 
 impl Begun {
@@ -156,11 +155,17 @@ impl Begun {
             return Err(failed(state, "callout", &format!("{most} are in flight already, as many as `limits` permit")));
         }
         let id = state.calls.next(kind);
-        let stream = state.contexts.stream().ok().map(|context| context.stream.clone());
+        // What a tick asks for a stream may be for its response as well.
+        let direction = state.contexts.direction.unwrap_or(Direction::Response);
+        let behalf = state.contexts.stream().ok().map(|context| Behalf {
+            stream: context.stream.clone(),
+            position: context.position,
+            direction,
+        });
         let slot = state.slot.clone();
         let generation = Slot::generation_of(&slot);
         call.write_u32(to, id)?;
-        Ok(Begun { id, root, slot, generation, stream })
+        Ok(Begun { id, root, slot, generation, behalf })
     }
 
     /// Waits for what comes of the callout, and delivers it to the VM if that still lives.
@@ -170,7 +175,7 @@ impl Begun {
         callout: impl Future<Output = T> + Send + 'static,
         deliver: fn(&mut Vm, u32, u32, T) -> wasmtime::Result<()>,
     ) {
-        let Begun { id, root, slot, generation, stream } = self;
+        let Begun { id, root, slot, generation, behalf } = self;
         let task = state.services.here().spawn(async move {
             let result = callout.await;
             if let Some(slot) = slot.upgrade() {
@@ -178,7 +183,7 @@ impl Begun {
                 let _ = slot.with(generation, |vm| deliver(vm, root, id, result));
             }
         });
-        state.calls.insert(id, InFlight::new(task.abort_handle(), stream, None));
+        state.calls.insert(id, InFlight::new(task.abort_handle(), behalf, None));
     }
 }
 

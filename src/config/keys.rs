@@ -76,6 +76,7 @@ pub static MAIN: Level = Level {
         key("access_log", "access_log = { path = \"logs/access.log\" }"),
         key("grace_period_ms", "grace_period_ms = 30000"),
         key("client_timeout_ms", "client_timeout_ms = 60000"),
+        key("keepalive_timeout_ms", "keepalive_timeout_ms = 75000"),
         key("body_limit", "body_limit = \"1MiB\""),
         key("trusted_proxies", "trusted_proxies = [\"10.0.0.0/8\"]"),
         key("daemon", "daemon = false"),

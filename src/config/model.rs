@@ -34,6 +34,8 @@ pub struct Config {
     pub grace_period: Duration,
     /// How long a client may take nothing of what is written to it.
     pub client_timeout: Duration,
+    /// How long a connection of HTTP/1.1 waits for its next request.
+    pub keepalive_timeout: Duration,
     /// Bytes of the largest request body that a plugin may read.
     pub body_limit: usize,
     /// Who may say by a header which client a request comes from.
@@ -70,6 +72,7 @@ impl Config {
             access_log: None,
             grace_period: Duration::from_secs(30),
             client_timeout: Duration::from_secs(60),
+            keepalive_timeout: Duration::from_secs(75),
             body_limit: 1 << 20,
             trusted_proxies: Vec::new(),
             cache: default_cache(),

@@ -24,6 +24,7 @@ error_log = "warn"
 access_log = { path = "logs/access.log", format = "${client_ip} ${status}" }
 grace_period_ms = 500
 client_timeout_ms = 700
+keepalive_timeout_ms = 900
 body_limit = "2MiB"
 trusted_proxies = ["10.0.0.0/8", "::1"]
 daemon = false
@@ -144,6 +145,7 @@ fn everything_at_the_main_level() {
     assert_eq!(config.grace_period, Duration::from_millis(500));
     assert_eq!(config.body_limit, 2 << 20);
     assert_eq!(config.client_timeout, Duration::from_millis(700));
+    assert_eq!(config.keepalive_timeout, Duration::from_millis(900));
     assert_eq!(config.trusted_proxies, ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
     assert_eq!(config.admin, "127.0.0.1:9901".parse().ok());
 }

@@ -1,5 +1,7 @@
 //! The request body, as far as a plugin has read it before it went upstream.
 
+use std::future::pending;
+
 use bytes::{Bytes, BytesMut};
 use http::header;
 use pingora::prelude::Session;
@@ -119,6 +121,23 @@ impl RequestBody {
             return self.next(session).await;
         }
         session.downstream_session.read_body_or_idle(true).await
+    }
+
+    /// Until the client goes, as far as it can be seen: what it sends of its body meanwhile is kept, up to `limit` bytes.
+    pub async fn until_gone(&mut self, session: &mut Session, limit: usize) {
+        if !self.is_over(session) && !self.complete {
+            if self.waits_for_invitation() {
+                return pending().await;
+            }
+            match self.read_whole(session, limit).await {
+                Ok(_) => {}
+                Err(Refused::Body(_)) => return,
+                Err(_) => return pending().await,
+            }
+        }
+        if session.downstream_session.read_body_or_idle(true).await.is_ok() {
+            pending().await
+        }
     }
 
     /// Gives what was read to the filters, and whether that was all; from now on they are where the body comes from.

@@ -20,6 +20,11 @@ pub fn no_server() -> Box<Error> {
     status(503, NO_SERVER)
 }
 
+/// The upstream switches protocols, which the client has not asked for (RFC 9110, section 15.2.2).
+pub fn unasked_upgrade() -> Box<Error> {
+    Error::explain(ErrorType::InvalidHTTPHeader, "101 to a request without `Upgrade`").into_up()
+}
+
 pub fn plugin_failure(code: u16) -> Box<Error> {
     status(code, PLUGIN_FAILURE)
 }

@@ -12,6 +12,7 @@ mod respond;
 mod route;
 mod run;
 mod stream;
+mod target;
 pub mod upstream;
 
 pub use generation::Generation;
@@ -130,7 +131,12 @@ impl ProxyHttp for Gateway {
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<bool> {
         let generation = self.shared.current.load_full();
         ctx.arrive(session, &generation.config.trusted_proxies);
+        target::settle(session.req_header_mut()).map_err(|wrong| error::status(400, wrong))?;
         session.set_write_timeout(Some(generation.config.client_timeout));
+        if session.get_keepalive().is_some() {
+            // Pingora counts in seconds, and takes 0 for ever.
+            session.set_keepalive(Some(generation.config.keepalive_timeout.as_millis().div_ceil(1000) as u64));
+        }
         // The next request, if it comes before the response, is kept (RFC 9112, section 9.3.2).
         session.set_pipelining_enabled(true);
         ctx.route = Some(self.route(session, generation));
@@ -252,6 +258,11 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
+        if !request.headers.contains_key(header::HOST) && request.uri.authority().is_none() {
+            // A client of HTTP/1.0 need not name one.
+            let host = ctx.facts.upstream.as_ref().map(|upstream| upstream.host.clone());
+            host.map_or(Ok(()), |host| request.insert_header(header::HOST, &*host))?;
+        }
         let outcome = self.run(Phase::HttpInHeaders, session, ctx, Subject::UpstreamRequest(request)).await;
         ctx.body.give_back(session);
         ctx.body.seal();
@@ -277,6 +288,9 @@ impl ProxyHttp for Gateway {
         }
         if is_interim(response.status) {
             return Ok(());
+        }
+        if response.status == StatusCode::SWITCHING_PROTOCOLS && !session.is_upgrade_req() {
+            return Err(error::unasked_upgrade());
         }
         self.run(Phase::HttpFilterHeadersPre, session, ctx, Subject::Response(response)).await.only_continue()
     }
@@ -349,6 +363,10 @@ impl ProxyHttp for Gateway {
     fn suppress_error_log(&self, _session: &Session, _ctx: &Self::CTX, failure: &pingora::Error) -> bool {
         if error::is_logged(failure) {
             // Where it happened there was more to say.
+            return true;
+        }
+        if let pingora::ErrorType::HTTPStatus(400) = failure.etype() {
+            log::info!("a request was refused: {failure}");
             return true;
         }
         let has_left = error::is_client_gone(failure);

@@ -12,12 +12,14 @@ use http::StatusCode;
 use parking_lot::MutexGuard;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::Session;
+use tokio::time::{Instant, sleep_until};
 
 use super::Gateway;
 use super::context::Context;
-use super::stream::{Step, Streaming};
+use super::stream::{Step, Streaming, WITHOUT_CLIENT};
 use crate::config::OnFailure;
 use crate::exchange::{self, Ask, Exchange, Refused, Reply, Shared, plain_copy, stream};
+use crate::facts::Origin;
 use crate::phase::{End, Phase, Verdict, Walk};
 use crate::snapshot::{LiveChain, LiveScript};
 use crate::wasm::{Failure, FailureKind};
@@ -139,6 +141,10 @@ impl Gateway {
             Asked(Ask),
             Read(Result<bytes::Bytes, Refused>),
             Streamed(Option<Step>),
+            /// The client has gone.
+            Left,
+            /// It has gone long ago.
+            Abandoned,
         }
 
         let body_limit = ctx.body_limit();
@@ -150,6 +156,9 @@ impl Gateway {
         })
         .await;
         let mut streaming: Option<Box<Streaming>> = None;
+        // Before the request goes upstream, nobody else sees whether the client is there.
+        let watches = exchange.lock().phase.can_end_request();
+        let mut deadline = None;
         let result = loop {
             let next = poll_fn(|cx| match run.as_mut().poll(cx) {
                 Poll::Ready(result) => Poll::Ready(Event::Done(result)),
@@ -167,11 +176,29 @@ impl Gateway {
                     event = next => event,
                     step = streaming.step(session, &mut ctx.body) => Event::Streamed(step),
                 }
+            } else if let Some(deadline) = deadline {
+                tokio::select! {
+                    biased;
+                    event = next => event,
+                    () = sleep_until(deadline) => Event::Abandoned,
+                }
+            } else if watches {
+                tokio::select! {
+                    biased;
+                    event = next => event,
+                    () = ctx.body.until_gone(session, body_limit) => Event::Left,
+                }
             } else {
                 next.await
             };
             match event {
                 Event::Done(result) => break result,
+                Event::Left => deadline = Some(Instant::now() + WITHOUT_CLIENT),
+                Event::Abandoned => {
+                    exchange.lock().facts.origin = Some(Origin::ClientGone);
+                    ctx.cut = true;
+                    break Ok(Verdict::Finish);
+                }
                 Event::Asked(Ask::Body(reader)) => readers.push(reader),
                 Event::Asked(Ask::Respond(reply, answer)) => {
                     let sent = self.respond_within(reply, exchange, session, ctx, subject).await;

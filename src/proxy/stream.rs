@@ -20,7 +20,7 @@ use crate::exchange::ClientEnd;
 const CHUNK: usize = 16 << 10;
 
 /// For this long a plugin may go on when its client has gone, to say goodbye elsewhere.
-const WITHOUT_CLIENT: Duration = Duration::from_secs(10);
+pub const WITHOUT_CLIENT: Duration = Duration::from_secs(10);
 
 /// For this long the last bytes of a run that has failed may take, and the client's end of a connection that was upgraded.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -76,8 +76,7 @@ pub enum Step {
 
 impl Streaming {
     pub fn new(end: ClientEnd, session: &mut Session) -> Streaming {
-        // Whether the client goes is seen by reading on: the next request, if it comes instead, is kept.
-        session.set_pipelining_enabled(true);
+        // Whether the client goes is seen by reading on.
         let read_timeout = session.get_read_timeout();
         session.set_read_timeout(None);
         Streaming {

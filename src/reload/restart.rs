@@ -21,6 +21,7 @@ pub fn needed_for(running: &Config, new: &Config) -> Vec<String> {
         path: _,
         watch: _,
         client_timeout: _,
+        keepalive_timeout: _,
         body_limit: _,
         trusted_proxies: _,
         files: _,

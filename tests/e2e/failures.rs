@@ -216,3 +216,28 @@ async fn what_is_not_http_gets_a_400_or_nothing() {
     assert!(origin.received().is_empty(), "{:?}", origin.received());
     assert_healthy(&proxy).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_waits_does_not_outlive_its_client_for_long() {
+    let mut site = Site::new();
+    site.route("/", &script("wasm_serverless", &guests::path("verdict"), "sleep 3600000 then ok"));
+    site.listen("listen = [{ addr = \"127.0.0.1:0\", h2 = true }]".into());
+    let proxy = Proxy::start(&site.to_string());
+    let bodies = ["", "content-length: 100000\r\n", "transfer-encoding: chunked\r\n"];
+    let mut clients = Vec::new();
+    for body in bodies {
+        let mut raw = Raw::connect(proxy.addr()).await;
+        raw.send(format!("POST / HTTP/1.1\r\nhost: a\r\n{body}\r\n")).await;
+        clients.push(raw);
+    }
+    let http2 = tokio::spawn(send(http2().get(proxy.url("/"))));
+    proxy.wait_for_metric("phasegate_requests_in_flight", 4.0);
+    drop(clients);
+    http2.abort();
+    // Ten seconds to come to an end by itself.
+    let begun = std::time::Instant::now();
+    while proxy.metric("phasegate_requests_in_flight") > 0.0 {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(40), "it still runs");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}

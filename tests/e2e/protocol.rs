@@ -256,3 +256,86 @@ async fn a_body_that_nobody_reads_is_never_taken_for_a_request() {
     }
     assert!(origin.received().iter().all(|request| request.uri == "/next"), "{:?}", origin.received());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_no_path_does_not_get_around_a_route() {
+    let origin = Origin::saying("secret").await;
+    let mut site = Site::new();
+    site.proxied("/", origin.addr());
+    site.route("/private", "respond = { status = 403, body = 'private' }");
+    let proxy = Proxy::start(&site.to_string());
+    for target in ["private", "x/../private", "?/private", " /private", "\t/private", "*", "", "http:private"] {
+        let mut raw = Raw::connect(proxy.addr()).await;
+        raw.send(format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+        assert_eq!(raw.read_response().await.status(), 400, "{target:?}");
+        assert!(raw.is_closed().await, "{target:?}");
+    }
+    assert!(origin.received().is_empty());
+    for target in ["/private", "//private", "/x/../private", "/%70rivate", "http://a/private"] {
+        let mut raw = Raw::connect(proxy.addr()).await;
+        raw.send(format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+        assert_eq!(raw.read_response().await.status(), 403, "{target:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_names_one_host() {
+    let origin = Origin::saying("hello").await;
+    let proxy = Proxy::start(&proxy_to(origin.addr()));
+    for (hosts, status) in [
+        ("", 400),
+        ("host: a\r\nhost: b\r\n", 400),
+        ("host: a b\r\n", 400),
+        ("host: a/private\r\n", 400),
+        ("host:\r\n", 200),
+        ("host: a_b.c:80\r\n", 200),
+        ("host: [::1]:80\r\n", 200),
+    ] {
+        let mut raw = Raw::connect(proxy.addr()).await;
+        raw.send(format!("GET / HTTP/1.1\r\naccept: */*\r\n{hosts}\r\n")).await;
+        assert_eq!(raw.read_response().await.status(), status, "{hosts:?}");
+    }
+    // HTTP/1.0 needs none; the upstream, which is asked in HTTP/1.1, does.
+    let mut raw = Raw::connect(proxy.addr()).await;
+    raw.send("GET / HTTP/1.0\r\naccept: */*\r\n\r\n").await;
+    assert_eq!(raw.read_response().await.status(), 200);
+    assert_eq!(origin.last().header("host"), Some("127.0.0.1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_come_early_wait_for_their_turn() {
+    let origin = Origin::start(|request| reply(200, request.uri)).await;
+    let mut site = Site::new();
+    site.proxied("/", origin.addr()).answered("/fixed");
+    let proxy = Proxy::start(&site.to_string());
+    let mut raw = Raw::connect(proxy.addr()).await;
+    let request = |path| format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+    let paths = ["/a", "/fixed", "/b", "/c"];
+    raw.send(paths.map(request).concat()).await;
+    for path in paths {
+        let text = raw.read_response().await.text();
+        assert_eq!(text, if path == "/fixed" { "hello" } else { path });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_is_closed() {
+    let mut site = Site::with("keepalive_timeout_ms = 1000");
+    site.answered("/");
+    let proxy = Proxy::start(&site.to_string());
+    let mut raw = Raw::connect(proxy.addr()).await;
+    raw.send("GET / HTTP/1.1\r\nhost: a\r\nkeep-alive: timeout=10000\r\nconnection: keep-alive\r\n\r\n").await;
+    assert_eq!(raw.read_response().await.status(), 200);
+    assert!(soon("the end of the connection", raw.is_closed()).await);
+    let mut raw = Raw::connect(proxy.addr()).await;
+    raw.send("GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    assert_eq!(raw.read_response().await.header("connection"), Some("close"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_switches_protocols_unasked() {
+    let origin =
+        RawOrigin::saying("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n").await;
+    let proxy = Proxy::start(&proxy_to(origin.addr()));
+    assert_eq!(send(http1().get(proxy.url("/"))).await.status, 502);
+}

@@ -284,9 +284,9 @@ impl From<LocalReply> for Reply {
 impl State {
     /// Whether the header of the response waits for a filter, and all that follows it.
     fn holds_response(&self) -> bool {
-        let awaits_body = !self.filters.response_ended_with_headers();
-        !self.filters.headers_passed(Direction::Response)
-            && !(awaits_body && self.filters.holds_headers_alone(Direction::Response))
+        let filters = &self.filters;
+        let waits_for_body = filters.holds_headers_alone(Direction::Response) && !filters.response_ended_with_headers();
+        !filters.headers_passed(Direction::Response) && !waits_for_body
     }
 }
 

@@ -1,5 +1,6 @@
 //! The Pingora server: services, listeners, shutdown.
 
+mod connections;
 mod listen;
 mod report;
 mod shutdown;
@@ -12,12 +13,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use pingora::apps::HttpServerOptions;
+use pingora::apps::{HttpServerOptions, ServerApp};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
-use pingora_proxy::http_proxy_service_with_name;
+use pingora::services::listening::Service;
+use pingora_proxy::http_proxy;
 use serde_json::json;
 
+use self::connections::{Connections, Counting};
 use self::listen::{Bound, Prebound};
 use self::shutdown::Shutdown;
 use self::tls::Certificates;
@@ -31,7 +34,7 @@ use crate::proxy::upstream::{self, UpstreamError};
 use crate::proxy::{Gateway, Generation, Listener, Shared, listeners};
 use crate::reload::{self, Hangup, Inputs, Reloads, Running};
 use crate::snapshot::Snapshot;
-use crate::wasm::{Host, Service};
+use crate::wasm::{self, Host};
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +59,7 @@ pub struct Start {
     pub announced: Announced,
     pub host: Host,
     pub snapshot: Snapshot,
-    pub services: Vec<Service>,
+    pub services: Vec<wasm::Service>,
     pub certificates: Certificates,
     pub metrics: Arc<Metrics>,
     pub inputs: Inputs,
@@ -71,6 +74,7 @@ pub fn run(start: Start) -> Result<(), ServerError> {
     let Start { config, capabilities, announced, host, snapshot, services, certificates, metrics, inputs, hangup } =
         start;
     let (listeners, admin, grace_period) = (listeners(&config), config.admin, config.grace_period);
+    let keepalive_timeout = config.keepalive_timeout;
     let shutdown = Shutdown::default();
     let signals = shutdown.listen(hangup.runtime()).map_err(ServerError::Signals)?;
     let mut server = Server::new_with_opt_and_conf(None, settings(&config));
@@ -93,12 +97,18 @@ pub fn run(start: Start) -> Result<(), ServerError> {
     capabilities.named.replace(generation.snapshot.definitions());
     let shared = Arc::new(Shared { current: ArcSwap::from_pointee(generation), access_log, metrics: metrics.clone() });
 
+    let connections = Connections::default();
     for (position, listener) in listeners.iter().enumerate() {
         let bound = listen::bind(listener.addr)?;
         let scheme = if listener.tls { "https" } else { "http" };
         log::info!("listening on {scheme}://{}", bound.addr);
-        let gateway = Gateway::new(shared.clone(), position);
-        server.add_service(proxy_service(&server.configuration, gateway, &certificates, listener, bound));
+        let mut proxy = http_proxy(&server.configuration, Gateway::new(shared.clone(), position));
+        let mut options = HttpServerOptions::default();
+        options.h2c = listener.h2;
+        options.h2_idle_timeout = Some(keepalive_timeout);
+        proxy.server_options = Some(options);
+        let app = Counting { app: Arc::new(proxy), connections: connections.clone() };
+        server.add_service(service(app, &certificates, listener, bound));
     }
     let ready = Arc::new(AtomicBool::new(true));
     let host = Arc::new(host);
@@ -129,7 +139,7 @@ pub fn run(start: Start) -> Result<(), ServerError> {
     ready.store(false, Ordering::Relaxed);
     log::info!("shutting down");
     let stopped = Instant::now();
-    shutdown::drain(&metrics, grace_period);
+    shutdown::drain(&metrics, &connections, grace_period);
     // Requests need them to the end.
     capabilities.named.shut_down(grace_period.saturating_sub(stopped.elapsed()));
     host.filters().shut_down(grace_period.saturating_sub(stopped.elapsed()));
@@ -153,23 +163,17 @@ fn admin_endpoint(shared: &Arc<Shared>, ready: Arc<AtomicBool>, reloads: Reloads
     }
 }
 
-fn proxy_service(
-    settings: &Arc<ServerConf>,
-    gateway: Gateway,
+fn service<A: ServerApp + Send + Sync + 'static>(
+    app: A,
     certificates: &Certificates,
     listener: &Listener,
     bound: Bound,
-) -> Prebound<impl pingora::apps::ServerApp + Send + Sync + 'static> {
-    let mut service = http_proxy_service_with_name(settings, gateway, "proxy");
+) -> Prebound<A> {
+    let mut service = Service::new("proxy".to_owned(), app);
     let addr = bound.addr.to_string();
     if listener.tls {
         service.add_tls_with_settings(&addr, None, certificates.settings(listener.addr, listener.h2));
     } else {
-        if let Some(app) = service.app_logic_mut() {
-            let mut options = HttpServerOptions::default();
-            options.h2c = listener.h2;
-            app.server_options = Some(options);
-        }
         service.add_tcp(&addr);
     }
     Prebound::new(service, bound)

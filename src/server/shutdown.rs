@@ -11,6 +11,7 @@ use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::connections::Connections;
 use crate::observe::metrics::Metrics;
 
 /// How often the end of the requests in flight is looked for.
@@ -19,9 +20,9 @@ const STEP: Duration = Duration::from_millis(10);
 /// For this long after the signal, a connection that was accepted just before may still bring its request.
 const LATECOMERS: Duration = Duration::from_millis(100);
 
-/// For this long after the last request has ended, what it has written may still be on its way to the socket: in HTTP/2
-/// another task puts it there.
-const FLUSH: Duration = Duration::from_millis(100);
+/// For this long after the last request has ended, connections may take to end: in HTTP/2, what requests have written may
+/// still be on its way.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Knows whether a signal has come.
 #[derive(Clone, Default)]
@@ -72,12 +73,11 @@ impl ShutdownSignalWatch for Signals {
     }
 }
 
-/// Waits until no request is in flight, for at most the grace period.
-pub fn drain(metrics: &Metrics, grace: Duration) {
+/// Waits until no request is in flight and their connections have ended, for at most the grace period.
+pub fn drain(metrics: &Metrics, connections: &Connections, grace: Duration) {
     let start = Instant::now();
     let left = || grace.saturating_sub(start.elapsed());
     thread::sleep(LATECOMERS.min(grace));
-    let busy = metrics.requests_in_flight() > 0;
     while metrics.requests_in_flight() > 0 {
         if left().is_zero() {
             log::warn!("the grace period is over: {} requests are cut off", metrics.requests_in_flight());
@@ -85,7 +85,8 @@ pub fn drain(metrics: &Metrics, grace: Duration) {
         }
         thread::sleep(STEP);
     }
-    if busy {
-        thread::sleep(FLUSH.min(left()));
+    let end = Instant::now() + FAREWELL.min(left());
+    while connections.count() > 0 && Instant::now() < end {
+        thread::sleep(STEP);
     }
 }

@@ -107,3 +107,49 @@ async fn what_waits_in_the_access_log_phase_holds_no_connection_but_is_in_flight
     assert_eq!(proxy.terminate().code(), Some(0));
     assert!(proxy.log().contains("the grace period is over: 3 requests are cut off"), "{}", proxy.log());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_slow_client_of_http_2_has_not_taken_still_goes_out() {
+    const LENGTH: usize = 4 << 20;
+    let origin = Origin::start(|request| reply(200, bytes(if request.uri == "/" { LENGTH } else { 0 }))).await;
+    let proxy = Proxy::start(&proxy_to(origin.addr()));
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 << 10).unwrap();
+    let stream = socket.connect(proxy.addr()).await.unwrap();
+    let window = 16 << 20;
+    let mut client = h2::client::Builder::new();
+    client.initial_window_size(window).initial_connection_window_size(window);
+    let (mut requests, connection) = client.handshake::<_, bytes::Bytes>(stream).await.unwrap();
+    let mut connection = std::pin::pin!(connection);
+    let mut last = None;
+    // The first has the proxy know how much it may send.
+    for path in ["/first", "/"] {
+        let request = http::Request::get(proxy.url(path)).body(()).unwrap();
+        let (response, _) = requests.send_request(request, true).unwrap();
+        last = Some(tokio::select! {
+            response = response => response.unwrap(),
+            _ = &mut connection => unreachable!("the connection goes on"),
+        });
+    }
+    let response = last.unwrap();
+    // Taken little by little, until it has ended for the proxy: the rest is in its buffers.
+    while proxy.metric("phasegate_requests_total{status=\"2xx\"}") < 2.0 {
+        let _ = tokio::time::timeout(Duration::from_millis(1), &mut connection).await;
+    }
+    proxy.signal(Signal::Terminate);
+    proxy.wait_for_log("shutting down");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut body = response.into_body();
+    let read = async {
+        let mut length = 0;
+        while let Some(Ok(piece)) = body.data().await {
+            length += piece.len();
+            body.flow_control().release_capacity(piece.len()).unwrap();
+        }
+        length
+    };
+    drop(requests);
+    let (length, _) = soon("the body", async { tokio::join!(read, connection) }).await;
+    assert_eq!(length, LENGTH);
+    assert_eq!(proxy.wait_for_exit().code(), Some(0));
+}

@@ -146,6 +146,11 @@ pub(super) fn nearest<'c>(name: &str, candidates: impl IntoIterator<Item = &'c s
     (distance <= name.len().max(candidate.len()).div_ceil(3)).then_some(candidate)
 }
 
+/// The text as a string of TOML.
+pub(super) fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
 /// The file, of which miette gets the marked line and no other.
 #[derive(Debug)]
 struct Source {

@@ -6,7 +6,6 @@ mod decorate;
 mod error;
 mod filter;
 mod generation;
-mod path;
 mod replay;
 mod respond;
 mod route;
@@ -40,6 +39,7 @@ use crate::exchange::Reply;
 use crate::facts::{self, Connection, Origin, UpstreamFacts, View};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
+use crate::path;
 use crate::phase::Phase;
 
 /// What all listeners share.

@@ -7,8 +7,10 @@ use toml::Spanned;
 
 use super::Context;
 use super::chain::Level;
+use crate::config::diagnostic::quoted;
 use crate::config::model::{Handler, HostPattern, Listen, Local, Match, Respond, Server, Tls};
 use crate::config::{Diagnostic, Span, schema};
+use crate::path::normal_prefix;
 
 /// What the servers so far listen on.
 #[derive(Default)]
@@ -154,9 +156,35 @@ impl Context<'_> {
             }
             _ => {}
         }
+        if let Some(path) = &local.path {
+            self.check_path(&path.span(), &path.get_ref().0);
+        }
         let prefix = local.path.map(|path| Match::Prefix(path.into_inner().0));
         let regex = local.regex.and_then(|regex| self.regex(&regex)).map(Match::Regex);
         Some(Local { matcher: prefix.or(regex)?, handler, chains: level.chains, filters: level.filters })
+    }
+
+    /// Requests are routed by their normal path: in another spelling, what is for the route would not run for anything.
+    fn check_path(&mut self, span: &Span, path: &str) {
+        if let Some(at) = path.find(['?', '#']) {
+            let message = format!("this local never matches: `{}` is no part of a path", &path[at..=at]);
+            let shorter = normal_prefix(&path[..at]);
+            let help = format!("a path has no query and no fragment: write `path = {}`", quoted(&shorter));
+            self.error(Diagnostic::error(span.clone(), message).help(help));
+            return;
+        }
+        let normal = normal_prefix(path);
+        if normal == path {
+            return;
+        }
+        let message =
+            "this local never matches: requests are routed by their path decoded, and without `//`, `.` and `..`";
+        let help = match normal_prefix(&normal) == normal {
+            true => format!("write `path = {}`", quoted(&normal)),
+            // It would be decoded once more.
+            false => format!("write it as a regex: `regex = {}`", quoted(&format!("^{}", regex::escape(&normal)))),
+        };
+        self.error(Diagnostic::error(span.clone(), message).help(help));
     }
 
     fn regex(&mut self, text: &Spanned<String>) -> Option<Regex> {

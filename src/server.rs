@@ -46,6 +46,8 @@ pub enum ServerError {
     Thread(io::Error),
     #[error("cannot listen for SIGTERM and SIGINT: {0}")]
     Signals(io::Error),
+    #[error("the server has ended by itself{}", if *panicked { ": a panic, which is reported before this" } else { "" })]
+    Ended { panicked: bool },
 }
 
 /// What a server is started with: everything checked and compiled.
@@ -66,7 +68,8 @@ pub struct Start {
 /// Serves until SIGTERM or SIGINT, and then until the requests in flight have ended, or the grace period has.
 ///
 /// # Errors
-/// When an upstream's name does not resolve, the access log cannot be opened or an address is taken.
+/// When an upstream's name does not resolve, the access log cannot be opened or an address is taken; when the server ends
+/// without a signal.
 pub fn run(start: Start) -> Result<(), ServerError> {
     let Start { config, capabilities, announced, host, snapshot, services, certificates, metrics, inputs, hangup } =
         start;
@@ -125,7 +128,7 @@ pub fn run(start: Start) -> Result<(), ServerError> {
         .name("server".into())
         .spawn(move || server.run(RunArgs { shutdown_signal: Box::new(signals) }))
         .map_err(ServerError::Thread)?;
-    shutdown.wait(&serving);
+    shutdown.wait(serving)?;
     ready.store(false, Ordering::Relaxed);
     log::info!("shutting down");
     let stopped = Instant::now();

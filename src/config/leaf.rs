@@ -75,6 +75,18 @@ impl Leaf for NonZeroU16 {
     }
 }
 
+/// A number of threads. Each costs files and memory, also when it has nothing to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Threads(pub usize);
+
+impl Leaf for Threads {
+    const EXPECTED: &'static str = "a whole number from 1 to 1024";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        u64::from_value(value)?.try_into().ok().filter(|threads| (1..=1024).contains(threads)).map(Threads)
+    }
+}
+
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub usize);

@@ -13,7 +13,7 @@ use log::LevelFilter;
 use toml::Spanned;
 
 use super::keys::{self, Level};
-use super::leaf::{Host, HostPort, Name, RedisUrl, Size, StoreKind, UriPath};
+use super::leaf::{Host, HostPort, Name, RedisUrl, Size, StoreKind, Threads, UriPath};
 use super::model::{Balance, HostPattern, Instance, OnFailure};
 use super::net::NetRule;
 use super::reader::{FromTable, Reader};
@@ -21,7 +21,7 @@ use super::{Diagnostic, Span};
 use crate::phase::{Ext, Phase};
 
 pub struct Main {
-    pub threads: Option<NonZeroUsize>,
+    pub threads: Option<Threads>,
     pub work_stealing: Option<bool>,
     pub watch: Option<bool>,
     pub error_log: Option<LevelFilter>,

@@ -11,6 +11,7 @@ use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::ServerError;
 use crate::observe::metrics::Metrics;
 
 /// How often the end of the requests in flight is looked for.
@@ -39,13 +40,17 @@ impl Shutdown {
         Ok(Signals { shutdown: self.clone(), signals: Mutex::new(Some((terminate, interrupt))) })
     }
 
-    /// Waits for a signal, or the end of the server, which should not come first.
-    pub fn wait(&self, server: &JoinHandle<()>) {
+    /// Waits for a signal.
+    ///
+    /// # Errors
+    /// When the server ends first.
+    pub fn wait(&self, server: JoinHandle<()>) -> Result<(), ServerError> {
         let (came, changed) = &*self.0;
         let mut came = came.lock();
         while !*came && !server.is_finished() {
             changed.wait_for(&mut came, Duration::from_millis(200));
         }
+        if *came { Ok(()) } else { Err(ServerError::Ended { panicked: server.join().is_err() }) }
     }
 
     fn come(&self) {
@@ -87,5 +92,25 @@ pub fn drain(metrics: &Metrics, grace: Duration) {
     }
     if busy {
         thread::sleep(FLUSH.min(left()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_ends_by_itself_is_an_error() {
+        let wait = |serve: fn()| Shutdown::default().wait(thread::spawn(serve)).unwrap_err().to_string();
+        assert_eq!(wait(|| ()), "the server has ended by itself");
+        let panicked = "the server has ended by itself: a panic, which is reported before this";
+        assert_eq!(wait(|| std::panic::resume_unwind(Box::new(()))), panicked);
+    }
+
+    #[test]
+    fn a_signal_is_none() {
+        let shutdown = Shutdown::default();
+        shutdown.come();
+        assert!(shutdown.wait(thread::spawn(|| ())).is_ok());
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: arguments, exit codes, what is said where.
 
 use std::net::TcpListener;
+use std::process::Command;
 
 use super::support::*;
 
@@ -35,6 +36,19 @@ fn a_configuration_is_checked_without_opening_a_port() {
     assert_eq!(output.code, Some(1));
     let expected = format!("error: cannot listen on {addr}: Address already in use");
     assert!(output.stderr.contains(&expected), "{}", output.stderr);
+}
+
+#[test]
+fn a_server_that_ends_by_itself_is_a_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("phasegate.toml");
+    std::fs::write(&file, format!("threads = 1024\n{}", server("path = '/'\necho = true"))).unwrap();
+    let mut limited = Command::new("sh");
+    // No cache: a module takes files as well.
+    limited.args(["-c", "ulimit -n 200; exec \"$0\" run -c \"$1\""]).arg(phasegate().get_program()).arg(file);
+    let output = Output::of(limited.env("XDG_CACHE_HOME", folder.path()));
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains("\nerror: the server has ended by itself"), "{}", output.stderr);
 }
 
 #[test]

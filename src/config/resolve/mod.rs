@@ -26,7 +26,7 @@ const ACCESS_LOG_FORMAT: &str = "${local_time} ${client_ip} ${domain} \"${http_r
 pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -> Config {
     let defaults = Config::empty(path);
     let directory = path.parent().unwrap_or(Path::new("")).to_owned();
-    let threads = main.threads.map_or(defaults.threads, usize::from);
+    let threads = main.threads.map_or(defaults.threads, |threads| threads.0);
     let mut cx = Context { directory, threads, diagnostics, upstreams: Upstreams::default(), files: Vec::new() };
     cx.declare_upstreams(main.upstreams);
     let level = cx.level(main.chains, &Level::default());

@@ -12,6 +12,10 @@ use crate::config::model::{Handler, HostPattern, Listen, Local, Match, Respond, 
 use crate::config::{Diagnostic, Span, schema};
 use crate::path::normal_prefix;
 
+/// Headers that say where the body ends and how the connection goes on: the proxy writes them.
+const OF_THE_CONNECTION: [&str; 7] =
+    ["connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
+
 /// What the servers so far listen on.
 #[derive(Default)]
 struct Listeners {
@@ -205,6 +209,11 @@ impl Context<'_> {
         let mut headers = HeaderMap::new();
         for (name, value) in respond.headers {
             match HeaderName::from_bytes(name.get_ref().as_bytes()) {
+                Ok(header) if OF_THE_CONNECTION.contains(&header.as_str()) => {
+                    let message = format!("`{header}` belongs to the connection, which is not for `respond` to say");
+                    let help = "remove it: the proxy itself says where the body ends and how the connection goes on";
+                    self.error(Diagnostic::error(name.span(), message).help(help));
+                }
                 Ok(name) => drop(headers.append(name, value.into_inner())),
                 Err(_) => {
                     let message = format!("`{}` is not the name of a header", name.get_ref());

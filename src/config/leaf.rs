@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
 
+use http::uri::PathAndQuery;
 use http::{HeaderValue, StatusCode, Uri};
 use ipnet::IpNet;
 use log::LevelFilter;
@@ -132,6 +133,20 @@ impl Leaf for UriPath {
 
     fn from_value(value: &DeValue) -> Option<Self> {
         value.as_str().filter(|path| path.starts_with('/')).map(|path| UriPath(path.to_owned()))
+    }
+}
+
+/// What to request of a server: a path, maybe with a query.
+#[derive(Clone, Debug)]
+pub struct Target(pub String);
+
+impl Leaf for Target {
+    const EXPECTED: &'static str = "a path that starts with \"/\", percent-encoded as it is requested";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        let target = value.as_str()?;
+        let valid = target.starts_with('/') && !target.contains('#') && target.parse::<PathAndQuery>().is_ok();
+        valid.then(|| Target(target.to_owned()))
     }
 }
 

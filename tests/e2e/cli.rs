@@ -24,9 +24,7 @@ fn wrong_arguments_are_a_2() {
 fn a_configuration_is_checked_without_opening_a_port() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
-    let config = format!(
-        "[admin]\nlisten = '{addr}'\n[[server]]\nlisten = [{{ addr = '{addr}' }}]\n[[server.local]]\npath = '/'\necho = true\n"
-    );
+    let config = format!("[[server]]\nlisten = [{{ addr = '{addr}' }}]\n[[server.local]]\npath = '/'\necho = true\n");
 
     let output = check(&config);
     assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));

@@ -1,4 +1,4 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -7,35 +7,36 @@ use toml::Spanned;
 
 use super::Context;
 use super::chain::Level;
+use super::listen::Listeners;
 use crate::config::diagnostic::quoted;
-use crate::config::model::{Handler, HostPattern, Listen, Local, Match, Respond, Server, Tls};
+use crate::config::model::{Handler, Local, Match, Respond, Server};
 use crate::config::{Diagnostic, Span, schema};
 use crate::path::normal_prefix;
+use crate::phase::Phase;
 
 /// Headers that say where the body ends and how the connection goes on: the proxy writes them.
 const OF_THE_CONNECTION: [&str; 7] =
     ["connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
 
-/// What the servers so far listen on.
-#[derive(Default)]
-struct Listeners {
-    /// Whether with TLS.
-    tls: HashMap<SocketAddr, bool>,
-    names: HashSet<(SocketAddr, bool, HostPattern)>,
-    /// They have a default server.
-    addresses: HashSet<(SocketAddr, bool)>,
-}
-
 impl Context<'_> {
-    pub fn servers(&mut self, servers: Vec<schema::Server>, above: &Level) -> Vec<Server> {
+    pub fn servers(
+        &mut self,
+        servers: Vec<schema::Server>,
+        above: &Level,
+        admin: Option<&Spanned<SocketAddr>>,
+    ) -> Vec<Server> {
         let mut listeners = Listeners::default();
-        servers.into_iter().map(|server| self.server(server, above, &mut listeners)).collect()
+        let servers = servers.into_iter().map(|server| self.server(server, above, &mut listeners)).collect();
+        if let Some(admin) = admin {
+            self.check_admin(admin, &listeners);
+        }
+        servers
     }
 
     fn server(&mut self, server: schema::Server, above: &Level, listeners: &mut Listeners) -> Server {
         if server.listen.is_none() {
             let missing = Diagnostic::error(server.span.clone(), "the server listens nowhere");
-            self.diagnostics.push_absent(missing.help("add `listen = [{ addr = \"0.0.0.0:8080\" }]`"));
+            self.diagnostics.push_absent(missing.help("write `listen = [{ addr = \"0.0.0.0:8080\" }]`"));
         }
         let listen: Vec<_> = server.listen.unwrap_or_default().into_iter().filter_map(|l| self.listen(l)).collect();
         self.check_listeners(&listen, listeners);
@@ -56,57 +57,6 @@ impl Context<'_> {
             locals: locals.into_iter().filter_map(|local| self.local(local, &level)).collect(),
             chains: level.chains,
             filters: level.filters,
-        }
-    }
-
-    fn listen(&mut self, listen: schema::Listen) -> Option<Listen> {
-        let tls = listen.tls.map(|tls| {
-            let cert = tls.cert.and_then(|cert| self.file("the certificate", &cert));
-            let key = tls.key.and_then(|key| self.file("the private key", &key));
-            cert.zip(key).map(|(cert, key)| Tls { cert, key })
-        });
-        let addr = listen.addr?;
-        let tls = match tls {
-            Some(tls) => Some(tls?),
-            None => None,
-        };
-        Some(Listen { addr: *addr.get_ref(), tls, h2: listen.h2.unwrap_or(false), span: addr.span() })
-    }
-
-    fn check_listeners(&mut self, listen: &[Listen], listeners: &mut Listeners) {
-        for Listen { addr, tls, span, .. } in listen.iter().filter(|listen| listen.addr.port() != 0) {
-            let tls = tls.is_some();
-            if *listeners.tls.entry(*addr).or_insert(tls) == tls {
-                continue;
-            }
-            let (this, other) = if tls { ("with", "without") } else { ("without", "with") };
-            let message = format!("{addr} is listened on {this} TLS here and {other} TLS before");
-            self.error(Diagnostic::error(span.clone(), message).help("use another port for one of the two"));
-        }
-    }
-
-    /// A server without a name is chosen only where it is the first to listen.
-    fn check_default(&mut self, server: &Span, listen: &[Listen], named: bool, listeners: &mut Listeners) {
-        let first = |listen: &&Listen| listeners.addresses.insert((listen.addr, listen.tls.is_some()));
-        let first = listen.iter().filter(first).count();
-        if first == 0 && !listen.is_empty() && !named {
-            let message = "the server is never chosen: it has no name, and is the first on none of its addresses";
-            let help = "add `name = [\"www.example.cn\"]`";
-            self.diagnostics.push_absent(Diagnostic::warning(server.clone(), message).help(help));
-        }
-    }
-
-    fn check_names(&mut self, listen: &[Listen], names: &[Spanned<HostPattern>], listeners: &mut Listeners) {
-        for name in names {
-            let taken =
-                |listen: &&Listen| !listeners.names.insert((listen.addr, listen.tls.is_some(), name.get_ref().clone()));
-            // Every address has to be entered, hence no `find`.
-            let taken: Vec<_> = listen.iter().filter(taken).collect();
-            if let Some(listen) = taken.first() {
-                let message = format!("this name is already taken on {}", listen.addr);
-                let help = "a name stands for one server: remove it here or there";
-                self.error(Diagnostic::error(name.span(), message).help(help));
-            }
         }
     }
 

@@ -66,6 +66,9 @@ impl Context<'_> {
             let missing = Diagnostic::error(key.span(), "`balance = \"hash\"` without `hash_key`");
             self.diagnostics.push_absent(missing.help("add what is hashed: `hash_key = \"${client_ip}\"`"));
         }
+        if let Some(key) = &upstream.hash_key {
+            self.check_hash_key(key, balance);
+        }
         let servers = upstream.servers.and_then(|servers| servers.list).unwrap_or_default();
         let server = |server: schema::UpstreamServer| {
             Some(UpstreamServer { addr: server.addr?.0, weight: server.weight.map_or(1, NonZeroU16::get) })
@@ -87,6 +90,17 @@ impl Context<'_> {
                 connect: millis(upstream.connect_timeout_ms).unwrap_or(Timeouts::default().connect),
                 silence: millis(upstream.silence_timeout_ms).unwrap_or(Timeouts::default().silence),
             },
+        }
+    }
+
+    fn check_hash_key(&mut self, key: &Spanned<String>, balance: Balance) {
+        if key.get_ref().is_empty() {
+            let message = "`hash_key` is empty: every request would go to the same server";
+            self.error(Diagnostic::error(key.span(), message).help("for example: `hash_key = \"${client_ip}\"`"));
+        } else if balance != Balance::Hash {
+            let message = format!("`hash_key` has no effect: servers are balanced by `{}`", balance.name());
+            let help = "write `balance = \"hash\"` as well, or remove it";
+            self.error(Diagnostic::warning(key.span(), message).help(help));
         }
     }
 

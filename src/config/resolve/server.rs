@@ -83,6 +83,7 @@ impl Context<'_> {
     }
 
     fn local(&mut self, local: schema::Local, above: &Level) -> Option<Local> {
+        self.check_choices(&local);
         let level = self.level(local.chains, above);
         match local.handler_keys.as_slice() {
             [] if !level.serverless => {
@@ -116,6 +117,22 @@ impl Context<'_> {
         let prefix = local.path.map(|path| Match::Prefix(path.into_inner().0));
         let regex = local.regex.and_then(|regex| self.regex(&regex)).map(Match::Regex);
         Some(Local { matcher: prefix.or(regex)?, handler, chains: level.chains, filters: level.filters })
+    }
+
+    /// A plugin of the local itself that chooses the upstream, where none is asked.
+    fn check_choices(&mut self, local: &schema::Local) {
+        let Some(handler) = local.handler_keys.first().map(Spanned::get_ref).filter(|key| **key != "proxy_pass") else {
+            return;
+        };
+        let plugins = local.chains.phases[Phase::Access as usize].iter().flatten();
+        let scripts = plugins.flat_map(|plugin| &plugin.scripts).filter(|script| script.is_open);
+        let choices = scripts.flat_map(|script| script.on_ext.iter().flatten());
+        for choice in choices.filter(|choice| choice.get_ref().starts_with("upstream:")) {
+            let message =
+                format!("`{}` has no effect: `{handler}` answers the requests of this local", choice.get_ref());
+            let help = "give the local a `proxy_pass`: the verdict chooses another upstream in its place";
+            self.error(Diagnostic::warning(choice.span(), message).help(help));
+        }
     }
 
     /// Requests are routed by their normal path: in another spelling, what is for the route would not run for anything.

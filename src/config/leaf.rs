@@ -99,10 +99,10 @@ impl Leaf for Size {
         let Some(text) = value.as_str() else {
             return u64::from_value(value)?.try_into().ok().map(Size);
         };
-        let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
+        let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(unit_at);
         let factor: usize = match unit.trim_start() {
-            "B" => 1,
+            "B" | "" => 1,
             "KiB" => 1 << 10,
             "MiB" => 1 << 20,
             "GiB" => 1 << 30,
@@ -424,12 +424,18 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [("\"64MiB\"", 64 << 20), ("\"256 KiB\"", 256 << 10), ("\"0B\"", 0), ("1_000", 1000)] {
+        for (text, bytes) in [
+            ("\"64MiB\"", 64 << 20),
+            ("\"256 KiB\"", 256 << 10),
+            ("\"0B\"", 0),
+            ("\"0\"", 0),
+            ("0", 0),
+            ("\"12\"", 12),
+            ("1_000", 1000),
+        ] {
             assert_eq!(read::<Size>(text), Some(Size(bytes)), "{text}");
         }
-        for text in
-            ["\"64MB\"", "\"MiB\"", "\"\"", "\"1.5MiB\"", "\"-1MiB\"", "-1", "1.5", "\"99999999999999GiB\"", "\"12\""]
-        {
+        for text in ["\"64MB\"", "\"MiB\"", "\"\"", "\"1.5MiB\"", "\"-1MiB\"", "-1", "1.5", "\"99999999999999GiB\""] {
             assert_eq!(read::<Size>(text), None, "{text}");
         }
     }

@@ -267,6 +267,9 @@ async fn a_verdict_chooses_the_upstream() {
         "[[server.local]]\npath = '/chosen'\nproxy_pass = 'one'\n".to_owned(),
         script("wasm_access", &guests::path("verdict"), "ext2"),
         "on_ext1 = 'status:418'\non_ext2 = 'upstream:two'\n".to_owned(),
+        "[[server.local]]\npath = '/address'\nproxy_pass = 'one'\n".to_owned(),
+        script("wasm_access", &guests::path("verdict"), "ext2"),
+        format!("on_ext2 = 'upstream:{}'\n", two.addr()),
         "[[server.local]]\npath = '/status'\nproxy_pass = 'one'\n".to_owned(),
         script("wasm_access", &guests::path("verdict"), "ext1"),
         "on_ext1 = 'status:418'\n".to_owned(),
@@ -274,7 +277,9 @@ async fn a_verdict_chooses_the_upstream() {
     let proxy = Proxy::start(&config.concat());
 
     let client = http1();
-    for (path, status, body) in [("/", 200, "one"), ("/chosen", 200, "two"), ("/status", 418, "418 I'm a teapot\n")] {
+    for (path, status, body) in
+        [("/", 200, "one"), ("/chosen", 200, "two"), ("/address", 200, "two"), ("/status", 418, "418 I'm a teapot\n")]
+    {
         let answer = send(client.get(proxy.url(path))).await;
         assert_eq!((answer.status, answer.text()), (status, body.into()), "{path}");
     }

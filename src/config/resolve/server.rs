@@ -97,7 +97,7 @@ impl Context<'_> {
             }
             _ => {}
         }
-        let proxy_pass = local.proxy_pass.and_then(|target| self.proxy_pass(&target)).map(Handler::ProxyPass);
+        let proxy_pass = local.proxy_pass.and_then(|target| self.upstream_for(&target)).map(Handler::ProxyPass);
         let respond = local.respond.map(|respond| Handler::Respond(self.respond(respond)));
         let handler = proxy_pass.or(respond).or(local.echo.then_some(Handler::Echo));
         match local.matcher_keys.as_slice() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::Context;
-use crate::config::diagnostic::nearest;
+use crate::config::diagnostic::{key, nearest};
 use crate::config::leaf::HostPort;
 use crate::config::model::{Balance, HealthCheck, Timeouts, Upstream, UpstreamServer, UpstreamTls};
 use crate::config::{Diagnostic, Span, schema};
@@ -104,8 +104,8 @@ impl Context<'_> {
         }
     }
 
-    /// The upstream that `proxy_pass` means: by its name, or by the address itself.
-    pub fn proxy_pass(&mut self, target: &Spanned<String>) -> Option<usize> {
+    /// The upstream that `proxy_pass` or a verdict means: by its name, or by the address itself.
+    pub fn upstream_for(&mut self, target: &Spanned<String>) -> Option<usize> {
         if let Some(position) = self.upstreams.by_name.get(target.get_ref()) {
             return Some(*position);
         }
@@ -125,21 +125,18 @@ impl Context<'_> {
         None
     }
 
-    /// Whether the file declares an upstream of this name; reports it at `span` if not.
-    pub fn check_upstream_name(&mut self, span: Span, name: &str) -> bool {
-        let known = self.upstreams.names().any(|known| known == name);
-        if !known {
-            self.unknown_upstream(span, name);
-        }
-        known
-    }
-
     fn unknown_upstream(&mut self, span: Span, name: &str) {
         let address = name.split_once("://").map(|(_, rest)| rest.split('/').next().unwrap_or(rest));
         let help = match (address, nearest(name, self.upstreams.names())) {
             (Some(address), _) => format!("write the host and port alone: `{}`", with_port(address, name)),
             (None, Some(known)) => format!("did you mean `{known}`?"),
-            (None, None) => format!("declare `[upstream.{name}]`, or write a host and port such as `127.0.0.1:9001`"),
+            // As a name it would be misleading.
+            (None, None) if name.is_empty() || name.contains(':') => {
+                "write the name of an upstream, or a host and port such as `127.0.0.1:9001`".to_owned()
+            }
+            (None, None) => {
+                format!("declare `[upstream.{}]`, or write a host and port such as `127.0.0.1:9001`", key(name))
+            }
         };
         self.error(Diagnostic::error(span, format!("there is no upstream `{name}`")).help(help));
     }

@@ -23,7 +23,7 @@ use self::shutdown::Shutdown;
 use self::tls::Certificates;
 use crate::capability::Capabilities;
 use crate::capability::cluster::Announced;
-use crate::config::Config;
+use crate::config::{Config, Diagnostic};
 use crate::observe::access_log::{AccessLog, AccessLogError};
 use crate::observe::admin::Admin;
 use crate::observe::metrics::Metrics;
@@ -48,6 +48,16 @@ pub enum ServerError {
     Signals(io::Error),
     #[error("the server has ended by itself{}", if *panicked { ": a panic, which is reported before this" } else { "" })]
     Ended { panicked: bool },
+}
+
+impl ServerError {
+    /// With its place, if it is something in the configuration that turned out to be wrong.
+    pub fn diagnostic(&self) -> Option<Diagnostic> {
+        match self {
+            ServerError::Upstream(error) => error.diagnostic(),
+            _ => None,
+        }
+    }
 }
 
 /// What a server is started with: everything checked and compiled.

@@ -187,7 +187,7 @@ impl FromTable for Upstream {
 }
 
 pub struct UpstreamServer {
-    pub addr: Option<HostPort>,
+    pub addr: Option<Spanned<HostPort>>,
     pub weight: Option<NonZeroU16>,
 }
 
@@ -195,7 +195,7 @@ impl FromTable for UpstreamServer {
     const LEVEL: &'static Level = &keys::UPSTREAM_SERVER;
 
     fn read(reader: &mut Reader) -> Self {
-        UpstreamServer { addr: inner(reader.required("addr")), weight: inner(reader.leaf("weight")) }
+        UpstreamServer { addr: reader.required("addr"), weight: inner(reader.leaf("weight")) }
     }
 }
 

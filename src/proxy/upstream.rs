@@ -19,7 +19,7 @@ use pingora::prelude::HttpPeer;
 use pingora::services::background::GenBackgroundService;
 
 use self::protocol::Protocol;
-use crate::config::{self, Balance, Ca, Timeouts};
+use crate::config::{self, Balance, Ca, Diagnostic, Span, Timeouts};
 
 /// The weights a server may have. The selection keeps an entry for each unit of weight.
 const WEIGHTS: std::ops::RangeInclusive<usize> = 1..=65535;
@@ -35,9 +35,18 @@ pub enum UpstreamError {
     #[error("upstream `{upstream}`: the weight of `{addr}` is {weight}, it must be from 1 to 65535")]
     Weight { upstream: String, addr: String, weight: usize },
     #[error("upstream `{upstream}`: cannot resolve `{addr}`: {source}")]
-    Resolve { upstream: String, addr: String, source: io::Error },
+    Resolve { upstream: String, addr: String, place: Span, source: io::Error },
     #[error("upstream `{upstream}`: `{path}` is not a path to request for a health check")]
     HealthPath { upstream: String, path: String },
+}
+
+impl UpstreamError {
+    /// With its place, if it is something in the configuration that turned out to be wrong.
+    pub fn diagnostic(&self) -> Option<Diagnostic> {
+        let UpstreamError::Resolve { place, .. } = self else { return None };
+        let help = "names are resolved at the start: look whether it is right, or write an address";
+        Some(Diagnostic::error(place.clone(), self.to_string()).help(help))
+    }
 }
 
 /// A named group of servers.
@@ -245,7 +254,7 @@ impl Drop for Active {
 /// All addresses, each once: servers that come to the same address add up their weights.
 fn resolve(spec: &config::Upstream) -> Result<Box<[Arc<Server>]>, UpstreamError> {
     let mut servers = BTreeMap::<SocketAddr, Server>::new();
-    for config::UpstreamServer { addr: authority, weight } in &spec.servers {
+    for config::UpstreamServer { addr: authority, weight, place } in &spec.servers {
         let weight = &usize::from(*weight);
         if !WEIGHTS.contains(weight) {
             let (upstream, addr) = (spec.name.clone(), authority.clone());
@@ -253,7 +262,7 @@ fn resolve(spec: &config::Upstream) -> Result<Box<[Arc<Server>]>, UpstreamError>
         }
         let addrs = addresses(authority).map_err(|source| {
             let (upstream, addr) = (spec.name.clone(), authority.clone());
-            UpstreamError::Resolve { upstream, addr, source }
+            UpstreamError::Resolve { upstream, addr, place: place.0.clone(), source }
         })?;
         for addr in addrs {
             servers.entry(addr).and_modify(|server| server.weight += weight).or_insert_with(|| Server {

@@ -50,6 +50,21 @@ fn a_server_that_ends_by_itself_is_a_1() {
 }
 
 #[test]
+fn a_name_that_does_not_resolve_is_shown_in_its_place() {
+    let config = format!(
+        "\n[upstream.web]\nservers = [{{ addr = 'nobody.invalid:80' }}]\n{}",
+        server("path = '/'\nproxy_pass = 'web'")
+    );
+    let output = refused(&config);
+    assert_eq!(output.code, Some(1));
+    for text in
+        ["upstream `web`: cannot resolve `nobody.invalid:80`: ", "phasegate.toml:3:21", "phasegate.toml: 1 error"]
+    {
+        assert!(output.stderr.contains(text), "{text} in {}", output.stderr);
+    }
+}
+
+#[test]
 fn all_that_is_wrong_is_said_at_once() {
     let module = guests::path("bare");
     let config = format!(

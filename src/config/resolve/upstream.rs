@@ -7,7 +7,7 @@ use toml::Spanned;
 use super::Context;
 use crate::config::diagnostic::{key, nearest};
 use crate::config::leaf::HostPort;
-use crate::config::model::{Balance, HealthCheck, Timeouts, Upstream, UpstreamServer, UpstreamTls};
+use crate::config::model::{Balance, HealthCheck, Place, Timeouts, Upstream, UpstreamServer, UpstreamTls};
 use crate::config::{Diagnostic, Span, schema};
 
 /// The upstreams so far. A name stands for one also if it has errors, so that they are reported only once.
@@ -71,7 +71,9 @@ impl Context<'_> {
         }
         let servers = upstream.servers.and_then(|servers| servers.list).unwrap_or_default();
         let server = |server: schema::UpstreamServer| {
-            Some(UpstreamServer { addr: server.addr?.0, weight: server.weight.map_or(1, NonZeroU16::get) })
+            let (addr, weight) = (server.addr?, server.weight.map_or(1, NonZeroU16::get));
+            let place = Place(addr.span());
+            Some(UpstreamServer { addr: addr.into_inner().0, weight, place })
         };
         Upstream {
             name: name.into_inner(),
@@ -112,7 +114,7 @@ impl Context<'_> {
         if let Some(HostPort(addr)) = HostPort::parse(target.get_ref()) {
             return Some(self.upstreams.add(Upstream {
                 name: addr.clone(),
-                servers: vec![UpstreamServer { addr, weight: 1 }],
+                servers: vec![UpstreamServer { addr, weight: 1, place: Place(target.span()) }],
                 balance: Balance::default(),
                 hash_key: None,
                 health_check: None,

@@ -8,7 +8,12 @@ use pingora::services::background::BackgroundService;
 use super::*;
 
 fn spec(balance: Balance, servers: &[(&str, u16)]) -> config::Upstream {
-    let server = |(addr, weight): &(&str, u16)| config::UpstreamServer { addr: addr.to_string(), weight: *weight };
+    let place = config::Place::default;
+    let server = |(addr, weight): &(&str, u16)| config::UpstreamServer {
+        addr: addr.to_string(),
+        weight: *weight,
+        place: place(),
+    };
     let servers = servers.iter().map(server).collect();
     config::Upstream {
         name: "origin".into(),

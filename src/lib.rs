@@ -7,6 +7,7 @@ pub mod exchange;
 pub mod facts;
 pub mod file;
 pub mod observe;
+pub mod path;
 pub mod phase;
 pub mod proxy;
 pub mod reload;

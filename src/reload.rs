@@ -24,6 +24,7 @@ use self::watch::Watch;
 use crate::capability::Capabilities;
 use crate::config::{self, Config, Diagnostics};
 use crate::observe::metrics::ReloadResult;
+use crate::proxy::upstream::UpstreamError;
 use crate::proxy::{Generation, Shared};
 use crate::server::tls::Certificates;
 use crate::snapshot::{Changes, Snapshot};
@@ -259,10 +260,11 @@ impl Reloader {
         let (snapshot, services) =
             Snapshot::build(&config, &self.host, &self.shared.metrics, Some(&current.snapshot), &mut diagnostics)
                 .ok_or_else(|| Outcome::Failed { shown: diagnostics.to_string(), told: diagnostics.without_lines() })?;
-        let (next, _) = Generation::build(config, snapshot, Some(&current), &self.shared.metrics).map_err(|error| {
-            let shown = format!("error: {error}\n");
-            Outcome::Failed { told: shown.clone(), shown }
-        })?;
+        let built = Generation::build(config, snapshot, Some(&current), &self.shared.metrics);
+        let (next, _) = match built {
+            Ok(built) => built,
+            Err(error) => return Err(Outcome::not_built(&error, diagnostics)),
+        };
         if diagnostics.iter().next().is_some() {
             log::warn!("the configuration has warnings:{}", indented(&diagnostics.to_string()));
         }
@@ -310,6 +312,19 @@ impl Seen {
 }
 
 impl Outcome {
+    fn not_built(error: &UpstreamError, diagnostics: Diagnostics) -> Outcome {
+        match error.diagnostic() {
+            Some(diagnostic) => {
+                let diagnostics = diagnostics.alone(diagnostic);
+                Outcome::Failed { shown: diagnostics.to_string(), told: diagnostics.without_lines() }
+            }
+            None => {
+                let shown = format!("error: {error}\n");
+                Outcome::Failed { told: shown.clone(), shown }
+            }
+        }
+    }
+
     fn result(&self) -> ReloadResult {
         match self {
             Outcome::Ok { .. } => ReloadResult::Ok,

@@ -26,7 +26,7 @@ use self::shutdown::Shutdown;
 use self::tls::Certificates;
 use crate::capability::Capabilities;
 use crate::capability::cluster::Announced;
-use crate::config::Config;
+use crate::config::{Config, Diagnostic};
 use crate::observe::access_log::{AccessLog, AccessLogError};
 use crate::observe::admin::Admin;
 use crate::observe::metrics::Metrics;
@@ -49,6 +49,18 @@ pub enum ServerError {
     Thread(io::Error),
     #[error("cannot listen for SIGTERM and SIGINT: {0}")]
     Signals(io::Error),
+    #[error("the server has ended by itself{}", if *panicked { ": a panic, which is reported before this" } else { "" })]
+    Ended { panicked: bool },
+}
+
+impl ServerError {
+    /// With its place, if it is something in the configuration that turned out to be wrong.
+    pub fn diagnostic(&self) -> Option<Diagnostic> {
+        match self {
+            ServerError::Upstream(error) => error.diagnostic(),
+            _ => None,
+        }
+    }
 }
 
 /// What a server is started with: everything checked and compiled.
@@ -69,7 +81,8 @@ pub struct Start {
 /// Serves until SIGTERM or SIGINT, and then until the requests in flight have ended, or the grace period has.
 ///
 /// # Errors
-/// When an upstream's name does not resolve, the access log cannot be opened or an address is taken.
+/// When an upstream's name does not resolve, the access log cannot be opened or an address is taken; when the server ends
+/// without a signal.
 pub fn run(start: Start) -> Result<(), ServerError> {
     let Start { config, capabilities, announced, host, snapshot, services, certificates, metrics, inputs, hangup } =
         start;
@@ -135,7 +148,7 @@ pub fn run(start: Start) -> Result<(), ServerError> {
         .name("server".into())
         .spawn(move || server.run(RunArgs { shutdown_signal: Box::new(signals) }))
         .map_err(ServerError::Thread)?;
-    shutdown.wait(&serving);
+    shutdown.wait(serving)?;
     ready.store(false, Ordering::Relaxed);
     log::info!("shutting down");
     let stopped = Instant::now();

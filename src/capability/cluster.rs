@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::config;
+
 /// A group of servers.
 pub trait Cluster: Send + Sync {
     /// A healthy server for the next call; none when there is none. The key is for those that choose by a hash.
@@ -39,7 +41,7 @@ pub struct EndpointTls {
 /// Why there is no server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClusterError {
-    #[error("there is no upstream `{0}`: add `[upstream.{0}]` to the configuration")]
+    #[error("there is no upstream `{0}`: add `[upstream.{key}]` to the configuration", key = config::key(.0))]
     Unknown(String),
     #[error("no server of the upstream `{0}` is healthy")]
     NoneHealthy(String),

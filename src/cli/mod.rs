@@ -57,21 +57,24 @@ pub fn main() -> ExitCode {
 }
 
 fn run(path: &Path) -> Result<(), String> {
-    let (start, _log) = load(path)?;
+    let (start, diagnostics, _log) = load(path)?;
     if let (Some(folder), Some(error)) = (&start.config.cache, start.host.cache_error()) {
         log::warn!("compiled modules are not kept for the next start in {}: {error}", folder.display());
     }
-    server::run(start).map_err(|error| format!("error: {error}"))
+    server::run(start).map_err(|error| match error.diagnostic() {
+        Some(diagnostic) => format!("{}{}", render(&diagnostics.alone(diagnostic)), summary(path, 1)),
+        None => format!("error: {error}"),
+    })
 }
 
 fn check(path: &Path) -> Result<(), String> {
-    let (_start, _log) = load(path)?;
+    let (_start, _, _log) = load(path)?;
     println!("{}: ok", path.display());
     Ok(())
 }
 
 /// Everything that can be known without opening a port. Warnings are shown, errors are the result.
-fn load(path: &Path) -> Result<(Start, ErrorLogGuard), String> {
+fn load(path: &Path) -> Result<(Start, Diagnostics, ErrorLogGuard), String> {
     // First of all: who has just changed the configuration may send it at any moment.
     let hangup = Hangup::listen().map_err(|error| format!("error: cannot listen for SIGHUP: {error}"))?;
     let metrics = Arc::new(Metrics::new());
@@ -93,7 +96,7 @@ fn load(path: &Path) -> Result<(Start, ErrorLogGuard), String> {
     eprint!("{rendered}");
     let start =
         Start { config, capabilities, announced, host, snapshot, services, certificates, metrics, inputs, hangup };
-    Ok((start, log))
+    Ok((start, diagnostics, log))
 }
 
 fn render(diagnostics: &Diagnostics) -> String {

@@ -2,7 +2,9 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents, SpanContents};
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan};
+
+use super::excerpt::Excerpt;
 
 /// A range of bytes of the configuration file.
 pub type Span = Range<usize>;
@@ -89,6 +91,11 @@ impl Diagnostics {
         self.list.iter()
     }
 
+    /// Of the same file, and this one alone.
+    pub fn alone(self, diagnostic: Diagnostic) -> Diagnostics {
+        Diagnostics { list: vec![diagnostic], ..self }
+    }
+
     /// The text of the file.
     pub fn source(&self) -> &str {
         &self.source.text
@@ -110,7 +117,9 @@ impl Diagnostics {
             .without_syntax_highlighting();
         let mut text = String::new();
         for diagnostic in &self.list {
-            let report = Report { diagnostic, source: &self.source };
+            let Source { name, text: source } = &self.source;
+            let excerpt = Excerpt::of(name, source, marked(source, &diagnostic.span));
+            let report = Report { diagnostic, excerpt };
             if handler.render_report(&mut text, &report).is_err() {
                 text.push_str(&diagnostic.message);
             }
@@ -146,34 +155,35 @@ pub(super) fn nearest<'c>(name: &str, candidates: impl IntoIterator<Item = &'c s
     (distance <= name.len().max(candidate.len()).div_ceil(3)).then_some(candidate)
 }
 
-/// The file, of which miette gets the marked line and no other.
+/// The text as a string of TOML.
+pub(super) fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+/// The text as a key of TOML.
+pub fn key(text: &str) -> String {
+    let bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    if !text.is_empty() && text.bytes().all(bare) { text.to_owned() } else { quoted(text) }
+}
+
+/// The file.
 #[derive(Debug)]
 struct Source {
     name: String,
     text: String,
 }
 
-impl miette::SourceCode for Source {
-    fn read_span<'a>(
-        &'a self,
-        span: &miette::SourceSpan,
-        lines_before: usize,
-        _lines_after: usize,
-    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
-        let bytes = self.text.as_bytes();
-        let (start, end) = (span.offset(), span.offset() + span.len());
-        let (before, after) = bytes.split_at_checked(start).ok_or(MietteError::OutOfBounds)?;
-        let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
-        let line_length = after.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(after.len());
-        let line = before.iter().filter(|byte| **byte == b'\n').count();
-        // Without context the place is asked for, with context the text.
-        let (from, to, column) = match lines_before {
-            0 => (start, end, String::from_utf8_lossy(&bytes[line_start..start]).chars().count()),
-            _ => (line_start, end.max(start + line_length), 0),
-        };
-        let data = bytes.get(from..to).ok_or(MietteError::OutOfBounds)?;
-        let span = (from, data.len()).into();
-        Ok(Box::new(MietteSpanContents::new_named(self.name.clone(), data, span, line, column, 1)))
+/// What to mark in the text: of a span over several lines the first, so that the picture stays small; for the end of a
+/// line, where nothing can be marked, the character before.
+fn marked(text: &str, span: &Span) -> Span {
+    let start = span.start.min(text.len());
+    let end = span.end.clamp(start, text.len());
+    let rest = text.as_bytes()[start..].iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+    let end = rest.map_or(end, |rest| end.min(start + rest));
+    let before = text.get(..start).and_then(|before| before.chars().next_back());
+    match before {
+        Some(before) if rest.unwrap_or(text.len() - start) == 0 && before != '\n' => start - before.len_utf8()..start,
+        _ => start..end,
     }
 }
 
@@ -181,26 +191,7 @@ impl miette::SourceCode for Source {
 #[derive(Debug)]
 struct Report<'d> {
     diagnostic: &'d Diagnostic,
-    source: &'d Source,
-}
-
-impl Report<'_> {
-    /// What to mark: of a span over several lines the first, so that the picture stays small; for the end of a line,
-    /// where nothing can be marked, the character before.
-    fn marked(&self) -> Span {
-        let text = &self.source.text;
-        let start = self.diagnostic.span.start.min(text.len());
-        let end = self.diagnostic.span.end.clamp(start, text.len());
-        let rest = text.as_bytes()[start..].iter().position(|byte| matches!(byte, b'\n' | b'\r'));
-        let end = rest.map_or(end, |rest| end.min(start + rest));
-        let before = text.get(..start).and_then(|before| before.chars().next_back());
-        match before {
-            Some(before) if rest.unwrap_or(text.len() - start) == 0 && before != '\n' => {
-                start - before.len_utf8()..start
-            }
-            _ => start..end,
-        }
-    }
+    excerpt: Excerpt<'d>,
 }
 
 impl fmt::Display for Report<'_> {
@@ -224,15 +215,15 @@ impl miette::Diagnostic for Report<'_> {
     }
 
     fn source_code(&self) -> Option<&dyn miette::SourceCode> {
-        Some(self.source)
+        Some(&self.excerpt)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         // There is no line to show of an empty file.
-        if self.source.text.is_empty() {
+        if self.excerpt.is_empty() {
             return None;
         }
-        let label = LabeledSpan::new_primary_with_span(self.diagnostic.label.clone(), self.marked());
+        let label = LabeledSpan::new_primary_with_span(self.diagnostic.label.clone(), self.excerpt.marked());
         Some(Box::new(std::iter::once(label)))
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
 
+use http::uri::PathAndQuery;
 use http::{HeaderValue, StatusCode, Uri};
 use ipnet::IpNet;
 use log::LevelFilter;
@@ -75,6 +76,18 @@ impl Leaf for NonZeroU16 {
     }
 }
 
+/// A number of threads. Each costs files and memory, also when it has nothing to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Threads(pub usize);
+
+impl Leaf for Threads {
+    const EXPECTED: &'static str = "a whole number from 1 to 1024";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        u64::from_value(value)?.try_into().ok().filter(|threads| (1..=1024).contains(threads)).map(Threads)
+    }
+}
+
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub usize);
@@ -86,10 +99,10 @@ impl Leaf for Size {
         let Some(text) = value.as_str() else {
             return u64::from_value(value)?.try_into().ok().map(Size);
         };
-        let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
+        let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(unit_at);
         let factor: usize = match unit.trim_start() {
-            "B" => 1,
+            "B" | "" => 1,
             "KiB" => 1 << 10,
             "MiB" => 1 << 20,
             "GiB" => 1 << 30,
@@ -120,6 +133,20 @@ impl Leaf for UriPath {
 
     fn from_value(value: &DeValue) -> Option<Self> {
         value.as_str().filter(|path| path.starts_with('/')).map(|path| UriPath(path.to_owned()))
+    }
+}
+
+/// What to request of a server: a path, maybe with a query.
+#[derive(Clone, Debug)]
+pub struct Target(pub String);
+
+impl Leaf for Target {
+    const EXPECTED: &'static str = "a path that starts with \"/\", percent-encoded as it is requested";
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        let target = value.as_str()?;
+        let valid = target.starts_with('/') && !target.contains('#') && target.parse::<PathAndQuery>().is_ok();
+        valid.then(|| Target(target.to_owned()))
     }
 }
 
@@ -397,12 +424,18 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [("\"64MiB\"", 64 << 20), ("\"256 KiB\"", 256 << 10), ("\"0B\"", 0), ("1_000", 1000)] {
+        for (text, bytes) in [
+            ("\"64MiB\"", 64 << 20),
+            ("\"256 KiB\"", 256 << 10),
+            ("\"0B\"", 0),
+            ("\"0\"", 0),
+            ("0", 0),
+            ("\"12\"", 12),
+            ("1_000", 1000),
+        ] {
             assert_eq!(read::<Size>(text), Some(Size(bytes)), "{text}");
         }
-        for text in
-            ["\"64MB\"", "\"MiB\"", "\"\"", "\"1.5MiB\"", "\"-1MiB\"", "-1", "1.5", "\"99999999999999GiB\"", "\"12\""]
-        {
+        for text in ["\"64MB\"", "\"MiB\"", "\"\"", "\"1.5MiB\"", "\"-1MiB\"", "-1", "1.5", "\"99999999999999GiB\""] {
             assert_eq!(read::<Size>(text), None, "{text}");
         }
     }

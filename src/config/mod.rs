@@ -3,6 +3,7 @@
 
 pub mod abi;
 mod diagnostic;
+mod excerpt;
 mod keys;
 mod leaf;
 mod model;
@@ -15,7 +16,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-pub use diagnostic::{Diagnostic, Diagnostics, Severity, Span};
+pub use diagnostic::{Diagnostic, Diagnostics, Severity, Span, key};
 pub use model::*;
 #[cfg(test)]
 pub use net::load_rules;

@@ -209,7 +209,20 @@ pub struct UpstreamServer {
     /// `host:port`.
     pub addr: String,
     pub weight: u16,
+    pub place: Place,
 }
+
+/// Where something is written. All are equal: what is the same elsewhere in the file has not changed.
+#[derive(Clone, Debug, Default)]
+pub struct Place(pub Span);
+
+impl PartialEq for Place {
+    fn eq(&self, _: &Place) -> bool {
+        true
+    }
+}
+
+impl Eq for Place {}
 
 /// How a server is chosen for a request. All of them honour the weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -43,6 +43,11 @@ impl<'t, 's> Reader<'t, 's> {
         self.table.get_key_value(name).map(|(key, _)| key.span())
     }
 
+    /// Whether the key is an empty list.
+    pub fn is_empty(&self, name: &str) -> bool {
+        self.table.get(name).and_then(|value| value.get_ref().as_array()).is_some_and(|items| items.is_empty())
+    }
+
     /// The keys of the table, in the order of the file.
     pub fn keys(&self) -> Vec<Spanned<String>> {
         let mut keys: Vec<_> = self.table.keys().map(owned).collect();

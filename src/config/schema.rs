@@ -13,7 +13,7 @@ use log::LevelFilter;
 use toml::Spanned;
 
 use super::keys::{self, Level};
-use super::leaf::{Host, HostPort, Name, RedisUrl, Size, StoreKind, UriPath};
+use super::leaf::{Host, HostPort, Name, RedisUrl, Size, StoreKind, Target, Threads, UriPath};
 use super::model::{Balance, HostPattern, Instance, OnFailure};
 use super::net::NetRule;
 use super::reader::{FromTable, Reader};
@@ -21,7 +21,7 @@ use super::{Diagnostic, Span};
 use crate::phase::{Ext, Phase};
 
 pub struct Main {
-    pub threads: Option<NonZeroUsize>,
+    pub threads: Option<Threads>,
     pub work_stealing: Option<bool>,
     pub watch: Option<bool>,
     pub error_log: Option<LevelFilter>,
@@ -32,7 +32,7 @@ pub struct Main {
     pub body_limit: Option<Size>,
     pub trusted_proxies: Vec<IpNet>,
     pub cache: Option<String>,
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<Spanned<SocketAddr>>,
     pub network: Option<Network>,
     pub store: Option<Store>,
     pub upstreams: Vec<(Spanned<String>, Upstream)>,
@@ -84,7 +84,7 @@ impl FromTable for Main {
 }
 
 pub struct AccessLog {
-    pub path: Option<String>,
+    pub path: Option<Spanned<String>>,
     pub format: Option<Spanned<String>>,
 }
 
@@ -92,19 +92,19 @@ impl FromTable for AccessLog {
     const LEVEL: &'static Level = &keys::ACCESS_LOG;
 
     fn read(reader: &mut Reader) -> Self {
-        AccessLog { path: inner(reader.required("path")), format: reader.leaf("format") }
+        AccessLog { path: reader.required("path"), format: reader.leaf("format") }
     }
 }
 
 struct Admin {
-    listen: Option<SocketAddr>,
+    listen: Option<Spanned<SocketAddr>>,
 }
 
 impl FromTable for Admin {
     const LEVEL: &'static Level = &keys::ADMIN;
 
     fn read(reader: &mut Reader) -> Self {
-        Admin { listen: inner(reader.required("listen")) }
+        Admin { listen: reader.required("listen") }
     }
 }
 
@@ -189,7 +189,7 @@ impl FromTable for Upstream {
 }
 
 pub struct UpstreamServer {
-    pub addr: Option<HostPort>,
+    pub addr: Option<Spanned<HostPort>>,
     pub weight: Option<NonZeroU16>,
 }
 
@@ -197,7 +197,7 @@ impl FromTable for UpstreamServer {
     const LEVEL: &'static Level = &keys::UPSTREAM_SERVER;
 
     fn read(reader: &mut Reader) -> Self {
-        UpstreamServer { addr: inner(reader.required("addr")), weight: inner(reader.leaf("weight")) }
+        UpstreamServer { addr: reader.required("addr"), weight: inner(reader.leaf("weight")) }
     }
 }
 
@@ -215,7 +215,7 @@ impl FromTable for UpstreamTls {
 }
 
 pub struct HealthCheck {
-    pub path: Option<UriPath>,
+    pub path: Option<Target>,
     pub interval_ms: Option<NonZeroU64>,
 }
 
@@ -231,7 +231,7 @@ pub struct Server {
     pub span: Span,
     /// None: the key is not there.
     pub names: Option<Vec<Spanned<HostPattern>>>,
-    /// None: the key is not there.
+    /// None: the key is not there, or an empty list.
     pub listen: Option<Vec<Listen>>,
     pub locals: Option<Vec<Local>>,
     pub chains: Chains,
@@ -244,7 +244,8 @@ impl FromTable for Server {
         Server {
             span: reader.span(),
             names: reader.key("name").map(|_| reader.leaves("name").unwrap_or_default()),
-            listen: reader.key("listen").map(|_| reader.tables("listen").unwrap_or_default()),
+            listen: (reader.key("listen").is_some() && !reader.is_empty("listen"))
+                .then(|| reader.tables("listen").unwrap_or_default()),
             locals: reader.tables("local"),
             chains: read_chains(reader),
         }

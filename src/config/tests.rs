@@ -156,8 +156,12 @@ fn upstreams_by_name_and_by_address() {
     let names: Vec<_> = config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
     assert_eq!(names, ["origin", "127.0.0.1:9003"], "equal addresses share an upstream");
     let origin = &config.upstreams[0];
-    assert_eq!(origin.servers[0], UpstreamServer { addr: "127.0.0.1:9001".into(), weight: 2 });
-    assert_eq!(origin.servers[1], UpstreamServer { addr: "origin.example.cn:9002".into(), weight: 1 });
+    assert_eq!(origin.servers[0], UpstreamServer { addr: "127.0.0.1:9001".into(), weight: 2, place: Place::default() });
+    assert_eq!(
+        origin.servers[1],
+        UpstreamServer { addr: "origin.example.cn:9002".into(), weight: 1, place: Place::default() }
+    );
+    assert_eq!(&FULL[origin.servers[1].place.0.clone()], "\"origin.example.cn:9002\"");
     assert_eq!(origin.balance, Balance::Hash);
     assert!(origin.hash_key.is_some());
     let check = origin.health_check.clone().unwrap();

@@ -37,8 +37,8 @@ pub struct Context {
     pub upstream: Option<String>,
     /// Held as long as the connection is used: `least_conn` counts it.
     pub selected: Option<Selected>,
-    /// Servers of the upstream that could not be connected.
-    pub failed_connects: usize,
+    /// Servers of the upstream that could not be connected. Nothing is allocated for none.
+    pub failed_servers: Vec<SocketAddr>,
     /// Whether `wasm_http_filter_headers` has run: it runs once, also when it fails and the proxy answers by itself.
     pub filtered: bool,
     /// Whether a response that a plugin streamed has to be cut off.
@@ -64,7 +64,7 @@ impl Context {
             header_only: false,
             upstream: None,
             selected: None,
-            failed_connects: 0,
+            failed_servers: Vec::new(),
             filtered: false,
             cut: false,
             _in_flight: in_flight,

@@ -6,7 +6,6 @@ mod decorate;
 mod error;
 mod filter;
 mod generation;
-mod path;
 mod replay;
 mod respond;
 mod route;
@@ -41,6 +40,7 @@ use crate::exchange::Reply;
 use crate::facts::{self, Connection, Origin, UpstreamFacts, View};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
+use crate::path;
 use crate::phase::Phase;
 
 /// What all listeners share.
@@ -174,7 +174,7 @@ impl ProxyHttp for Gateway {
         let key = hash_key
             .as_ref()
             .map(|key| View { request: session.req_header(), response: None, facts: &ctx.facts }.render(key));
-        let Some(selected) = upstream.select(key.as_deref().unwrap_or_default().as_bytes()) else {
+        let Some(selected) = upstream.select(key.as_deref().unwrap_or_default().as_bytes(), &ctx.failed_servers) else {
             return Err(error::no_server());
         };
         let mut peer = upstream.peer(&selected);
@@ -212,8 +212,8 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
         mut failure: Box<pingora::Error>,
     ) -> Box<pingora::Error> {
-        ctx.failed_connects += 1;
-        let others = Self::upstream(ctx).is_some_and(|(upstream, _)| ctx.failed_connects < upstream.size());
+        ctx.failed_servers.extend(ctx.selected.as_ref().map(|selected| selected.addr));
+        let others = Self::upstream(ctx).is_some_and(|(upstream, _)| upstream.has_other(&ctx.failed_servers));
         failure.set_retry(others);
         failure
     }

@@ -19,12 +19,12 @@ use pingora::prelude::HttpPeer;
 use pingora::services::background::GenBackgroundService;
 
 use self::protocol::Protocol;
-use crate::config::{self, Balance, Ca, Timeouts};
+use crate::config::{self, Balance, Ca, Diagnostic, Span, Timeouts};
 
 /// The weights a server may have. The selection keeps an entry for each unit of weight.
 const WEIGHTS: std::ops::RangeInclusive<usize> = 1..=65535;
 
-/// How often, for each server, a selection is asked for its next choice before any healthy server will do.
+/// How often, for each server, a selection is asked for its next choice before any usable server will do.
 const TRIES_PER_SERVER: usize = 8;
 
 /// Why an upstream cannot be built.
@@ -35,9 +35,18 @@ pub enum UpstreamError {
     #[error("upstream `{upstream}`: the weight of `{addr}` is {weight}, it must be from 1 to 65535")]
     Weight { upstream: String, addr: String, weight: usize },
     #[error("upstream `{upstream}`: cannot resolve `{addr}`: {source}")]
-    Resolve { upstream: String, addr: String, source: io::Error },
+    Resolve { upstream: String, addr: String, place: Span, source: io::Error },
     #[error("upstream `{upstream}`: `{path}` is not a path to request for a health check")]
     HealthPath { upstream: String, path: String },
+}
+
+impl UpstreamError {
+    /// With its place, if it is something in the configuration that turned out to be wrong.
+    pub fn diagnostic(&self) -> Option<Diagnostic> {
+        let UpstreamError::Resolve { place, .. } = self else { return None };
+        let help = "names are resolved at the start: look whether it is right, or write an address";
+        Some(Diagnostic::error(place.clone(), self.to_string()).help(help))
+    }
 }
 
 /// A named group of servers.
@@ -144,19 +153,27 @@ impl Upstream {
         peer
     }
 
-    /// A healthy server for the next request; none when there is none. Only `hash` looks at the key.
-    pub fn select(&self, hash_key: &[u8]) -> Option<Selected> {
+    /// A healthy server for the next request, none of those that have failed it; none when there is no other. Only `hash`
+    /// looks at the key.
+    pub fn select(&self, hash_key: &[u8], failed: &[SocketAddr]) -> Option<Selected> {
         match &self.picker {
-            Picker::Single => self.servers.first().filter(|server| server.healthy()).map(|server| server.selected()),
-            Picker::RoundRobin(selection) => self.next(selection, &[]).map(|server| server.selected()),
-            Picker::Random(selection) => self.next(selection, &[]).map(|server| server.selected()),
-            Picker::Hash(selection) => self.next(selection, hash_key).map(|server| server.selected()),
-            Picker::LeastConn(turns) => self.least_busy(turns).map(|server| server.counted()),
+            Picker::Single => {
+                self.servers.first().filter(|server| server.usable(failed)).map(|server| server.selected())
+            }
+            Picker::RoundRobin(selection) => self.next(selection, &[], failed).map(|server| server.selected()),
+            Picker::Random(selection) => self.next(selection, &[], failed).map(|server| server.selected()),
+            Picker::Hash(selection) => self.next(selection, hash_key, failed).map(|server| server.selected()),
+            Picker::LeastConn(turns) => self.least_busy(turns, failed).map(|server| server.counted()),
         }
     }
 
-    /// The first healthy server in the order of the selection.
-    fn next<S>(&self, selection: &Arc<S>, key: &[u8]) -> Option<Arc<Server>>
+    /// Whether there is another server to try.
+    pub fn has_other(&self, failed: &[SocketAddr]) -> bool {
+        self.servers.iter().any(|server| server.usable(failed))
+    }
+
+    /// The first usable server in the order of the selection.
+    fn next<S>(&self, selection: &Arc<S>, key: &[u8], failed: &[SocketAddr]) -> Option<Arc<Server>>
     where
         S: BackendSelection,
         S::Iter: BackendIter,
@@ -164,20 +181,20 @@ impl Upstream {
         let mut choices = selection.iter(key);
         for _ in 0..TRIES_PER_SERVER * self.servers.len() {
             let server = choices.next()?.ext.get::<Arc<Server>>()?;
-            if server.healthy() {
+            if server.usable(failed) {
                 return Some(server.clone());
             }
         }
-        // Choices repeat, so that the only healthy server may not have come up yet.
-        self.servers.iter().find(|server| server.healthy()).cloned()
+        // Choices repeat, so that the only usable server may not have come up yet.
+        self.servers.iter().find(|server| server.usable(failed)).cloned()
     }
 
-    fn least_busy(&self, turns: &Arc<RoundRobin>) -> Option<Arc<Server>> {
-        let first = self.next(turns, &[])?;
+    fn least_busy(&self, turns: &Arc<RoundRobin>, failed: &[SocketAddr]) -> Option<Arc<Server>> {
+        let first = self.next(turns, &[], failed)?;
         let best = self
             .servers
             .iter()
-            .filter(|server| server.healthy())
+            .filter(|server| server.usable(failed))
             .fold(&first, |best, server| if server.less_busy_than(best) { server } else { best });
         Some(best.clone())
     }
@@ -205,8 +222,9 @@ impl Server {
         Backend { addr: self.addr.into(), weight: self.weight, ext }
     }
 
-    fn healthy(&self) -> bool {
-        self.healthy.load(Relaxed)
+    /// Whether it is healthy, and has not failed the request.
+    fn usable(&self, failed: &[SocketAddr]) -> bool {
+        self.healthy.load(Relaxed) && !failed.contains(&self.addr)
     }
 
     /// Compares connections in use per weight, without dividing.
@@ -236,7 +254,7 @@ impl Drop for Active {
 /// All addresses, each once: servers that come to the same address add up their weights.
 fn resolve(spec: &config::Upstream) -> Result<Box<[Arc<Server>]>, UpstreamError> {
     let mut servers = BTreeMap::<SocketAddr, Server>::new();
-    for config::UpstreamServer { addr: authority, weight } in &spec.servers {
+    for config::UpstreamServer { addr: authority, weight, place } in &spec.servers {
         let weight = &usize::from(*weight);
         if !WEIGHTS.contains(weight) {
             let (upstream, addr) = (spec.name.clone(), authority.clone());
@@ -244,7 +262,7 @@ fn resolve(spec: &config::Upstream) -> Result<Box<[Arc<Server>]>, UpstreamError>
         }
         let addrs = addresses(authority).map_err(|source| {
             let (upstream, addr) = (spec.name.clone(), authority.clone());
-            UpstreamError::Resolve { upstream, addr, source }
+            UpstreamError::Resolve { upstream, addr, place: place.0.clone(), source }
         })?;
         for addr in addrs {
             servers.entry(addr).and_modify(|server| server.weight += weight).or_insert_with(|| Server {

@@ -11,6 +11,7 @@ use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::ServerError;
 use super::connections::Connections;
 use crate::observe::metrics::Metrics;
 
@@ -40,13 +41,17 @@ impl Shutdown {
         Ok(Signals { shutdown: self.clone(), signals: Mutex::new(Some((terminate, interrupt))) })
     }
 
-    /// Waits for a signal, or the end of the server, which should not come first.
-    pub fn wait(&self, server: &JoinHandle<()>) {
+    /// Waits for a signal.
+    ///
+    /// # Errors
+    /// When the server ends first.
+    pub fn wait(&self, server: JoinHandle<()>) -> Result<(), ServerError> {
         let (came, changed) = &*self.0;
         let mut came = came.lock();
         while !*came && !server.is_finished() {
             changed.wait_for(&mut came, Duration::from_millis(200));
         }
+        if *came { Ok(()) } else { Err(ServerError::Ended { panicked: server.join().is_err() }) }
     }
 
     fn come(&self) {
@@ -88,5 +93,25 @@ pub fn drain(metrics: &Metrics, connections: &Connections, grace: Duration) {
     let end = Instant::now() + FAREWELL.min(left());
     while connections.count() > 0 && Instant::now() < end {
         thread::sleep(STEP);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_ends_by_itself_is_an_error() {
+        let wait = |serve: fn()| Shutdown::default().wait(thread::spawn(serve)).unwrap_err().to_string();
+        assert_eq!(wait(|| ()), "the server has ended by itself");
+        let panicked = "the server has ended by itself: a panic, which is reported before this";
+        assert_eq!(wait(|| std::panic::resume_unwind(Box::new(()))), panicked);
+    }
+
+    #[test]
+    fn a_signal_is_none() {
+        let shutdown = Shutdown::default();
+        shutdown.come();
+        assert!(shutdown.wait(thread::spawn(|| ())).is_ok());
     }
 }

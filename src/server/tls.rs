@@ -6,6 +6,7 @@ mod certificate;
 use std::any::Any;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -14,13 +15,14 @@ use pingora::listeners::TlsAccept;
 use pingora::listeners::tls::TlsSettings;
 use pingora::protocols::tls::TlsRef;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use crate::config::{Config, Diagnostic, Diagnostics, HostPattern, Tls};
 use crate::facts::{Certificate, Handshake};
+use crate::file;
 use crate::proxy::Router;
 
 /// The certificates of every address that speaks TLS.
@@ -133,22 +135,57 @@ impl TlsAccept for KeepHandshake {
 
 fn certified_key(tls: &Tls) -> Result<CertifiedKey, String> {
     let (cert, key) = (tls.cert.display(), tls.key.display());
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&tls.cert)
-        .and_then(Iterator::collect)
-        .map_err(|error| format!("the certificate {cert} cannot be read: {error}"))?;
-    if chain.is_empty() {
-        return Err(format!("there is no certificate in {cert}"));
-    }
-    let private =
-        PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| format!("the key {key} cannot be read: {error}"))?;
-    let private =
-        ring::sign::any_supported_type(&private).map_err(|error| format!("the key {key} is of no use: {error}"))?;
+    let chain = chain(&tls.cert).map_err(|why| format!("`cert`: the certificate {cert} cannot be used: {why}"))?;
+    let private = private_key(&tls.key).map_err(|why| format!("`key`: the key {key} cannot be used: {why}"))?;
+    let private = ring::sign::any_supported_type(&private)
+        .map_err(|error| format!("`key`: the key {key} is of no use: {error}"))?;
     let certified = CertifiedKey::new(chain, private);
     match certified.keys_match() {
         Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
-            Err(format!("the key {key} does not belong to the certificate {cert}"))
+            Err(format!("`key`: the key {key} does not belong to the certificate {cert}"))
         }
         Err(rustls::Error::InconsistentKeys(_)) | Ok(()) => Ok(certified),
-        Err(_) => Err(format!("the certificate {cert} is not an X.509 certificate")),
+        Err(_) => Err(format!("`cert`: the certificate {cert} is not an X.509 certificate")),
+    }
+}
+
+fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let text = file::read(path).map_err(|error| error.to_string())?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match chain {
+        Ok(chain) if chain.is_empty() => Err("there is no certificate in it".to_owned()),
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(pem_problem(&error)),
+    }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let text = file::read(path).map_err(|error| error.to_string())?;
+    let says = |what: &[u8]| text.windows(what.len()).any(|part| part == what);
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
+        _ if says(b"ENCRYPTED") => {
+            format!("it is encrypted: write it without a password, as by `openssl pkey -in {}`", path.display())
+        }
+        pem::Error::NoItemsFound if says(b"-----BEGIN CERTIFICATE-----") => {
+            "there is a certificate in it, and no private key".to_owned()
+        }
+        pem::Error::NoItemsFound => "there is no private key in it".to_owned(),
+        error => pem_problem(&error),
+    })
+}
+
+/// What is wrong with a PEM file, in words.
+fn pem_problem(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { end_marker } => {
+            format!("it is cut off: the line `-----END {}-----` is missing", String::from_utf8_lossy(end_marker))
+        }
+        pem::Error::IllegalSectionStart { line } => {
+            format!("the line `{}` is not right", String::from_utf8_lossy(line).trim_end())
+        }
+        pem::Error::Base64Decode(_) => {
+            "what stands between `BEGIN` and `END` is not right: it is not base64".to_owned()
+        }
+        error => error.to_string(),
     }
 }

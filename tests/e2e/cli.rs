@@ -1,6 +1,7 @@
 //! The command line: arguments, exit codes, what is said where.
 
 use std::net::TcpListener;
+use std::process::Command;
 
 use super::support::*;
 
@@ -23,9 +24,7 @@ fn wrong_arguments_are_a_2() {
 fn a_configuration_is_checked_without_opening_a_port() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
-    let config = format!(
-        "[admin]\nlisten = '{addr}'\n[[server]]\nlisten = [{{ addr = '{addr}' }}]\n[[server.local]]\npath = '/'\necho = true\n"
-    );
+    let config = format!("[[server]]\nlisten = [{{ addr = '{addr}' }}]\n[[server.local]]\npath = '/'\necho = true\n");
 
     let output = check(&config);
     assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
@@ -35,6 +34,34 @@ fn a_configuration_is_checked_without_opening_a_port() {
     assert_eq!(output.code, Some(1));
     let expected = format!("error: cannot listen on {addr}: Address already in use");
     assert!(output.stderr.contains(&expected), "{}", output.stderr);
+}
+
+#[test]
+fn a_server_that_ends_by_itself_is_a_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("phasegate.toml");
+    std::fs::write(&file, format!("threads = 1024\n{}", server("path = '/'\necho = true"))).unwrap();
+    let mut limited = Command::new("sh");
+    // No cache: a module takes files as well.
+    limited.args(["-c", "ulimit -n 200; exec \"$0\" run -c \"$1\""]).arg(phasegate().get_program()).arg(file);
+    let output = Output::of(limited.env("XDG_CACHE_HOME", folder.path()));
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains("\nerror: the server has ended by itself"), "{}", output.stderr);
+}
+
+#[test]
+fn a_name_that_does_not_resolve_is_shown_in_its_place() {
+    let config = format!(
+        "\n[upstream.web]\nservers = [{{ addr = 'nobody.invalid:80' }}]\n{}",
+        server("path = '/'\nproxy_pass = 'web'")
+    );
+    let output = refused(&config);
+    assert_eq!(output.code, Some(1));
+    for text in
+        ["upstream `web`: cannot resolve `nobody.invalid:80`: ", "phasegate.toml:3:21", "phasegate.toml: 1 error"]
+    {
+        assert!(output.stderr.contains(text), "{text} in {}", output.stderr);
+    }
 }
 
 #[test]

@@ -173,15 +173,21 @@ async fn the_servers_of_an_upstream_take_turns_by_their_weights() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_cannot_be_connected_is_passed_over() {
-    let (one, down) = (Origin::saying("one").await, DownOrigin::new());
-    for balance in ["round_robin", "random", "least_conn"] {
-        let upstream = balanced("web", &[(down.addr(), 1), (one.addr(), 1)], &format!("balance = '{balance}'"));
-        let proxy = Proxy::start(&(upstream + &server("path = '/'\nproxy_pass = 'web'")));
+    let (one, down, also_down) = (Origin::saying("one").await, DownOrigin::new(), DownOrigin::new());
+    for balance in ["round_robin", "random", "least_conn", "hash"] {
+        let keys = match balance {
+            "hash" => "balance = 'hash'\nhash_key = '${http_header_x_user}'".to_owned(),
+            _ => format!("balance = '{balance}'"),
+        };
+        let none = balanced("none", &[(down.addr(), 1), (also_down.addr(), 1)], &keys);
+        let web = balanced("web", &[(down.addr(), 1), (one.addr(), 1), (also_down.addr(), 1)], &keys);
+        let local = "[[server.local]]\npath = '/none'\nproxy_pass = 'none'\n";
+        let proxy = Proxy::start(&[none, web, server("path = '/'\nproxy_pass = 'web'"), local.to_owned()].concat());
         let client = http1();
-        for _ in 0..4 {
-            let answer = send(client.post(proxy.url("/")).body("whole")).await;
-            // By chance, `random` may choose the same server again.
-            assert!(answer.status == 200 || balance == "random", "{balance}: {}", answer.status);
+        for user in 0..20 {
+            let post = |path| send(client.post(proxy.url(path)).header("x-user", user.to_string()).body("whole"));
+            assert_eq!(post("/").await.status, 200, "{balance}");
+            assert_eq!(post("/none").await.status, 502, "{balance}");
         }
         assert!(one.received().iter().all(|request| request.body == b"whole"[..]));
     }
@@ -261,6 +267,9 @@ async fn a_verdict_chooses_the_upstream() {
         "[[server.local]]\npath = '/chosen'\nproxy_pass = 'one'\n".to_owned(),
         script("wasm_access", &guests::path("verdict"), "ext2"),
         "on_ext1 = 'status:418'\non_ext2 = 'upstream:two'\n".to_owned(),
+        "[[server.local]]\npath = '/address'\nproxy_pass = 'one'\n".to_owned(),
+        script("wasm_access", &guests::path("verdict"), "ext2"),
+        format!("on_ext2 = 'upstream:{}'\n", two.addr()),
         "[[server.local]]\npath = '/status'\nproxy_pass = 'one'\n".to_owned(),
         script("wasm_access", &guests::path("verdict"), "ext1"),
         "on_ext1 = 'status:418'\n".to_owned(),
@@ -268,7 +277,9 @@ async fn a_verdict_chooses_the_upstream() {
     let proxy = Proxy::start(&config.concat());
 
     let client = http1();
-    for (path, status, body) in [("/", 200, "one"), ("/chosen", 200, "two"), ("/status", 418, "418 I'm a teapot\n")] {
+    for (path, status, body) in
+        [("/", 200, "one"), ("/chosen", 200, "two"), ("/address", 200, "two"), ("/status", 418, "418 I'm a teapot\n")]
+    {
         let answer = send(client.get(proxy.url(path))).await;
         assert_eq!((answer.status, answer.text()), (status, body.into()), "{path}");
     }

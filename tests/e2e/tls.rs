@@ -93,11 +93,22 @@ fn files_that_are_no_good_are_errors_of_the_configuration() {
     let garbage = a.cert.with_file_name("garbage.pem");
     fs::write(&garbage, "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n").unwrap();
 
+    let (cut, sealed) = (a.cert.with_file_name("cut.pem"), a.cert.with_file_name("sealed.pem"));
+    let whole = fs::read_to_string(&a.cert).unwrap();
+    fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
+    fs::write(&sealed, "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n").unwrap();
+    let old = a.cert.with_file_name("old.pem");
+    let header = "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n";
+    fs::write(&old, format!("-----BEGIN RSA PRIVATE KEY-----\n{header}AAAA\n-----END RSA PRIVATE KEY-----\n")).unwrap();
+
     for (cert, key, named) in [
+        (&cut, &a.key, vec!["`cert`: ", "cut.pem cannot be used: it is cut off: the line `-----END CERTIFICATE-----`"]),
+        (&a.cert, &sealed, vec!["`key`: ", "sealed.pem cannot be used: it is encrypted"]),
+        (&a.cert, &old, vec!["`key`: ", "old.pem cannot be used: it is encrypted"]),
         (&a.cert, &b.key, vec!["b.cn.key.pem does not belong to the certificate", "a.cn.cert.pem"]),
         (&garbage, &a.key, vec!["the certificate", "garbage.pem is not an X.509 certificate"]),
-        (&a.key, &a.key, vec!["there is no certificate in", "a.cn.key.pem"]),
-        (&a.cert, &a.cert, vec!["the key", "a.cn.cert.pem cannot be read"]),
+        (&a.key, &a.key, vec!["`cert`: ", "a.cn.key.pem cannot be used: there is no certificate in it"]),
+        (&a.cert, &a.cert, vec!["`key`: ", "a.cn.cert.pem cannot be used: there is a certificate in it"]),
     ] {
         let config = secure("a.cn", &CertFiles { cert: cert.clone(), key: key.clone() });
         for output in [check(&config), refused(&config)] {

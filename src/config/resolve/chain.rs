@@ -214,7 +214,8 @@ impl Context<'_> {
             self.error(Diagnostic::error(span.clone(), message).help("move the plugin to `wasm_access`"));
             return None;
         }
-        self.check_upstream_name(span.clone(), name).then(|| Action::Upstream(name.to_owned()))
+        let upstream = Spanned::new(span.clone(), name.to_owned());
+        self.upstream_for(&upstream).map(|_| Action::Upstream(upstream.into_inner()))
     }
 
     fn status(&mut self, span: &Span, code: &str) -> Option<Action> {

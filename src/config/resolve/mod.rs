@@ -2,6 +2,7 @@
 
 mod chain;
 mod filter;
+mod listen;
 mod server;
 mod session;
 mod store;
@@ -26,7 +27,7 @@ const ACCESS_LOG_FORMAT: &str = "${local_time} ${client_ip} ${domain} \"${http_r
 pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -> Config {
     let defaults = Config::empty(path);
     let directory = path.parent().unwrap_or(Path::new("")).to_owned();
-    let threads = main.threads.map_or(defaults.threads, usize::from);
+    let threads = main.threads.map_or(defaults.threads, |threads| threads.0);
     let mut cx = Context { directory, threads, diagnostics, upstreams: Upstreams::default(), files: Vec::new() };
     cx.declare_upstreams(main.upstreams);
     let level = cx.level(main.chains, &Level::default());
@@ -36,7 +37,7 @@ pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -
     }
     let sessions = cx.sessions(main.sessions);
     let services = cx.services(main.services);
-    let servers = cx.servers(main.servers.unwrap_or_default(), &level);
+    let servers = cx.servers(main.servers.unwrap_or_default(), &level, main.admin.as_ref());
     Config {
         threads,
         work_stealing: main.work_stealing.unwrap_or(defaults.work_stealing),
@@ -51,7 +52,7 @@ pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -
         body_limit: main.body_limit.map_or(defaults.body_limit, |size| size.0),
         trusted_proxies: main.trusted_proxies,
         cache: main.cache.map_or(defaults.cache, |path| cx.cache(&path)),
-        admin: main.admin,
+        admin: main.admin.map(Spanned::into_inner),
         network: cx.network(main.network.unwrap_or_default()),
         store: main.store.map_or(defaults.store, |store| cx.store(store)),
         upstreams: cx.upstreams.into_list(),
@@ -83,11 +84,33 @@ impl Context<'_> {
     fn access_log(&mut self, log: schema::AccessLog) -> Option<AccessLog> {
         let default = || Spanned::new(0..0, ACCESS_LOG_FORMAT.to_owned());
         let format = self.template(&log.format.unwrap_or_else(default))?;
-        let target = match log.path?.as_str() {
+        let path = log.path?;
+        let target = match path.get_ref().as_str() {
             "stdout" | "-" => LogTarget::Stdout,
-            path => LogTarget::File(self.directory.join(path)),
+            file => LogTarget::File(self.directory.join(file)),
         };
+        if let LogTarget::File(file) = &target {
+            self.check_log_file(&path, file);
+        }
         Some(AccessLog { target, format })
+    }
+
+    /// The file need not be there, nor the folders above it; but what is there must not be in the way.
+    fn check_log_file(&mut self, written: &Spanned<String>, file: &Path) {
+        let text = written.get_ref();
+        let message = if text.is_empty() {
+            "the `path` of the access log is empty".to_owned()
+        } else if text.ends_with('/') || file.is_dir() {
+            format!("the access log cannot be written to `{text}`: it is a folder")
+        } else if let Some(above) =
+            file.ancestors().skip(1).find(|above| above.exists()).filter(|above| !above.is_dir())
+        {
+            format!("the access log cannot be written to `{text}`: {} is no folder", above.display())
+        } else {
+            return;
+        };
+        let help = "name a file, such as `path = \"logs/access.log\"`, or `\"stdout\"`";
+        self.error(Diagnostic::error(written.span(), message).help(help));
     }
 
     /// Where to keep what can be made anew; an empty path switches it off.

@@ -1,4 +1,4 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -7,29 +7,36 @@ use toml::Spanned;
 
 use super::Context;
 use super::chain::Level;
-use crate::config::model::{Handler, HostPattern, Listen, Local, Match, Respond, Server, Tls};
+use super::listen::Listeners;
+use crate::config::diagnostic::quoted;
+use crate::config::model::{Handler, Local, Match, Respond, Server};
 use crate::config::{Diagnostic, Span, schema};
+use crate::path::normal_prefix;
+use crate::phase::Phase;
 
-/// What the servers so far listen on.
-#[derive(Default)]
-struct Listeners {
-    /// Whether with TLS.
-    tls: HashMap<SocketAddr, bool>,
-    names: HashSet<(SocketAddr, bool, HostPattern)>,
-    /// They have a default server.
-    addresses: HashSet<(SocketAddr, bool)>,
-}
+/// Headers that say where the body ends and how the connection goes on: the proxy writes them.
+const OF_THE_CONNECTION: [&str; 7] =
+    ["connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
 
 impl Context<'_> {
-    pub fn servers(&mut self, servers: Vec<schema::Server>, above: &Level) -> Vec<Server> {
+    pub fn servers(
+        &mut self,
+        servers: Vec<schema::Server>,
+        above: &Level,
+        admin: Option<&Spanned<SocketAddr>>,
+    ) -> Vec<Server> {
         let mut listeners = Listeners::default();
-        servers.into_iter().map(|server| self.server(server, above, &mut listeners)).collect()
+        let servers = servers.into_iter().map(|server| self.server(server, above, &mut listeners)).collect();
+        if let Some(admin) = admin {
+            self.check_admin(admin, &listeners);
+        }
+        servers
     }
 
     fn server(&mut self, server: schema::Server, above: &Level, listeners: &mut Listeners) -> Server {
         if server.listen.is_none() {
             let missing = Diagnostic::error(server.span.clone(), "the server listens nowhere");
-            self.diagnostics.push_absent(missing.help("add `listen = [{ addr = \"0.0.0.0:8080\" }]`"));
+            self.diagnostics.push_absent(missing.help("write `listen = [{ addr = \"0.0.0.0:8080\" }]`"));
         }
         let listen: Vec<_> = server.listen.unwrap_or_default().into_iter().filter_map(|l| self.listen(l)).collect();
         self.check_listeners(&listen, listeners);
@@ -50,57 +57,6 @@ impl Context<'_> {
             locals: locals.into_iter().filter_map(|local| self.local(local, &level)).collect(),
             chains: level.chains,
             filters: level.filters,
-        }
-    }
-
-    fn listen(&mut self, listen: schema::Listen) -> Option<Listen> {
-        let tls = listen.tls.map(|tls| {
-            let cert = tls.cert.and_then(|cert| self.file("the certificate", &cert));
-            let key = tls.key.and_then(|key| self.file("the private key", &key));
-            cert.zip(key).map(|(cert, key)| Tls { cert, key })
-        });
-        let addr = listen.addr?;
-        let tls = match tls {
-            Some(tls) => Some(tls?),
-            None => None,
-        };
-        Some(Listen { addr: *addr.get_ref(), tls, h2: listen.h2.unwrap_or(false), span: addr.span() })
-    }
-
-    fn check_listeners(&mut self, listen: &[Listen], listeners: &mut Listeners) {
-        for Listen { addr, tls, span, .. } in listen.iter().filter(|listen| listen.addr.port() != 0) {
-            let tls = tls.is_some();
-            if *listeners.tls.entry(*addr).or_insert(tls) == tls {
-                continue;
-            }
-            let (this, other) = if tls { ("with", "without") } else { ("without", "with") };
-            let message = format!("{addr} is listened on {this} TLS here and {other} TLS before");
-            self.error(Diagnostic::error(span.clone(), message).help("use another port for one of the two"));
-        }
-    }
-
-    /// A server without a name is chosen only where it is the first to listen.
-    fn check_default(&mut self, server: &Span, listen: &[Listen], named: bool, listeners: &mut Listeners) {
-        let first = |listen: &&Listen| listeners.addresses.insert((listen.addr, listen.tls.is_some()));
-        let first = listen.iter().filter(first).count();
-        if first == 0 && !listen.is_empty() && !named {
-            let message = "the server is never chosen: it has no name, and is the first on none of its addresses";
-            let help = "add `name = [\"www.example.cn\"]`";
-            self.diagnostics.push_absent(Diagnostic::warning(server.clone(), message).help(help));
-        }
-    }
-
-    fn check_names(&mut self, listen: &[Listen], names: &[Spanned<HostPattern>], listeners: &mut Listeners) {
-        for name in names {
-            let taken =
-                |listen: &&Listen| !listeners.names.insert((listen.addr, listen.tls.is_some(), name.get_ref().clone()));
-            // Every address has to be entered, hence no `find`.
-            let taken: Vec<_> = listen.iter().filter(taken).collect();
-            if let Some(listen) = taken.first() {
-                let message = format!("this name is already taken on {}", listen.addr);
-                let help = "a name stands for one server: remove it here or there";
-                self.error(Diagnostic::error(name.span(), message).help(help));
-            }
         }
     }
 
@@ -127,6 +83,7 @@ impl Context<'_> {
     }
 
     fn local(&mut self, local: schema::Local, above: &Level) -> Option<Local> {
+        self.check_choices(&local);
         let level = self.level(local.chains, above);
         match local.handler_keys.as_slice() {
             [] if !level.serverless => {
@@ -140,7 +97,7 @@ impl Context<'_> {
             }
             _ => {}
         }
-        let proxy_pass = local.proxy_pass.and_then(|target| self.proxy_pass(&target)).map(Handler::ProxyPass);
+        let proxy_pass = local.proxy_pass.and_then(|target| self.upstream_for(&target)).map(Handler::ProxyPass);
         let respond = local.respond.map(|respond| Handler::Respond(self.respond(respond)));
         let handler = proxy_pass.or(respond).or(local.echo.then_some(Handler::Echo));
         match local.matcher_keys.as_slice() {
@@ -154,9 +111,51 @@ impl Context<'_> {
             }
             _ => {}
         }
+        if let Some(path) = &local.path {
+            self.check_path(&path.span(), &path.get_ref().0);
+        }
         let prefix = local.path.map(|path| Match::Prefix(path.into_inner().0));
         let regex = local.regex.and_then(|regex| self.regex(&regex)).map(Match::Regex);
         Some(Local { matcher: prefix.or(regex)?, handler, chains: level.chains, filters: level.filters })
+    }
+
+    /// A plugin of the local itself that chooses the upstream, where none is asked.
+    fn check_choices(&mut self, local: &schema::Local) {
+        let Some(handler) = local.handler_keys.first().map(Spanned::get_ref).filter(|key| **key != "proxy_pass") else {
+            return;
+        };
+        let plugins = local.chains.phases[Phase::Access as usize].iter().flatten();
+        let scripts = plugins.flat_map(|plugin| &plugin.scripts).filter(|script| script.is_open);
+        let choices = scripts.flat_map(|script| script.on_ext.iter().flatten());
+        for choice in choices.filter(|choice| choice.get_ref().starts_with("upstream:")) {
+            let message =
+                format!("`{}` has no effect: `{handler}` answers the requests of this local", choice.get_ref());
+            let help = "give the local a `proxy_pass`: the verdict chooses another upstream in its place";
+            self.error(Diagnostic::warning(choice.span(), message).help(help));
+        }
+    }
+
+    /// Requests are routed by their normal path: in another spelling, what is for the route would not run for anything.
+    fn check_path(&mut self, span: &Span, path: &str) {
+        if let Some(at) = path.find(['?', '#']) {
+            let message = format!("this local never matches: `{}` is no part of a path", &path[at..=at]);
+            let shorter = normal_prefix(&path[..at]);
+            let help = format!("a path has no query and no fragment: write `path = {}`", quoted(&shorter));
+            self.error(Diagnostic::error(span.clone(), message).help(help));
+            return;
+        }
+        let normal = normal_prefix(path);
+        if normal == path {
+            return;
+        }
+        let message =
+            "this local never matches: requests are routed by their path decoded, and without `//`, `.` and `..`";
+        let help = match normal_prefix(&normal) == normal {
+            true => format!("write `path = {}`", quoted(&normal)),
+            // It would be decoded once more.
+            false => format!("write it as a regex: `regex = {}`", quoted(&format!("^{}", regex::escape(&normal)))),
+        };
+        self.error(Diagnostic::error(span.clone(), message).help(help));
     }
 
     fn regex(&mut self, text: &Spanned<String>) -> Option<Regex> {
@@ -177,6 +176,11 @@ impl Context<'_> {
         let mut headers = HeaderMap::new();
         for (name, value) in respond.headers {
             match HeaderName::from_bytes(name.get_ref().as_bytes()) {
+                Ok(header) if OF_THE_CONNECTION.contains(&header.as_str()) => {
+                    let message = format!("`{header}` belongs to the connection, which is not for `respond` to say");
+                    let help = "remove it: the proxy itself says where the body ends and how the connection goes on";
+                    self.error(Diagnostic::error(name.span(), message).help(help));
+                }
                 Ok(name) => drop(headers.append(name, value.into_inner())),
                 Err(_) => {
                     let message = format!("`{}` is not the name of a header", name.get_ref());

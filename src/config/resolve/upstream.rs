@@ -5,9 +5,9 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::Context;
-use crate::config::diagnostic::nearest;
+use crate::config::diagnostic::{key, nearest};
 use crate::config::leaf::HostPort;
-use crate::config::model::{Balance, HealthCheck, Timeouts, Upstream, UpstreamServer, UpstreamTls};
+use crate::config::model::{Balance, HealthCheck, Place, Timeouts, Upstream, UpstreamServer, UpstreamTls};
 use crate::config::{Diagnostic, Span, schema};
 
 /// The upstreams so far. A name stands for one also if it has errors, so that they are reported only once.
@@ -66,9 +66,14 @@ impl Context<'_> {
             let missing = Diagnostic::error(key.span(), "`balance = \"hash\"` without `hash_key`");
             self.diagnostics.push_absent(missing.help("add what is hashed: `hash_key = \"${client_ip}\"`"));
         }
+        if let Some(key) = &upstream.hash_key {
+            self.check_hash_key(key, balance);
+        }
         let servers = upstream.servers.and_then(|servers| servers.list).unwrap_or_default();
         let server = |server: schema::UpstreamServer| {
-            Some(UpstreamServer { addr: server.addr?.0, weight: server.weight.map_or(1, NonZeroU16::get) })
+            let (addr, weight) = (server.addr?, server.weight.map_or(1, NonZeroU16::get));
+            let place = Place(addr.span());
+            Some(UpstreamServer { addr: addr.into_inner().0, weight, place })
         };
         Upstream {
             name: name.into_inner(),
@@ -90,15 +95,26 @@ impl Context<'_> {
         }
     }
 
-    /// The upstream that `proxy_pass` means: by its name, or by the address itself.
-    pub fn proxy_pass(&mut self, target: &Spanned<String>) -> Option<usize> {
+    fn check_hash_key(&mut self, key: &Spanned<String>, balance: Balance) {
+        if key.get_ref().is_empty() {
+            let message = "`hash_key` is empty: every request would go to the same server";
+            self.error(Diagnostic::error(key.span(), message).help("for example: `hash_key = \"${client_ip}\"`"));
+        } else if balance != Balance::Hash {
+            let message = format!("`hash_key` has no effect: servers are balanced by `{}`", balance.name());
+            let help = "write `balance = \"hash\"` as well, or remove it";
+            self.error(Diagnostic::warning(key.span(), message).help(help));
+        }
+    }
+
+    /// The upstream that `proxy_pass` or a verdict means: by its name, or by the address itself.
+    pub fn upstream_for(&mut self, target: &Spanned<String>) -> Option<usize> {
         if let Some(position) = self.upstreams.by_name.get(target.get_ref()) {
             return Some(*position);
         }
         if let Some(HostPort(addr)) = HostPort::parse(target.get_ref()) {
             return Some(self.upstreams.add(Upstream {
                 name: addr.clone(),
-                servers: vec![UpstreamServer { addr, weight: 1 }],
+                servers: vec![UpstreamServer { addr, weight: 1, place: Place(target.span()) }],
                 balance: Balance::default(),
                 hash_key: None,
                 health_check: None,
@@ -111,21 +127,18 @@ impl Context<'_> {
         None
     }
 
-    /// Whether the file declares an upstream of this name; reports it at `span` if not.
-    pub fn check_upstream_name(&mut self, span: Span, name: &str) -> bool {
-        let known = self.upstreams.names().any(|known| known == name);
-        if !known {
-            self.unknown_upstream(span, name);
-        }
-        known
-    }
-
     fn unknown_upstream(&mut self, span: Span, name: &str) {
         let address = name.split_once("://").map(|(_, rest)| rest.split('/').next().unwrap_or(rest));
         let help = match (address, nearest(name, self.upstreams.names())) {
             (Some(address), _) => format!("write the host and port alone: `{}`", with_port(address, name)),
             (None, Some(known)) => format!("did you mean `{known}`?"),
-            (None, None) => format!("declare `[upstream.{name}]`, or write a host and port such as `127.0.0.1:9001`"),
+            // As a name it would be misleading.
+            (None, None) if name.is_empty() || name.contains(':') => {
+                "write the name of an upstream, or a host and port such as `127.0.0.1:9001`".to_owned()
+            }
+            (None, None) => {
+                format!("declare `[upstream.{}]`, or write a host and port such as `127.0.0.1:9001`", key(name))
+            }
         };
         self.error(Diagnostic::error(span, format!("there is no upstream `{name}`")).help(help));
     }

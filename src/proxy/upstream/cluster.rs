@@ -5,7 +5,7 @@ use crate::capability::cluster::{Cluster, Endpoint};
 
 impl Cluster for Upstream {
     fn pick(&self, key: &[u8]) -> Option<Endpoint> {
-        let selected = self.select(key)?;
+        let selected = self.select(key, &[])?;
         Some(Endpoint {
             addr: selected.addr,
             tls: self.protocol.endpoint_tls(&selected.host),

@@ -8,7 +8,12 @@ use pingora::services::background::BackgroundService;
 use super::*;
 
 fn spec(balance: Balance, servers: &[(&str, u16)]) -> config::Upstream {
-    let server = |(addr, weight): &(&str, u16)| config::UpstreamServer { addr: addr.to_string(), weight: *weight };
+    let place = config::Place::default;
+    let server = |(addr, weight): &(&str, u16)| config::UpstreamServer {
+        addr: addr.to_string(),
+        weight: *weight,
+        place: place(),
+    };
     let servers = servers.iter().map(server).collect();
     config::Upstream {
         name: "origin".into(),
@@ -34,7 +39,7 @@ fn error(spec: config::Upstream) -> String {
 fn counts(upstream: &Upstream, n: usize) -> HashMap<u16, usize> {
     let mut counts = HashMap::new();
     for _ in 0..n {
-        *counts.entry(upstream.select(b"").unwrap().addr.port()).or_default() += 1;
+        *counts.entry(upstream.select(b"", &[]).unwrap().addr.port()).or_default() += 1;
     }
     counts
 }
@@ -49,7 +54,7 @@ const THREE: [(&str, u16); 3] = [("127.0.0.1:1", 3), ("127.0.0.1:2", 1), ("127.0
 fn a_single_server_is_always_selected() {
     for balance in [Balance::RoundRobin, Balance::Random, Balance::LeastConn, Balance::Hash] {
         let upstream = upstream(balance, &[("localhost:80", 1)]);
-        let selected = upstream.select(b"key").unwrap();
+        let selected = upstream.select(b"key", &[]).unwrap();
         assert_eq!((selected.addr.port(), &*selected.host), (80, "localhost"));
         assert_eq!((upstream.name().as_ref(), upstream.balancer()), ("origin", balance.name()));
     }
@@ -57,7 +62,7 @@ fn a_single_server_is_always_selected() {
 
 #[test]
 fn host_keeps_the_brackets_of_an_ipv6_address() {
-    let selected = upstream(Balance::RoundRobin, &[("[::1]:80", 1)]).select(b"").unwrap();
+    let selected = upstream(Balance::RoundRobin, &[("[::1]:80", 1)]).select(b"", &[]).unwrap();
     assert_eq!((selected.addr.to_string().as_str(), &*selected.host), ("[::1]:80", "[::1]"));
 }
 
@@ -84,7 +89,7 @@ fn the_same_address_twice_adds_up() {
 #[test]
 fn hash_sticks_and_moves_only_the_keys_of_the_server_that_left() {
     let upstream = upstream(Balance::Hash, &THREE);
-    let select = |key: usize| upstream.select(&key.to_le_bytes()).unwrap().addr.port();
+    let select = |key: usize| upstream.select(&key.to_le_bytes(), &[]).unwrap().addr.port();
     let before: Vec<_> = (0..1000).map(select).collect();
     assert_eq!(before, (0..1000).map(select).collect::<Vec<_>>());
     for port in 1..=3 {
@@ -103,12 +108,12 @@ fn hash_sticks_and_moves_only_the_keys_of_the_server_that_left() {
 #[test]
 fn least_conn_fills_by_weight_and_forgets_what_was_dropped() {
     let upstream = upstream(Balance::LeastConn, &THREE);
-    let mut held: Vec<_> = (0..50).map(|_| upstream.select(b"").unwrap()).collect();
+    let mut held: Vec<_> = (0..50).map(|_| upstream.select(b"", &[]).unwrap()).collect();
     let on = |held: &[Selected], port| held.iter().filter(|selected| selected.addr.port() == port).count();
     assert_eq!((on(&held, 1), on(&held, 2), on(&held, 3)), (30, 10, 10));
 
     held.retain(|selected| selected.addr.port() != 2);
-    let next: Vec<_> = (0..9).map(|_| upstream.select(b"").unwrap()).collect();
+    let next: Vec<_> = (0..9).map(|_| upstream.select(b"", &[]).unwrap()).collect();
     assert_eq!(on(&next, 2), 9);
 
     drop((held, next));
@@ -128,8 +133,31 @@ fn unhealthy_servers_are_passed_over() {
         set_healthy(&upstream, 2, false);
         assert_eq!(counts(&upstream, 100), HashMap::from([(3, 100)]));
         set_healthy(&upstream, 3, false);
-        assert!(upstream.select(b"").is_none());
+        assert!(upstream.select(b"", &[]).is_none());
     }
+}
+
+#[test]
+fn servers_that_have_failed_a_request_are_passed_over() {
+    let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    for balance in [Balance::RoundRobin, Balance::Random, Balance::LeastConn, Balance::Hash] {
+        // The one that is left hardly ever comes up in the order of the selection.
+        let upstream = upstream(balance, &[("127.0.0.1:1", 1000), ("127.0.0.1:2", 1000), ("127.0.0.1:3", 1)]);
+        for key in 0..100_u32 {
+            let mut failed = Vec::new();
+            while let Some(selected) = upstream.select(&key.to_le_bytes(), &failed) {
+                assert!(!failed.contains(&selected.addr), "{balance:?}");
+                failed.push(selected.addr);
+                assert_eq!(upstream.has_other(&failed), failed.len() < 3, "{balance:?}");
+            }
+            failed.sort();
+            assert_eq!(failed, [address(1), address(2), address(3)], "{balance:?}");
+        }
+        set_healthy(&upstream, 3, false);
+        assert!(!upstream.has_other(&[address(1), address(2)]), "{balance:?}");
+        assert!(upstream.select(b"", &[address(1), address(2)]).is_none(), "{balance:?}");
+    }
+    assert!(upstream(Balance::Hash, &[("127.0.0.1:1", 1)]).select(b"", &[address(1)]).is_none());
 }
 
 #[test]
@@ -163,7 +191,7 @@ fn checked(addr: SocketAddr, path: Option<&str>) -> (Arc<Upstream>, tokio::sync:
 
 fn becomes(upstream: &Upstream, healthy: bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
-    while upstream.select(b"").is_some() != healthy {
+    while upstream.select(b"", &[]).is_some() != healthy {
         assert!(Instant::now() < deadline, "never became {}", if healthy { "healthy" } else { "unhealthy" });
         std::thread::sleep(Duration::from_millis(1));
     }

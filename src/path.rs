@@ -31,6 +31,15 @@ pub fn normal(path: &str) -> Cow<'_, str> {
     Cow::Owned(normal)
 }
 
+/// The spelling in which the beginning of a path is found in normal paths. `/.` stays as it is: names may begin so.
+pub fn normal_prefix(prefix: &str) -> String {
+    // Of a path that goes on from it; no digit of an escape.
+    const MORE: char = 'x';
+    let longer = format!("{prefix}{MORE}");
+    let normal = normal(&longer);
+    normal.strip_suffix(MORE).unwrap_or(&normal).to_owned()
+}
+
 /// Whether there is nothing to decode and no segment to take out. Byte by byte: for a path, that is ten times faster than
 /// to search it for strings, and every request comes by here.
 fn is_normal(path: &[u8]) -> bool {
@@ -63,6 +72,29 @@ mod tests {
             ("/..", "/"),
         ] {
             assert_eq!(normal(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn prefixes() {
+        for (prefix, expected) in [
+            ("/", "/"),
+            ("/a", "/a"),
+            ("/a/", "/a/"),
+            ("/a b/\u{fc}", "/a b/\u{fc}"),
+            ("/100%", "/100%"),
+            ("/.", "/."),
+            ("/a/..", "/a/.."),
+            ("/a%20b", "/a b"),
+            ("/a//b", "/a/b"),
+            ("/a//", "/a/"),
+            ("//", "/"),
+            ("/a/../b", "/b"),
+            ("/a/./", "/a/"),
+            ("/a/../", "/"),
+            ("/%2e", "/."),
+        ] {
+            assert_eq!(normal_prefix(prefix), expected, "{prefix}");
         }
     }
 

@@ -223,11 +223,20 @@ impl<'a> View<'a> {
 
     /// A template with its variables filled in; `-` for a value that is not known.
     pub fn render(&self, template: &Template) -> String {
+        self.fill(template, |text, value| text.push_str(value))
+    }
+
+    /// As [`View::render`], for a line of a log: no value ends a line, or a string in quotes.
+    pub fn render_line(&self, template: &Template) -> String {
+        self.fill(template, push_escaped)
+    }
+
+    fn fill(&self, template: &Template, push: impl Fn(&mut String, &str)) -> String {
         let mut text = String::with_capacity(128);
         for part in &template.parts {
             match part {
                 Part::Literal(literal) => text.push_str(literal),
-                Part::Variable(variable) => text.push_str(self.variable(variable).as_deref().unwrap_or("-")),
+                Part::Variable(variable) => push(&mut text, self.variable(variable).as_deref().unwrap_or("-")),
             }
         }
         text
@@ -236,6 +245,20 @@ impl<'a> View<'a> {
     fn status(&self) -> Option<u16> {
         self.response.map(|response| response.status.as_u16()).or(self.facts.status)
     }
+}
+
+/// As in a string of JSON (RFC 8259, section 7).
+fn push_escaped(text: &mut String, value: &str) {
+    let mut rest = value;
+    while let Some(at) = rest.bytes().position(|byte| byte.is_ascii_control() || matches!(byte, b'"' | b'\\')) {
+        text.push_str(&rest[..at]);
+        match rest.as_bytes()[at] {
+            quoted @ (b'"' | b'\\') => text.extend(['\\', char::from(quoted)]),
+            control => drop(write!(text, "\\u{control:04x}")),
+        }
+        rest = &rest[at + 1..];
+    }
+    text.push_str(rest);
 }
 
 /// Host without a port, lower case: from the request target of HTTP/2, else from the `Host` header.
@@ -293,6 +316,17 @@ fn protocol(tls: bool, version: Version) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_stay_within_their_quotes() {
+        for (value, escaped) in
+            [("plain ü", "plain ü"), ("a\" 200 \"GET", "a\\\" 200 \\\"GET"), ("\\\n\u{7f}", "\\\\\\u000a\\u007f")]
+        {
+            let mut text = String::new();
+            push_escaped(&mut text, value);
+            assert_eq!(text, escaped);
+        }
+    }
 
     #[test]
     fn a_host_loses_its_port_only() {

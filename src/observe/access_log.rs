@@ -1,7 +1,8 @@
 //! The access log: one line a request, to a file or to standard output.
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use prometheus_client::metrics::counter::Counter;
@@ -35,7 +36,7 @@ impl AccessLog {
         const THREAD: &str = "access log";
         let started = match target {
             LogTarget::Stdout => Sink::start(THREAD, io::stdout(), dropped),
-            LogTarget::File(path) => Sink::start(THREAD, open_file(path)?, dropped),
+            LogTarget::File(path) => Sink::start(THREAD, LogFile::open(path)?, dropped),
         };
         let (sink, guard) = started.map_err(AccessLogError::Thread)?;
         Ok((AccessLog(sink), AccessLogGuard(guard)))
@@ -48,12 +49,47 @@ impl AccessLog {
     }
 }
 
-fn open_file(path: &Path) -> Result<File, AccessLogError> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(|source| AccessLogError::Folder { path: folder.to_owned(), source })?;
+/// A file that is opened anew, under its name, when it has been renamed or removed: so logs are rotated.
+struct LogFile {
+    path: PathBuf,
+    file: File,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+impl LogFile {
+    fn open(path: &Path) -> Result<LogFile, AccessLogError> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(|source| AccessLogError::Folder { path: folder.to_owned(), source })?;
+        }
+        let failed = |source| AccessLogError::File { path: path.to_owned(), source };
+        let file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+        let identity = identity(&file.metadata().map_err(failed)?);
+        Ok(LogFile { path: path.to_owned(), file, identity })
     }
-    let file = OpenOptions::new().create(true).append(true).open(path);
-    file.map_err(|source| AccessLogError::File { path: path.to_owned(), source })
+
+    fn has_moved(&self) -> bool {
+        fs::metadata(&self.path).map_or(true, |metadata| identity(&metadata) != self.identity)
+    }
+}
+
+impl Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.has_moved()
+            && let Ok(anew) = LogFile::open(&self.path)
+        {
+            *self = anew;
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 #[cfg(test)]

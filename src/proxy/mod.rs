@@ -110,7 +110,7 @@ impl Gateway {
         };
         if let Some(config::AccessLog { format, .. }) = &generation.config.access_log {
             let view = View { request: session.req_header(), response: session.response_written(), facts: &ctx.facts };
-            log.write(view.render(format));
+            log.write(view.render_line(format));
         }
     }
 }

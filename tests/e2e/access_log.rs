@@ -108,3 +108,27 @@ async fn nobody_waits_for_a_reader_that_does_not_read() {
     eventually("lines are dropped", || proxy.metric("phasegate_access_log_dropped_total") > 0.0);
     assert!(proxy.terminate().success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_cannot_forge_a_line() {
+    let log = "access_log = { path = 'stdout', format = '\"${http_request_uri}\" \"${http_header_user-agent}\"' }\n";
+    let proxy = Proxy::start(&format!("{log}{}", server("path = '/'\nrespond = { status = 200 }")));
+    let mut raw = Raw::connect(proxy.addr()).await;
+    raw.send("GET /x\"y HTTP/1.1\r\nhost: a\r\nuser-agent: a\" 200 \\\r\n\r\n").await;
+    raw.read_response().await;
+    proxy.wait_for_stdout("\"/x\\\"y\" \"a\\\" 200 \\\\\"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_renamed_goes_on_under_its_name() {
+    let log = "access_log = { path = 'access.log', format = '${http_request_path}' }\n";
+    let proxy = Proxy::start(&format!("{log}{}", server("path = '/'\nrespond = { status = 200 }")));
+    let path = |name| proxy.folder().join(name);
+    let read = |name| fs::read_to_string(path(name)).unwrap_or_default();
+    for (request, file) in [("/1", "access.log.1"), ("/2", "access.log.2"), ("/3", "access.log")] {
+        send(http1().get(proxy.url(request))).await;
+        eventually("the line is written", || read("access.log") == format!("{request}\n"));
+        fs::rename(path("access.log"), path(file)).unwrap();
+    }
+    assert_eq!(["access.log.1", "access.log.2", "access.log"].map(read), ["/1\n", "/2\n", "/3\n"]);
+}

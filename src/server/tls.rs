@@ -155,7 +155,7 @@ fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     match chain {
         Ok(chain) if chain.is_empty() => Err("there is no certificate in it".to_owned()),
         Ok(chain) => Ok(chain),
-        Err(error) => Err(pem_problem(&error)),
+        Err(error) => Err(file::pem_problem(&error)),
     }
 }
 
@@ -170,22 +170,6 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
             "there is a certificate in it, and no private key".to_owned()
         }
         pem::Error::NoItemsFound => "there is no private key in it".to_owned(),
-        error => pem_problem(&error),
+        error => file::pem_problem(&error),
     })
-}
-
-/// What is wrong with a PEM file, in words.
-fn pem_problem(error: &pem::Error) -> String {
-    match error {
-        pem::Error::MissingSectionEnd { end_marker } => {
-            format!("it is cut off: the line `-----END {}-----` is missing", String::from_utf8_lossy(end_marker))
-        }
-        pem::Error::IllegalSectionStart { line } => {
-            format!("the line `{}` is not right", String::from_utf8_lossy(line).trim_end())
-        }
-        pem::Error::Base64Decode(_) => {
-            "what stands between `BEGIN` and `END` is not right: it is not base64".to_owned()
-        }
-        error => error.to_string(),
-    }
 }

@@ -11,6 +11,7 @@ use tokio::sync::OnceCell;
 
 use super::NetError;
 use crate::config::{Ca, Diagnostic, Diagnostics};
+use crate::file::pem_problem;
 
 /// The settings of TLS, and of the TLS of QUIC. They are made when they are needed first.
 pub struct Tls {
@@ -97,7 +98,7 @@ fn authorities(ca: &Ca) -> Result<RootCertStore, String> {
     let path = ca.path.display();
     let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&ca.path)
         .and_then(Iterator::collect)
-        .map_err(|error| format!("the certificates {path} cannot be read: {error}"))?;
+        .map_err(|error| format!("the certificates {path} cannot be read: {}", pem_problem(&error)))?;
     let mut roots = RootCertStore::empty();
     for certificate in certificates {
         roots.add(certificate).map_err(|error| format!("a certificate in {path} is of no use: {error}"))?;

@@ -11,7 +11,10 @@ RUN cd wasm-plugins && cargo build --release --target wasm32-wasip1 --locked \
 
 FROM debian:bookworm-slim
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin phasegate
+    && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin phasegate \
+    && install --directory --owner phasegate /var/cache/phasegate
+# Compiled plugins are kept here: a volume keeps them for the next container.
+ENV XDG_CACHE_HOME=/var/cache
 COPY --from=build /src/target/dist/phasegate /usr/local/bin/phasegate
 COPY --from=build /plugins /etc/phasegate/plugins
 COPY conf/docker.toml /etc/phasegate/phasegate.toml

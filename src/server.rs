@@ -20,7 +20,7 @@ use pingora::services::listening::Service;
 use pingora_proxy::http_proxy;
 use serde_json::json;
 
-use self::connections::{Connections, Counting};
+use self::connections::{Connected, Connections};
 use self::listen::{Bound, Prebound};
 use self::shutdown::Shutdown;
 use self::tls::Certificates;
@@ -120,7 +120,12 @@ pub fn run(start: Start) -> Result<(), ServerError> {
         options.h2c = listener.h2;
         options.h2_idle_timeout = Some(keepalive_timeout);
         proxy.server_options = Some(options);
-        let app = Counting { app: Arc::new(proxy), connections: connections.clone() };
+        let app = Connected {
+            app: Arc::new(proxy),
+            connections: connections.clone(),
+            h2c: listener.h2 && !listener.tls,
+            idle: keepalive_timeout,
+        };
         server.add_service(service(app, &certificates, listener, bound));
     }
     let ready = Arc::new(AtomicBool::new(true));

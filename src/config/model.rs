@@ -34,7 +34,7 @@ pub struct Config {
     pub grace_period: Duration,
     /// How long a client may take nothing of what is written to it.
     pub client_timeout: Duration,
-    /// How long a connection waits for its next request.
+    /// How long a connection may be without a request.
     pub keepalive_timeout: Duration,
     /// Bytes of the largest request body that a plugin may read.
     pub body_limit: usize,

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use pingora::prelude::Session;
 use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
 
+use super::activity::Turn;
 use super::body::RequestBody;
 use super::decorate::Slot;
 use super::filter::Filtering;
@@ -44,6 +45,7 @@ pub struct Context {
     /// Whether a response that a plugin streamed has to be cut off.
     pub cut: bool,
     _in_flight: Counted,
+    _turn: Option<Turn>,
 }
 
 /// What a request is served from, from its first phase to its last, whatever is loaded meanwhile.
@@ -68,6 +70,7 @@ impl Context {
             filtered: false,
             cut: false,
             _in_flight: in_flight,
+            _turn: Turn::begin(),
         }
     }
 

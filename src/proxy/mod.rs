@@ -1,5 +1,6 @@
 //! The proxy itself: what happens to a request on its way. Each hook is a few lines that name the phase.
 
+mod activity;
 mod body;
 mod context;
 mod decorate;
@@ -14,6 +15,7 @@ mod stream;
 mod target;
 pub mod upstream;
 
+pub use activity::watched;
 pub use generation::Generation;
 pub use route::{Listener, Router, listeners};
 
@@ -133,10 +135,6 @@ impl ProxyHttp for Gateway {
         ctx.arrive(session, &generation.config.trusted_proxies);
         target::settle(session.req_header_mut()).map_err(|wrong| error::status(400, wrong))?;
         session.set_write_timeout(Some(generation.config.client_timeout));
-        if session.get_keepalive().is_some() {
-            // Pingora counts in seconds, and takes 0 for ever.
-            session.set_keepalive(Some(generation.config.keepalive_timeout.as_millis().div_ceil(1000) as u64));
-        }
         // The next request, if it comes before the response, is kept (RFC 9112, section 9.3.2).
         session.set_pipelining_enabled(true);
         ctx.route = Some(self.route(session, generation));

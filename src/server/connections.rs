@@ -1,12 +1,18 @@
-//! Connections of clients, counted from their first byte to their last: at the end of the process they are waited for.
+//! Connections of clients: counted, for at the end of the process they are waited for, and ended when they are idle.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
-use pingora::protocols::Stream;
+use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
+
+use crate::proxy::watched;
+
+/// With which a client of HTTP/2 begins (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How many there are.
 #[derive(Clone, Default)]
@@ -32,17 +38,36 @@ impl Drop for Open {
     }
 }
 
-/// An application whose connections are counted.
-pub struct Counting<A> {
+/// An application, with its connections.
+pub struct Connected<A> {
     pub app: Arc<A>,
     pub connections: Connections,
+    /// Whether clients may speak HTTP/2 without TLS.
+    pub h2c: bool,
+    /// How long a connection of HTTP/1 may be idle. Those of HTTP/2 are Pingora's to end.
+    pub idle: Duration,
+}
+
+impl<A> Connected<A> {
+    /// None: the client says nothing, for too long.
+    async fn is_http2(&self, stream: &mut Stream) -> Option<bool> {
+        if !self.h2c || stream.get_ssl_digest().is_some() {
+            return Some(matches!(stream.selected_alpn_proto(), Some(ALPN::H2)));
+        }
+        let mut beginning = [0; PREFACE.len()];
+        tokio::time::timeout(self.idle, stream.try_peek(&mut beginning)).await.ok()?.ok()?;
+        Some(beginning == *PREFACE)
+    }
 }
 
 #[async_trait]
-impl<A: ServerApp + Send + Sync> ServerApp for Counting<A> {
-    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+impl<A: ServerApp + Send + Sync> ServerApp for Connected<A> {
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let _open = self.connections.open();
-        self.app.process_new(stream, shutdown).await
+        if self.is_http2(&mut stream).await? {
+            return self.app.process_new(stream, shutdown).await;
+        }
+        watched(self.idle, self.app.process_new(stream, shutdown)).await.flatten()
     }
 
     async fn cleanup(&self) {

@@ -319,17 +319,30 @@ async fn requests_that_come_early_wait_for_their_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_connection_is_closed() {
-    let mut site = Site::with("keepalive_timeout_ms = 1000");
-    site.answered("/");
-    let proxy = Proxy::start(&site.to_string());
-    let mut raw = Raw::connect(proxy.addr()).await;
-    raw.send("GET / HTTP/1.1\r\nhost: a\r\nkeep-alive: timeout=10000\r\nconnection: keep-alive\r\n\r\n").await;
-    assert_eq!(raw.read_response().await.status(), 200);
-    assert!(soon("the end of the connection", raw.is_closed()).await);
-    let mut raw = Raw::connect(proxy.addr()).await;
-    raw.send("GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
-    assert_eq!(raw.read_response().await.header("connection"), Some("close"));
+async fn an_idle_connection_is_closed_and_no_other() {
+    let slow = script("wasm_serverless", &guests::path("verdict"), "sleep 1500 then ok");
+    for h2 in [false, true] {
+        let mut site = Site::with("keepalive_timeout_ms = 300");
+        site.listen(format!("listen = [{{ addr = '127.0.0.1:0', h2 = {h2} }}]"));
+        site.answered("/").route("/slow", &slow);
+        let proxy = Proxy::start(&site.to_string());
+
+        let mut served = Raw::connect(proxy.addr()).await;
+        served.send("GET / HTTP/1.1\r\nhost: a\r\nkeep-alive: timeout=1000\r\n\r\n").await;
+        assert_eq!(served.read_response().await.status(), 200);
+        let silent = Raw::connect(proxy.addr()).await;
+        let mut begun = Raw::connect(proxy.addr()).await;
+        begun.send("GET / HTTP/1.1\r\nhost: a\r\nx-endless").await;
+        for mut idle in [served, silent, begun] {
+            assert!(soon("the end of the connection", idle.is_closed()).await);
+        }
+
+        let mut busy = Raw::connect(proxy.addr()).await;
+        busy.send("GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert_eq!(busy.read_response().await.status(), 200);
+        let client = if h2 { http2() } else { http1() };
+        assert_eq!(send(client.get(proxy.url("/slow"))).await.status, 200);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

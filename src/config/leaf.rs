@@ -116,11 +116,19 @@ impl Leaf for Size {
 #[derive(Clone, Debug)]
 pub struct Name(pub String);
 
+impl Name {
+    /// Whether a character would break a line of a log or of the metrics, in which names stand as they are.
+    pub fn breaks(c: char) -> bool {
+        c.is_control() || matches!(c, '"' | '\\')
+    }
+}
+
 impl Leaf for Name {
-    const EXPECTED: &'static str = "a name, which is not empty";
+    const EXPECTED: &'static str = "a name, which is not empty and has no quotes, backslashes or control characters";
 
     fn from_value(value: &DeValue) -> Option<Self> {
-        value.as_str().filter(|name| !name.trim().is_empty()).map(|name| Name(name.to_owned()))
+        let is_name = |name: &&str| !name.trim().is_empty() && !name.contains(Name::breaks);
+        value.as_str().filter(is_name).map(|name| Name(name.to_owned()))
     }
 }
 

@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use super::Context;
 use crate::config::diagnostic::nearest;
-use crate::config::leaf::final_status;
+use crate::config::leaf::{Name, final_status};
 use crate::config::model::{
     ChainConfig, Chains, FilterConfig, Limits, OnFailure, PluginConfig, ScriptConfig, ScriptSpans,
 };
@@ -239,8 +239,9 @@ fn plugin_name(plugin: &schema::Plugin) -> Option<Spanned<String>> {
     })
 }
 
+/// The name that a file gives to what is in it.
 pub fn file_stem(path: &str) -> String {
-    Path::new(path).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+    Path::new(path).file_stem().map(|stem| stem.to_string_lossy().replace(Name::breaks, "_")).unwrap_or_default()
 }
 
 /// Whether a script of the plugins is on. One that is missing by mistake counts, as it is reported already.

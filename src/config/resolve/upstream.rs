@@ -6,7 +6,7 @@ use toml::Spanned;
 
 use super::Context;
 use crate::config::diagnostic::{key, nearest};
-use crate::config::leaf::HostPort;
+use crate::config::leaf::{HostPort, Name};
 use crate::config::model::{Balance, HealthCheck, Place, Timeouts, Upstream, UpstreamServer, UpstreamTls};
 use crate::config::{Diagnostic, Span, schema};
 
@@ -52,6 +52,11 @@ impl Context<'_> {
     }
 
     fn upstream(&mut self, name: Spanned<String>, upstream: schema::Upstream) -> Upstream {
+        if name.get_ref().contains(Name::breaks) {
+            let shown = name.get_ref().escape_debug();
+            let message = format!("the upstream `{shown}` has quotes, backslashes or control characters in its name");
+            self.error(Diagnostic::error(name.span(), message).help("logs and metrics show it: leave them out"));
+        }
         let none_in = match &upstream.servers {
             None => Some(name.span()),
             Some(servers) => servers.list.as_ref().is_some_and(Vec::is_empty).then(|| servers.key.clone()),

@@ -82,7 +82,7 @@ fn load(path: &Path) -> Result<(Start, Diagnostics, ErrorLogGuard), String> {
     let config::Loaded { config, mut diagnostics } = config::load(path);
     let inputs = own.with(&config.files);
     // Before anything of a plugin runs: filters log while they start, above all why they refuse to.
-    let log = error_log::init(config.error_log).map_err(|error| error.to_string())?;
+    let log = error_log::init(config.error_log, metrics.error_log_dropped()).map_err(|error| error.to_string())?;
     let capabilities = Arc::new(Capabilities::load(&config, &metrics, &mut diagnostics));
     let host = Host::new(capabilities.clone(), config.cache.as_deref(), &metrics)
         .map_err(|error| format!("error: WebAssembly cannot be run on this machine: {error:#}"))?;

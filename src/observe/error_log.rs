@@ -26,9 +26,9 @@ pub enum ErrorLogError {
 pub struct ErrorLogGuard(#[expect(dead_code, reason = "its drop is what it is for")] SinkGuard);
 
 /// Takes over the `log` macros of the whole process: time, level, target and message go to standard error, written by a
-/// thread, so call it once and after any fork. Lines that standard error does not take are lost.
-pub fn init(level: LevelFilter) -> Result<ErrorLogGuard, ErrorLogError> {
-    let (sink, guard) = Sink::start("error log", io::stderr(), Counter::default())?;
+/// thread, so call it once and after any fork. Lines that standard error does not take are counted in `dropped`.
+pub fn init(level: LevelFilter, dropped: Counter) -> Result<ErrorLogGuard, ErrorLogError> {
+    let (sink, guard) = Sink::start("error log", io::stderr(), dropped)?;
     // This sets the maximum level of `log` too: a line below it costs one comparison.
     subscriber(level, sink, io::stderr().is_terminal()).try_init()?;
     Ok(ErrorLogGuard(guard))
@@ -142,8 +142,8 @@ mod tests {
     fn it_takes_the_log_of_the_process() {
         const CHILD: &str = "PHASEGATE_TEST_ERROR_LOG";
         if std::env::var_os(CHILD).is_some() {
-            let _guard = init(LevelFilter::Warn).unwrap();
-            assert!(matches!(init(LevelFilter::Warn), Err(ErrorLogError::Installed(_))));
+            let _guard = init(LevelFilter::Warn, Counter::default()).unwrap();
+            assert!(matches!(init(LevelFilter::Warn, Counter::default()), Err(ErrorLogError::Installed(_))));
             assert_eq!(log::max_level(), LevelFilter::Warn);
             assert!(log::log_enabled!(Level::Warn) && !log::log_enabled!(Level::Info));
             log::warn!(target: "phasegate", "seen");

@@ -33,6 +33,7 @@ pub struct Metrics {
     requests: [Counter; 6],
     requests_in_flight: Gauge,
     access_log_dropped: Counter,
+    error_log_dropped: Counter,
     connections: Family<Transport, Gauge>,
     callouts: CalloutMetrics,
     plugin_runs: Family<ScriptPhase, Counter>,
@@ -160,6 +161,7 @@ impl Metrics {
             requests: ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(class),
             requests_in_flight: Gauge::default(),
             access_log_dropped: Counter::default(),
+            error_log_dropped: Counter::default(),
             connections: Family::default(),
             callouts: CalloutMetrics::default(),
             plugin_runs: Family::default(),
@@ -189,6 +191,11 @@ impl Metrics {
     /// How many requests are in flight.
     pub fn requests_in_flight(&self) -> i64 {
         self.requests_in_flight.get()
+    }
+
+    /// Lines of the error log that were lost.
+    pub fn error_log_dropped(&self) -> Counter {
+        self.error_log_dropped.clone()
     }
 
     /// Lines of the access log that were lost.
@@ -251,6 +258,8 @@ impl Metrics {
             "Lines of the access log that were lost",
             self.access_log_dropped.clone(),
         );
+        let help = "Lines of the error log that were lost";
+        registry.register("error_log_dropped", help, self.error_log_dropped.clone());
         registry.register(
             "connections",
             "Connections to other machines that are open for plugins",
@@ -340,6 +349,7 @@ mod tests {
             "phasegate_requests_total{status=\"5xx\"} 0",
             "phasegate_requests_in_flight 0",
             "phasegate_access_log_dropped_total 0",
+            "phasegate_error_log_dropped_total 0",
             "# EOF",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");

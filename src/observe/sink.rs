@@ -42,6 +42,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     pending: Vec<u8>,
+    /// Lines for which there was no room since that was last said.
+    lost: u64,
     closed: bool,
     ended: bool,
 }
@@ -61,6 +63,7 @@ impl Sink {
     pub fn push(&self, line: &[u8]) {
         let mut state = self.0.state.lock();
         if state.closed || state.pending.len() + line.len() >= MAX_PENDING {
+            state.lost += 1;
             drop(state);
             self.0.dropped.inc();
             return;
@@ -103,6 +106,10 @@ impl Shared {
             failing = written.is_err();
             if closed {
                 break;
+            }
+            let lost = mem::take(&mut self.state.lock().lost);
+            if lost > 0 {
+                log::warn!("{name}: {lost} lines are lost, for what was written was not taken in time");
             }
         }
         self.state.lock().ended = true;

@@ -106,6 +106,9 @@ async fn nobody_waits_for_a_reader_that_does_not_read() {
         assert_eq!(send(client.get(proxy.url("/"))).await.status, 200);
     }
     eventually("lines are dropped", || proxy.metric("phasegate_access_log_dropped_total") > 0.0);
+    let lost = proxy.metric("phasegate_access_log_dropped_total");
+    proxy.read_stdout();
+    proxy.wait_for_log(&format!("access log: {lost} lines are lost"));
     assert!(proxy.terminate().success());
 }
 

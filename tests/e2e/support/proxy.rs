@@ -44,11 +44,16 @@ impl Proxy {
     #[track_caller]
     pub fn start(config: &str) -> Proxy {
         let proxy = Proxy::start_with(config, Stdio::piped());
-        proxy.stdout.follow(proxy.child.lock().unwrap().stdout.take().unwrap());
+        proxy.read_stdout();
         proxy
     }
 
-    /// Nobody reads its standard output: the pipe fills up, and stays full until the end.
+    /// From now on its standard output is read.
+    pub fn read_stdout(&self) {
+        self.stdout.follow(self.child.lock().unwrap().stdout.take().unwrap());
+    }
+
+    /// Nobody reads its standard output: the pipe fills up, and stays full until [`Proxy::read_stdout`].
     #[track_caller]
     pub fn start_with_blocked_stdout(config: &str) -> Proxy {
         Proxy::start_with(config, Stdio::piped())

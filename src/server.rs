@@ -172,7 +172,10 @@ fn admin_endpoint(shared: &Arc<Shared>, ready: Arc<AtomicBool>, reloads: Reloads
     Admin {
         metrics: shared.metrics.clone(),
         ready,
-        plugins: Box::new(move || json!(report::scripts(&plugins.current.load().snapshot))),
+        plugins: Box::new(move || {
+            let generation = plugins.current.load();
+            json!(report::plugins(&generation.snapshot, &generation.config))
+        }),
         config: Box::new(move || json!(report::configuration(&config.current.load().config))),
         reload: Box::new(move || {
             let reloads = reloads.clone();

@@ -112,7 +112,7 @@ impl Snapshot {
     }
 
     /// All Proxy-Wasm filters on streams, each chain once.
-    fn filters(&self) -> impl Iterator<Item = &Filter> {
+    pub fn filters(&self) -> impl Iterator<Item = &Filter> {
         let mut seen = std::collections::HashSet::new();
         let locals = self.servers.iter().flat_map(|server| &server.locals);
         let chains = locals.filter_map(|local| local.filters.as_ref());

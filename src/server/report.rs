@@ -6,13 +6,20 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, FailurePolicy};
 use crate::phase::Phase;
 use crate::reload::{Outcome, Report};
 use crate::snapshot::{Changes, LiveScript, Names, Snapshot};
 use crate::wasm;
 
 /// An entry of `GET /plugins`.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub enum Plugin<'a> {
+    Script(Script<'a>),
+    Filter { name: &'a str, phase: &'static str, failure_policy: &'static str },
+}
+
 #[derive(Serialize)]
 pub struct Script<'a> {
     name: &'a str,
@@ -52,10 +59,23 @@ struct Local<'a> {
     chains: BTreeMap<&'static str, Vec<&'a str>>,
 }
 
-/// All scripts of a snapshot.
-pub fn scripts(snapshot: &Snapshot) -> Vec<Script<'_>> {
+/// All scripts, named sessions, filters and services.
+pub fn plugins<'a>(snapshot: &'a Snapshot, config: &'a Config) -> Vec<Plugin<'a>> {
     let sessions = snapshot.sessions.iter().map(|session| script(session, "restart"));
-    snapshot.scripts().map(in_a_chain).chain(sessions).collect()
+    let scripts = snapshot.scripts().map(in_a_chain).chain(sessions).map(Plugin::Script);
+    let filter = |name: &'a str, phase, policy| Plugin::Filter { name, phase, failure_policy: failure_policy(policy) };
+    let filters = snapshot.filters().map(|live| filter(&live.plugin.identity.name, "proxy_wasm", live.failure_policy));
+    let services = config.services.iter().map(|service| &service.filter);
+    let services = services.map(|service| filter(&service.name, "wasm_service", service.failure_policy));
+    scripts.chain(filters).chain(services).collect()
+}
+
+fn failure_policy(policy: FailurePolicy) -> &'static str {
+    match policy {
+        FailurePolicy::Closed => "closed",
+        FailurePolicy::Open => "open",
+        FailurePolicy::Reload => "reload",
+    }
 }
 
 /// The configuration, without what may be secret.

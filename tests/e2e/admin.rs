@@ -6,9 +6,12 @@ use super::support::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_says_how_the_proxy_is_and_what_is_loaded() {
+    let filter = guests::path("pw_http_headers").display().to_string();
     let config = server("path = '/'\nrespond = { status = 200 }")
         + &script("wasm_access", &guests::path("verdict"), "secret")
-        + "name = 'gate'\non_failure = 'open'\ninstance = 'fresh'\n";
+        + "name = 'gate'\non_failure = 'open'\ninstance = 'fresh'\n"
+        + &format!("[[server.local.proxy_wasm]]\nwasm_path = '{filter}'\nname = 'filter'\nfailure_policy = 'open'\n")
+        + &format!("[[wasm_service]]\nwasm_path = '{filter}'\nname = 'service'\n");
     let proxy = Proxy::start(&config);
 
     let get = |path: &str| -> (u16, Value) {
@@ -19,7 +22,9 @@ async fn it_says_how_the_proxy_is_and_what_is_loaded() {
     assert_eq!(get("/readyz"), (200, json!({ "status": "ready" })));
     let gate = json!({ "name": "gate", "phase": "wasm_access", "on_failure": "open", "instance": "fresh",
                        "path": "asynchronous" });
-    assert_eq!(get("/plugins"), (200, json!([gate])));
+    let filter = json!({ "name": "filter", "phase": "proxy_wasm", "failure_policy": "open" });
+    let service = json!({ "name": "service", "phase": "wasm_service", "failure_policy": "closed" });
+    assert_eq!(get("/plugins"), (200, json!([gate, filter, service])));
 
     let (status, report) = get("/config");
     assert_eq!(status, 200);

@@ -46,6 +46,8 @@ impl Hangup {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let signal = {
             let _inside = runtime.enter();
+            // Who rotates logs may send it out of habit. There is nothing to do, but to go on.
+            drop(signal(SignalKind::user_defined1())?);
             signal(SignalKind::hangup())?
         };
         Ok(Hangup { runtime, signal })

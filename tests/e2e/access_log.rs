@@ -132,6 +132,7 @@ async fn a_log_that_is_renamed_goes_on_under_its_name() {
         send(http1().get(proxy.url(request))).await;
         eventually("the line is written", || read("access.log") == format!("{request}\n"));
         fs::rename(path("access.log"), path(file)).unwrap();
+        proxy.signal(Signal::User1);
     }
     assert_eq!(["access.log.1", "access.log.2", "access.log"].map(read), ["/1\n", "/2\n", "/3\n"]);
 }

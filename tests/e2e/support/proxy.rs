@@ -27,6 +27,7 @@ pub enum Signal {
     Terminate,
     Interrupt,
     HangUp,
+    User1,
 }
 
 /// What a run of the binary that has ended said.
@@ -205,6 +206,7 @@ impl Proxy {
             Signal::Terminate => "TERM",
             Signal::Interrupt => "INT",
             Signal::HangUp => "HUP",
+            Signal::User1 => "USR1",
         };
         let pid = self.child.lock().unwrap().id();
         let sent = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().unwrap();

@@ -320,9 +320,9 @@ async fn requests_that_come_early_wait_for_their_turn() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_is_closed_and_no_other() {
-    let slow = script("wasm_serverless", &guests::path("verdict"), "sleep 1500 then ok");
+    let slow = script("wasm_serverless", &guests::path("verdict"), "sleep 2500 then ok");
     for h2 in [false, true] {
-        let mut site = Site::with("keepalive_timeout_ms = 300");
+        let mut site = Site::with("keepalive_timeout_ms = 1000");
         site.listen(format!("listen = [{{ addr = '127.0.0.1:0', h2 = {h2} }}]"));
         site.answered("/").route("/slow", &slow);
         let proxy = Proxy::start(&site.to_string());

@@ -261,7 +261,7 @@ impl Reloader {
         let _announced = self.capabilities.clusters.announce(config.upstream_names());
         let (snapshot, services) =
             Snapshot::build(&config, &self.host, &self.shared.metrics, Some(&current.snapshot), &mut diagnostics)
-                .ok_or_else(|| Outcome::Failed { shown: diagnostics.to_string(), told: diagnostics.without_lines() })?;
+                .ok_or_else(|| Outcome::wrong(&diagnostics))?;
         let built = Generation::build(config, snapshot, Some(&current), &self.shared.metrics);
         let (next, _) = match built {
             Ok(built) => built,
@@ -314,12 +314,13 @@ impl Seen {
 }
 
 impl Outcome {
+    fn wrong(diagnostics: &Diagnostics) -> Outcome {
+        Outcome::Failed { shown: diagnostics.to_string(), told: diagnostics.without_lines() }
+    }
+
     fn not_built(error: &UpstreamError, diagnostics: Diagnostics) -> Outcome {
         match error.diagnostic() {
-            Some(diagnostic) => {
-                let diagnostics = diagnostics.alone(diagnostic);
-                Outcome::Failed { shown: diagnostics.to_string(), told: diagnostics.without_lines() }
-            }
+            Some(diagnostic) => Outcome::wrong(&diagnostics.alone(diagnostic)),
             None => {
                 let shown = format!("error: {error}\n");
                 Outcome::Failed { told: shown.clone(), shown }

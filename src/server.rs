@@ -117,15 +117,11 @@ pub fn run(start: Start) -> Result<(), ServerError> {
         log::info!("listening on {scheme}://{}", bound.addr);
         let mut proxy = http_proxy(&server.configuration, Gateway::new(shared.clone(), position));
         let mut options = HttpServerOptions::default();
-        options.h2c = listener.h2;
+        options.h2c = listener.h2 && !listener.tls;
         options.h2_idle_timeout = Some(keepalive_timeout);
+        let h2c = options.h2c;
         proxy.server_options = Some(options);
-        let app = Connected {
-            app: Arc::new(proxy),
-            connections: connections.clone(),
-            h2c: listener.h2 && !listener.tls,
-            idle: keepalive_timeout,
-        };
+        let app = Connected { app: Arc::new(proxy), connections: connections.clone(), h2c, idle: keepalive_timeout };
         server.add_service(service(app, &certificates, listener, bound));
     }
     let ready = Arc::new(AtomicBool::new(true));

@@ -1,14 +1,15 @@
 //! Connections of clients: counted, for at the end of the process they are waited for, and ended when they are idle.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
 use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
+use prometheus_client::metrics::gauge::Gauge;
 
+use crate::observe::metrics::Counted;
 use crate::proxy::watched;
 
 /// With which a client of HTTP/2 begins (RFC 9113, section 3.4).
@@ -16,25 +17,11 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How many there are.
 #[derive(Clone, Default)]
-pub struct Connections(Arc<AtomicUsize>);
+pub struct Connections(Gauge);
 
 impl Connections {
-    pub fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn open(&self) -> Open {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Open(self.clone())
-    }
-}
-
-/// One of them, until dropped.
-struct Open(Connections);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    pub fn count(&self) -> i64 {
+        self.0.get()
     }
 }
 
@@ -42,7 +29,7 @@ impl Drop for Open {
 pub struct Connected<A> {
     pub app: Arc<A>,
     pub connections: Connections,
-    /// Whether clients may speak HTTP/2 without TLS.
+    /// Whether clients may speak HTTP/2, and there is no TLS to say so.
     pub h2c: bool,
     /// How long a connection of HTTP/1 may be idle. Those of HTTP/2 are Pingora's to end.
     pub idle: Duration,
@@ -51,7 +38,7 @@ pub struct Connected<A> {
 impl<A> Connected<A> {
     /// None: the client says nothing, for too long.
     async fn is_http2(&self, stream: &mut Stream) -> Option<bool> {
-        if !self.h2c || stream.get_ssl_digest().is_some() {
+        if !self.h2c {
             return Some(matches!(stream.selected_alpn_proto(), Some(ALPN::H2)));
         }
         let mut beginning = [0; PREFACE.len()];
@@ -63,7 +50,7 @@ impl<A> Connected<A> {
 #[async_trait]
 impl<A: ServerApp + Send + Sync> ServerApp for Connected<A> {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let _open = self.connections.open();
+        let _open = Counted::new(&self.connections.0);
         if self.is_http2(&mut stream).await? {
             return self.app.process_new(stream, shutdown).await;
         }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::support::*;
 
 /// The keys of a filter.
-pub fn filter(guest: &str, configuration: &str) -> String {
+fn filter(guest: &str, configuration: &str) -> String {
     let path = guests::path(guest);
     format!("[[server.local.proxy_wasm]]\nwasm_path = '{}'\nconfiguration = '''{configuration}'''\n", path.display())
 }

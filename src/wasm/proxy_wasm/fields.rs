@@ -24,13 +24,6 @@ pub enum FieldsMut<'a> {
     Plain(&'a mut HeaderMap),
 }
 
-/// A map before a change.
-enum Start {
-    Request(Box<(RequestHeader, Target)>),
-    Response(Box<ResponseHeader>),
-    Plain(HeaderMap),
-}
-
 /// Of a request, beside its header.
 #[derive(Clone, Default)]
 pub struct Target {
@@ -192,12 +185,25 @@ impl FieldsMut<'_> {
     /// # Errors
     /// As [`FieldsMut::add`]; then the headers are as they were.
     pub fn set(&mut self, pairs: &[(&[u8], &[u8])]) -> Result<(), Status> {
-        let before = self.start();
-        let set = self.set_all(pairs);
-        if set.is_err() {
-            self.restore(before);
+        // On a copy, which takes their place when all has gone well.
+        match self {
+            FieldsMut::Request(request, target) => {
+                let (mut header, mut aside) = ((*request).clone(), (*target).clone());
+                FieldsMut::Request(&mut header, &mut aside).set_all(pairs)?;
+                (**request, **target) = (header, aside);
+            }
+            FieldsMut::Response(response) => {
+                let mut header = (*response).clone();
+                FieldsMut::Response(&mut header).set_all(pairs)?;
+                **response = header;
+            }
+            FieldsMut::Plain(headers) => {
+                let mut map = (*headers).clone();
+                FieldsMut::Plain(&mut map).set_all(pairs)?;
+                **headers = map;
+            }
         }
-        set
+        Ok(())
     }
 
     fn set_all(&mut self, pairs: &[(&[u8], &[u8])]) -> Result<(), Status> {
@@ -210,24 +216,6 @@ impl FieldsMut<'_> {
         plain.retain(|(name, _)| !self.is_framing(name));
         self.clear();
         plain.into_iter().try_for_each(|(name, value)| self.append(name, value))
-    }
-
-    /// What can be restored.
-    fn start(&self) -> Start {
-        match self {
-            FieldsMut::Request(request, target) => Start::Request(Box::new(((*request).clone(), (*target).clone()))),
-            FieldsMut::Response(response) => Start::Response(Box::new((*response).clone())),
-            FieldsMut::Plain(headers) => Start::Plain((*headers).clone()),
-        }
-    }
-
-    fn restore(&mut self, start: Start) {
-        match (self, start) {
-            (FieldsMut::Request(request, target), Start::Request(before)) => (**request, **target) = *before,
-            (FieldsMut::Response(response), Start::Response(before)) => **response = *before,
-            (FieldsMut::Plain(headers), Start::Plain(before)) => **headers = before,
-            _ => unreachable!("a map does not change its kind"),
-        }
     }
 
     fn clear(&mut self) {

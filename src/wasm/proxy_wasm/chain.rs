@@ -287,8 +287,7 @@ impl Filters {
     fn on_headers(&mut self, direction: Direction, index: usize, position: usize) -> Result<(), Flow> {
         let end = self.lane_ref(direction).ends_with_headers();
         let count = self.stream.lock().fields(direction).map_or(0, Fields::count);
-        let is_request = direction == Direction::Request;
-        let Some(action) = self.call(direction, position, |link| link.on_headers(is_request, count, end))? else {
+        let Some(action) = self.call(direction, position, |link| link.on_headers(direction, count, end))? else {
             self.lane(direction).stage_mut(index).headers = Headers::Passed;
             return Ok(());
         };
@@ -315,8 +314,7 @@ impl Filters {
             held.visible = true;
             u32::try_from(held.body.len()).unwrap_or(u32::MAX)
         };
-        let is_request = direction == Direction::Request;
-        let Some(action) = self.call(direction, position, |link| link.on_body(is_request, size, end))? else {
+        let Some(action) = self.call(direction, position, |link| link.on_body(direction, size, end))? else {
             self.release(direction, index, position);
             return Ok(());
         };
@@ -328,7 +326,10 @@ impl Filters {
             held.body.take();
         }
         if action == BodyAction::Buffer && held.body.len() > self.chain.filters[position].buffer {
-            let details = if is_request { "request_payload_too_large" } else { "response_payload_too_large" };
+            let details = match direction {
+                Direction::Request => "request_payload_too_large",
+                Direction::Response => "response_payload_too_large",
+            };
             http.details = Some(details.to_owned());
             return Err(Flow::TooLarge);
         }
@@ -354,8 +355,7 @@ impl Filters {
             http.response.open.trailers = true;
             http.response.trailers.as_ref().map_or(0, |trailers| u32::try_from(trailers.len()).unwrap_or(u32::MAX))
         };
-        let is_request = direction == Direction::Request;
-        let action = self.call(direction, position, |link| link.on_trailers(is_request, count))?.unwrap_or(0);
+        let action = self.call(direction, position, |link| link.on_trailers(direction, count))?.unwrap_or(0);
         let resumed = self.decided(direction, position)?;
         if action == 0 || resumed {
             self.release(direction, index, position);

@@ -9,6 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::Services;
+use super::abi::Direction;
 use super::plugin::Identity;
 use super::state::{Effect, StreamContext, Task};
 use super::vm::{StartError, Vm};
@@ -321,20 +322,20 @@ impl Link {
 
     /// # Errors
     /// When the VM has failed, or fails now.
-    pub fn on_headers(&self, request: bool, count: u32, end: bool) -> Result<u32, Lost> {
-        self.slot.with(self.generation, |vm| vm.on_headers(request, self.id, count, end))
+    pub fn on_headers(&self, direction: Direction, count: u32, end: bool) -> Result<u32, Lost> {
+        self.slot.with(self.generation, |vm| vm.on_headers(direction, self.id, count, end))
     }
 
     /// # Errors
     /// As [`Link::on_headers`].
-    pub fn on_body(&self, request: bool, size: u32, end: bool) -> Result<u32, Lost> {
-        self.slot.with(self.generation, |vm| vm.on_body(request, self.id, size, end))
+    pub fn on_body(&self, direction: Direction, size: u32, end: bool) -> Result<u32, Lost> {
+        self.slot.with(self.generation, |vm| vm.on_body(direction, self.id, size, end))
     }
 
     /// # Errors
     /// As [`Link::on_headers`].
-    pub fn on_trailers(&self, request: bool, count: u32) -> Result<u32, Lost> {
-        self.slot.with(self.generation, |vm| vm.on_trailers(request, self.id, count))
+    pub fn on_trailers(&self, direction: Direction, count: u32) -> Result<u32, Lost> {
+        self.slot.with(self.generation, |vm| vm.on_trailers(direction, self.id, count))
     }
 
     /// The stream has ended: done and log. Once; then [`Link::delete`].

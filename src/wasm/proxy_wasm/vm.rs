@@ -220,9 +220,12 @@ impl Vm {
 
     /// # Errors
     /// A trap.
-    pub fn on_headers(&mut self, request: bool, id: u32, count: u32, end: bool) -> wasmtime::Result<u32> {
-        self.store.data_mut().contexts.direction = Some(direction(request));
-        let callback = if request { &self.callbacks.on_request_headers } else { &self.callbacks.on_response_headers };
+    pub fn on_headers(&mut self, direction: Direction, id: u32, count: u32, end: bool) -> wasmtime::Result<u32> {
+        self.store.data_mut().contexts.direction = Some(direction);
+        let callback = match direction {
+            Direction::Request => &self.callbacks.on_request_headers,
+            Direction::Response => &self.callbacks.on_response_headers,
+        };
         match callback {
             None => Ok(0),
             Some(HeadersCallback::Two(callback)) => run(&mut self.store, id, call(callback, (id, count))),
@@ -234,24 +237,30 @@ impl Vm {
 
     /// # Errors
     /// A trap.
-    pub fn on_body(&mut self, request: bool, id: u32, size: u32, end: bool) -> wasmtime::Result<u32> {
-        self.on_more(request, id);
-        let callback = if request { &self.callbacks.on_request_body } else { &self.callbacks.on_response_body };
+    pub fn on_body(&mut self, direction: Direction, id: u32, size: u32, end: bool) -> wasmtime::Result<u32> {
+        self.on_more(direction, id);
+        let callback = match direction {
+            Direction::Request => &self.callbacks.on_request_body,
+            Direction::Response => &self.callbacks.on_response_body,
+        };
         run(&mut self.store, id, on_or(callback, (id, size, u32::from(end)), 0))
     }
 
     /// # Errors
     /// A trap.
-    pub fn on_trailers(&mut self, request: bool, id: u32, count: u32) -> wasmtime::Result<u32> {
-        self.on_more(request, id);
-        let callback = if request { &self.callbacks.on_request_trailers } else { &self.callbacks.on_response_trailers };
+    pub fn on_trailers(&mut self, direction: Direction, id: u32, count: u32) -> wasmtime::Result<u32> {
+        self.on_more(direction, id);
+        let callback = match direction {
+            Direction::Request => &self.callbacks.on_request_trailers,
+            Direction::Response => &self.callbacks.on_response_trailers,
+        };
         run(&mut self.store, id, on_or(callback, (id, count), 0))
     }
 
-    fn on_more(&mut self, request: bool, id: u32) {
+    fn on_more(&mut self, direction: Direction, id: u32) {
         let contexts = &mut self.store.data_mut().contexts;
-        contexts.direction = Some(direction(request));
-        contexts.forget_resume(id, direction(request));
+        contexts.direction = Some(direction);
+        contexts.forget_resume(id, direction);
     }
 
     /// Done and log: the stream has ended.
@@ -344,10 +353,6 @@ fn run<R>(
     contexts.current = 0;
     contexts.direction = None;
     Ok(result)
-}
-
-fn direction(request: bool) -> Direction {
-    if request { Direction::Request } else { Direction::Response }
 }
 
 fn call<P: WasmParams, R: WasmResults>(

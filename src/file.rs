@@ -4,8 +4,6 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
-use rustls::pki_types::pem;
-
 /// Bytes of the largest file that is read: any plugin is smaller.
 const LARGEST: u64 = 256 << 20;
 
@@ -43,41 +41,9 @@ fn bytes_of(file: File) -> io::Result<Vec<u8>> {
     if bytes.len() as u64 > LARGEST { Err(io::Error::other("it is larger than 256 MiB")) } else { Ok(bytes) }
 }
 
-/// What is wrong with a PEM file, in words.
-pub fn pem_problem(error: &pem::Error) -> String {
-    match error {
-        pem::Error::MissingSectionEnd { end_marker } => {
-            format!("it is cut off: the line `-----END {}-----` is missing", String::from_utf8_lossy(end_marker))
-        }
-        pem::Error::IllegalSectionStart { line } => {
-            format!("the line `{}` is not right", String::from_utf8_lossy(line).trim_end())
-        }
-        pem::Error::Base64Decode(_) => {
-            "what stands between `BEGIN` and `END` is not right: it is not base64".to_owned()
-        }
-        error => error.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn problems_of_pem_are_told_in_words() {
-        use pem::{Error, PemObject};
-        let problem = |text: &str| {
-            let read: Result<Vec<_>, Error> =
-                rustls::pki_types::CertificateDer::pem_slice_iter(text.as_bytes()).collect();
-            pem_problem(&read.unwrap_err())
-        };
-        let cut = "it is cut off: the line `-----END CERTIFICATE-----` is missing";
-        assert_eq!(problem("-----BEGIN CERTIFICATE-----\nAAAA\n"), cut);
-        let no_start = "the line `-----BEGIN CERTIFICATE` is not right";
-        assert_eq!(problem("-----BEGIN CERTIFICATE\nAAAA\n-----END CERTIFICATE-----\n"), no_start);
-        let no_base64 = "what stands between `BEGIN` and `END` is not right: it is not base64";
-        assert_eq!(problem("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"), no_base64);
-    }
 
     #[test]
     fn what_never_ends_is_not_read() {

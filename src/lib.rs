@@ -8,6 +8,7 @@ pub mod facts;
 pub mod file;
 pub mod observe;
 pub mod path;
+pub mod pem;
 pub mod phase;
 pub mod proxy;
 pub mod reload;

@@ -6,7 +6,6 @@ mod certificate;
 use std::any::Any;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -15,14 +14,12 @@ use pingora::listeners::TlsAccept;
 use pingora::listeners::tls::TlsSettings;
 use pingora::protocols::tls::TlsRef;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use crate::config::{Config, Diagnostic, Diagnostics, HostPattern, Tls};
 use crate::facts::{Certificate, Handshake};
-use crate::file;
+use crate::pem;
 use crate::proxy::Router;
 
 /// The certificates of every address that speaks TLS.
@@ -135,8 +132,9 @@ impl TlsAccept for KeepHandshake {
 
 fn certified_key(tls: &Tls) -> Result<CertifiedKey, String> {
     let (cert, key) = (tls.cert.display(), tls.key.display());
-    let chain = chain(&tls.cert).map_err(|why| format!("`cert`: the certificate {cert} cannot be used: {why}"))?;
-    let private = private_key(&tls.key).map_err(|why| format!("`key`: the key {key} cannot be used: {why}"))?;
+    let chain =
+        pem::certificates(&tls.cert).map_err(|why| format!("`cert`: the certificate {cert} cannot be used: {why}"))?;
+    let private = pem::private_key(&tls.key).map_err(|why| format!("`key`: the key {key} cannot be used: {why}"))?;
     let private = ring::sign::any_supported_type(&private)
         .map_err(|error| format!("`key`: the key {key} is of no use: {error}"))?;
     let certified = CertifiedKey::new(chain, private);
@@ -147,29 +145,4 @@ fn certified_key(tls: &Tls) -> Result<CertifiedKey, String> {
         Err(rustls::Error::InconsistentKeys(_)) | Ok(()) => Ok(certified),
         Err(_) => Err(format!("`cert`: the certificate {cert} is not an X.509 certificate")),
     }
-}
-
-fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let text = file::read(path).map_err(|error| error.to_string())?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    match chain {
-        Ok(chain) if chain.is_empty() => Err("there is no certificate in it".to_owned()),
-        Ok(chain) => Ok(chain),
-        Err(error) => Err(file::pem_problem(&error)),
-    }
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    let text = file::read(path).map_err(|error| error.to_string())?;
-    let says = |what: &[u8]| text.windows(what.len()).any(|part| part == what);
-    PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
-        _ if says(b"ENCRYPTED") => {
-            format!("it is encrypted: write it without a password, as by `openssl pkey -in {}`", path.display())
-        }
-        pem::Error::NoItemsFound if says(b"-----BEGIN CERTIFICATE-----") => {
-            "there is a certificate in it, and no private key".to_owned()
-        }
-        pem::Error::NoItemsFound => "there is no private key in it".to_owned(),
-        error => file::pem_problem(&error),
-    })
 }

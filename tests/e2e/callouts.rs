@@ -576,7 +576,7 @@ fn authorities_that_are_no_good_are_reported() {
     for (text, why) in [
         ("", "there is no certificate in"),
         ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "is of no use"),
-        ("-----BEGIN CERTIFICATE-----\n", "cannot be read: it is cut off"),
+        ("-----BEGIN CERTIFICATE-----\n", "cannot be used: it is cut off"),
     ] {
         let ca = folder.path().join("ca.pem");
         std::fs::write(&ca, text).unwrap();

@@ -4,14 +4,13 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme, WantsVerifier};
 use tokio::sync::OnceCell;
 
 use super::NetError;
 use crate::config::{Ca, Diagnostic, Diagnostics};
-use crate::file::pem_problem;
+use crate::pem;
 
 /// The settings of TLS, and of the TLS of QUIC. They are made when they are needed first.
 pub struct Tls {
@@ -96,14 +95,13 @@ fn with_alpn(config: &ClientConfig, alpn: &[&[u8]]) -> Arc<ClientConfig> {
 
 fn authorities(ca: &Ca) -> Result<RootCertStore, String> {
     let path = ca.path.display();
-    let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&ca.path)
-        .and_then(Iterator::collect)
-        .map_err(|error| format!("the certificates {path} cannot be read: {}", pem_problem(&error)))?;
+    let certificates =
+        pem::certificates(&ca.path).map_err(|why| format!("the certificates {path} cannot be used: {why}"))?;
     let mut roots = RootCertStore::empty();
     for certificate in certificates {
         roots.add(certificate).map_err(|error| format!("a certificate in {path} is of no use: {error}"))?;
     }
-    if roots.is_empty() { Err(format!("there is no certificate in {path}")) } else { Ok(roots) }
+    Ok(roots)
 }
 
 fn system_roots() -> Result<RootCertStore, NetError> {

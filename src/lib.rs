@@ -6,6 +6,7 @@ pub mod config;
 pub mod exchange;
 pub mod facts;
 pub mod file;
+pub mod headers;
 pub mod observe;
 pub mod path;
 pub mod pem;

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::CalloutError;
 use super::body::Payload;
 use super::request::Outgoing;
 use crate::capability::cluster::Endpoint;
+use crate::headers::is_of_connection;
 
 /// What a plugin asks a cluster for.
 #[derive(Clone, Debug)]
@@ -64,23 +65,14 @@ pub fn default_scheme(endpoint: &Endpoint) -> Scheme {
     if endpoint.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP }
 }
 
-/// Takes out what is about one connection (RFC 9110, section 7.6.1; RFC 9113, section 8.2.2), and what the proxy writes
-/// itself.
+/// Takes out what is about one connection, and what the proxy writes itself.
 pub fn without_connection(headers: &mut HeaderMap) {
     let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    for name in [
-        header::CONNECTION,
-        header::CONTENT_LENGTH,
-        header::HOST,
-        header::TE,
-        header::TRAILER,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ] {
+    let own = |name: &HeaderName| is_of_connection(name) || [header::CONTENT_LENGTH, header::HOST].contains(name);
+    let names: Vec<HeaderName> = headers.keys().filter(|name| own(name)).cloned().collect();
+    for name in names {
         headers.remove(name);
     }
-    headers.remove("keep-alive");
-    headers.remove("proxy-connection");
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }

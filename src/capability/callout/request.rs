@@ -8,6 +8,7 @@ use hyper::body::Body;
 use super::CalloutError;
 use super::body::Payload;
 use crate::capability::net::{Target, Transport};
+use crate::headers::is_of_connection;
 
 /// What a plugin asks for. The headers do not frame the body, which is none of theirs.
 pub struct Call {
@@ -113,8 +114,7 @@ pub fn with_params(path: Option<&PathAndQuery>, params: &[(String, String)]) -> 
     format!("{slash}{path}{separator}{query}").parse().ok()
 }
 
-/// Takes `host` out of the headers; those that are about the connection are refused (RFC 9110, section 7.6.1; RFC 9113,
-/// section 8.2.2).
+/// Takes `host` out of the headers; those that are about the connection are refused.
 fn split_host(
     mut authority: Authority,
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -129,11 +129,7 @@ fn split_host(
             }
             continue;
         }
-        let of_connection = matches!(
-            name,
-            header::CONNECTION | header::UPGRADE | header::TE | header::TRAILER | header::TRANSFER_ENCODING
-        );
-        if of_connection || name == "keep-alive" || name == "proxy-connection" {
+        if is_of_connection(&name) {
             return Err(CalloutError::Connection(name));
         }
         map.try_append(name, value).map_err(|_| CalloutError::TooManyHeaders)?;

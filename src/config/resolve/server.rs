@@ -1,6 +1,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, StatusCode};
 use regex::Regex;
 use toml::Spanned;
@@ -11,12 +12,9 @@ use super::listen::Listeners;
 use crate::config::diagnostic::quoted;
 use crate::config::model::{Handler, Local, Match, Respond, Server};
 use crate::config::{Diagnostic, Span, schema};
+use crate::headers::is_of_connection;
 use crate::path::normal_prefix;
 use crate::phase::Phase;
-
-/// Headers that say where the body ends and how the connection goes on: the proxy writes them.
-const OF_THE_CONNECTION: [&str; 7] =
-    ["connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
 
 impl Context<'_> {
     pub fn servers(
@@ -176,7 +174,7 @@ impl Context<'_> {
         let mut headers = HeaderMap::new();
         for (name, value) in respond.headers {
             match HeaderName::from_bytes(name.get_ref().as_bytes()) {
-                Ok(header) if OF_THE_CONNECTION.contains(&header.as_str()) => {
+                Ok(header) if header == CONTENT_LENGTH || is_of_connection(&header) => {
                     let message = format!("`{header}` belongs to the connection, which is not for `respond` to say");
                     let help = "remove it: the proxy itself says where the body ends and how the connection goes on";
                     self.error(Diagnostic::error(name.span(), message).help(help));

@@ -17,7 +17,7 @@ use crate::wasm;
 #[serde(untagged)]
 pub enum Plugin<'a> {
     Script(Script<'a>),
-    Filter { name: &'a str, phase: &'static str, failure_policy: &'static str },
+    Filter { name: &'a str, phase: &'static str, failure_policy: FailurePolicy },
 }
 
 #[derive(Serialize)]
@@ -63,19 +63,11 @@ struct Local<'a> {
 pub fn plugins<'a>(snapshot: &'a Snapshot, config: &'a Config) -> Vec<Plugin<'a>> {
     let sessions = snapshot.sessions.iter().map(|session| script(session, "restart"));
     let scripts = snapshot.scripts().map(in_a_chain).chain(sessions).map(Plugin::Script);
-    let filter = |name: &'a str, phase, policy| Plugin::Filter { name, phase, failure_policy: failure_policy(policy) };
+    let filter = |name: &'a str, phase, failure_policy| Plugin::Filter { name, phase, failure_policy };
     let filters = snapshot.filters().map(|live| filter(&live.plugin.identity.name, "proxy_wasm", live.failure_policy));
     let services = config.services.iter().map(|service| &service.filter);
     let services = services.map(|service| filter(&service.name, "wasm_service", service.failure_policy));
     scripts.chain(filters).chain(services).collect()
-}
-
-fn failure_policy(policy: FailurePolicy) -> &'static str {
-    match policy {
-        FailurePolicy::Closed => "closed",
-        FailurePolicy::Open => "open",
-        FailurePolicy::Reload => "reload",
-    }
 }
 
 /// The configuration, without what may be secret.

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::config::Span;
 
 #[derive(Clone, Debug)]
@@ -46,7 +48,8 @@ pub struct Remote {
 }
 
 /// What becomes of streams when the VM has failed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum FailurePolicy {
     /// They end with 503.
     #[default]

@@ -2,10 +2,10 @@
 
 FROM rust:1.95-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends cmake && rm -rf /var/lib/apt/lists/* \
-    && rustup target add wasm32-wasip1
+    && rustup target add wasm32-wasip1 && rustup component add llvm-tools
 WORKDIR /src
 COPY . .
-RUN cargo build --profile dist --locked
+RUN make dist
 RUN cd wasm-plugins && cargo build --release --target wasm32-wasip1 --locked \
     && mkdir /plugins && cp target/wasm32-wasip1/release/*.wasm /plugins/
 

@@ -33,12 +33,18 @@ impl ProxyHttp for Bare {
 
     fn new_ctx(&self) {}
 
+    async fn request_filter(&self, session: &mut Session, (): &mut ()) -> pingora::Result<bool> {
+        if self.timeouts {
+            session.set_write_timeout(Some(Duration::from_secs(60)));
+        }
+        Ok(false)
+    }
+
     async fn upstream_peer(&self, _: &mut Session, (): &mut ()) -> pingora::Result<Box<HttpPeer>> {
         let mut peer = Box::new(HttpPeer::new(self.upstream, false, String::new()));
         if self.timeouts {
             peer.options.connection_timeout = Some(Duration::from_secs(10));
             peer.options.read_timeout = Some(Duration::from_secs(60));
-            peer.options.write_timeout = Some(Duration::from_secs(60));
         }
         Ok(peer)
     }

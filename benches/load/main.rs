@@ -13,6 +13,7 @@ mod origin;
 mod process;
 mod report;
 mod slots;
+mod train;
 mod variant;
 
 use std::error::Error;
@@ -36,7 +37,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-const USAGE: &str = "usage: load [--rounds N] [--turns N] [--only NAME]…";
+const USAGE: &str = "usage: load [--rounds N] [--turns N] [--only NAME]… | --train";
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -44,6 +45,7 @@ fn main() -> Result<()> {
         ["origin", addr] => origin::run(addr.parse()?),
         ["bare", addr, upstream] => bare::run(addr, upstream.parse()?, false),
         ["bare-timeouts", addr, upstream] => bare::run(addr, upstream.parse()?, true),
+        ["--train", ..] => train(),
         _ => measure(&Options::parse(&args)?),
     }
 }
@@ -97,6 +99,14 @@ fn measure(options: &Options) -> Result<()> {
         println!("\n{}", SlotMemory::measure(&site)?);
     }
     Ok(())
+}
+
+/// A short load on all of Phasegate: what it takes does not count.
+fn train() -> Result<()> {
+    let site = Site::start()?;
+    let own: Vec<_> = Variant::ALL.into_iter().filter(|variant| !matches!(variant, Variant::Envoy(_))).collect();
+    site.cpu(&Options { rounds: 1, turns: 3, ..Options::parse(&[])? }, &own)?;
+    train::run(&site)
 }
 
 /// What all proxies are measured with.

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 
-/// How long a process may take to listen.
-const START: Duration = Duration::from_secs(30);
+/// How long a process may take to listen, and to end.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A process that ends when this is dropped.
 pub struct Process {
@@ -48,7 +48,7 @@ impl Process {
 
     /// Waits until it accepts connections.
     pub fn listens_on(&mut self, addr: SocketAddr) -> Result<()> {
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(addr).is_err() {
             if let Some(status) = self.child.try_wait()? {
                 return Err(format!("{} ended before it listened: {status}", self.name).into());
@@ -94,6 +94,12 @@ pub struct Memory {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // It ends by itself: one that is built for it writes then which code has run.
+        let _ = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
+        let deadline = Instant::now() + PATIENCE;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

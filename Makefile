@@ -6,7 +6,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # Which code is hot: what `make dist` optimizes for.
 HOT := target/pgo/hot.profdata
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
-OPTIMIZED = RUSTFLAGS="-Cprofile-use=$(CURDIR)/$(HOT)" cargo
+OPTIMIZED = RUSTFLAGS="-Cprofile-use=$(CURDIR)/$(HOT)"
+BENCH = cargo bench --locked --profile dist --target $(HOST) --bench load
 
 .PHONY: run test dist bench plugins guests setup redis envoy
 
@@ -27,23 +28,23 @@ test: plugins guests redis envoy
 
 # What is deployed and measured, in target/dist/phasegate. All is built twice, which takes an hour on two cores.
 dist: $(HOT)
-	$(OPTIMIZED) build --locked --profile dist --target $(HOST)
+	$(OPTIMIZED) $(BENCH) --no-run
 	install -D target/$(HOST)/dist/phasegate target/dist/phasegate
 
-# From a short load on a build that counts. The profile is the same as above, for the names of functions depend on it. What is
-# changed afterwards is only not known to be hot: delete the file to count anew.
+# From a short load on a build that counts: with the same command, for the names of functions depend on profile and features.
+# What is changed afterwards is only not known to be hot: delete the file to count anew.
 $(HOT): Cargo.lock | guests
 	@rustup component list --installed | grep -q ^llvm-tools || rustup component add llvm-tools
 	rm -rf target/pgo/counts target/pgo/cache
 	RUSTFLAGS="-Cprofile-generate=$(CURDIR)/target/pgo/counts" XDG_CACHE_HOME=$(CURDIR)/target/pgo/cache \
-	  cargo bench --locked --profile dist --target $(HOST) --target-dir target/pgo --bench load -- --train
+	  $(BENCH) --target-dir target/pgo -- --train
 	$$(rustc --print target-libdir)/../bin/llvm-profdata merge -o $@ target/pgo/counts
 
 # CPU time per request, side by side with bare Pingora and Envoy, then the isolated call: docs/performance.md. A part of the
 # first: `make bench LOAD="--rounds 5 --only none"`.
 bench: dist envoy
-	$(OPTIMIZED) bench --profile dist --target $(HOST) --bench load -- $(LOAD)
-	$(OPTIMIZED) bench --profile dist --target $(HOST) --bench call
+	$(OPTIMIZED) $(BENCH) -- $(LOAD)
+	$(OPTIMIZED) cargo bench --locked --profile dist --target $(HOST) --bench call
 
 plugins: setup
 	cd wasm-plugins && cargo build $(WASM)

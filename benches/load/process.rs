@@ -95,7 +95,7 @@ pub struct Memory {
 impl Drop for Process {
     fn drop(&mut self) {
         // It ends by itself: one that is built for it writes then which code has run.
-        let _ = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
+        let _ = Command::new("sh").args(["-c", &format!("kill -INT {}", self.child.id())]).status();
         let deadline = Instant::now() + PATIENCE;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));

@@ -31,10 +31,10 @@ pub fn run(site: &Site) -> Result<()> {
     }
     site.runtime.block_on(async {
         for (client, base) in [
-            (plain().http1_only().build()?, format!("http://{}", addrs.plain)),
-            (plain().http2_prior_knowledge().build()?, format!("http://{}", addrs.plain)),
-            (plain().http1_only().build()?, format!("https://{}", addrs.tls)),
-            (plain().build()?, format!("https://{}", addrs.tls)),
+            (client().http1_only().build()?, format!("http://{}", addrs.plain)),
+            (client().http2_prior_knowledge().build()?, format!("http://{}", addrs.plain)),
+            (client().http1_only().build()?, format!("https://{}", addrs.tls)),
+            (client().build()?, format!("https://{}", addrs.tls)),
         ] {
             for path in PATHS {
                 let url = format!("{base}{path}");
@@ -53,7 +53,7 @@ struct Addrs {
 }
 
 /// One that takes any certificate.
-fn plain() -> ClientBuilder {
+fn client() -> ClientBuilder {
     // One in the process.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder().no_proxy().danger_accept_invalid_certs(true)

@@ -45,7 +45,7 @@ impl<'a> Fields<'a> {
                 pair(b":method", request.method.as_str().as_bytes());
                 pair(b":scheme", scheme.as_bytes());
                 let upgrades = request.headers.contains_key(header::UPGRADE);
-                let shown = |name: &HeaderName| *name != header::HOST && !is_of_connection(name, upgrades);
+                let shown = |name: &HeaderName| *name != header::HOST && !is_hidden(name, upgrades);
                 for (name, value) in request.headers.iter().filter(|(name, _)| shown(name)) {
                     pair(name.as_str().as_bytes(), value.as_bytes());
                 }
@@ -104,7 +104,7 @@ impl<'a> Fields<'a> {
 }
 
 /// What belongs to the connection and not to the request (RFC 9110, section 7.6.1): filters do not see it, as in Envoy.
-fn is_of_connection(name: &HeaderName, upgrades: bool) -> bool {
+fn is_hidden(name: &HeaderName, upgrades: bool) -> bool {
     match *name {
         header::TRANSFER_ENCODING => true,
         header::CONNECTION => !upgrades,
@@ -226,7 +226,7 @@ impl FieldsMut<'_> {
         };
         // Those that were not shown stay.
         let upgrades = names.contains(&header::UPGRADE);
-        for name in names.into_iter().filter(|name| !is_of_connection(name, upgrades)) {
+        for name in names.into_iter().filter(|name| !is_hidden(name, upgrades)) {
             self.remove(name.as_str().as_bytes());
         }
     }

@@ -57,7 +57,7 @@ pub enum Refused {
     HeaderValue(String),
     #[error("the value of `{0}` is not valid UTF-8")]
     NotUtf8(String),
-    #[error("`{0}` belongs to the proxy, which frames messages itself")]
+    #[error("`{0}` belongs to the proxy, which frames messages and keeps connections itself")]
     Framing(HeaderName),
     #[error("`{0}` is not a valid method (RFC 9110, section 9.1)")]
     Method(String),
@@ -284,7 +284,8 @@ impl Exchange {
     pub fn set_uri(&mut self, target: &str) -> Result<(), Refused> {
         self.edit_request("in-set-uri")?;
         let invalid = || Refused::Uri(target.to_owned());
-        if !target.starts_with('/') {
+        // A fragment would be lost.
+        if !target.starts_with('/') || target.contains('#') {
             return Err(invalid());
         }
         let target = PathAndQuery::try_from(target).map_err(|_| invalid())?;
@@ -424,7 +425,7 @@ impl Edit<'_> {
     /// # Errors
     /// For a name or value that is not valid HTTP, and for headers that frame the message.
     pub fn append(&mut self, name: String, value: String) -> Result<(), Refused> {
-        editable(&name)?;
+        self.editable(&name)?;
         let value = header_value(&name, value)?;
         match self {
             Edit::Request(header) => header.append_header(name, value),
@@ -439,7 +440,7 @@ impl Edit<'_> {
     /// As [`Edit::append`].
     pub fn append_all(&mut self, pairs: Vec<(String, String)>) -> Result<(), Refused> {
         for (name, value) in &pairs {
-            editable(name)?;
+            self.editable(name)?;
             header_value(name, value.clone())?;
         }
         pairs.into_iter().try_for_each(|(name, value)| self.append(name, value))
@@ -450,13 +451,20 @@ impl Edit<'_> {
     /// # Errors
     /// As [`Edit::append`].
     pub fn set(&mut self, name: String, value: String) -> Result<(), Refused> {
-        editable(&name)?;
+        self.editable(&name)?;
         let value = header_value(&name, value)?;
         match self {
             Edit::Request(header) => header.insert_header(name, value),
             Edit::Response(header) => header.insert_header(name, value),
         }
         .or_else(too_many)
+    }
+
+    fn editable(&self, name: &str) -> Result<(), Refused> {
+        if let Edit::Response(_) = self {
+            not_keeping(name)?;
+        }
+        editable(name)
     }
 
     /// Removes a header; one that is not there is no error.
@@ -569,6 +577,18 @@ fn not_framing(name: &str) -> Result<(), Refused> {
         _ => return Ok(()),
     };
     Err(Refused::Framing(framing))
+}
+
+/// Headers of a response by which the proxy tells the client whether it keeps the connection, and which HTTP/2 does not have.
+fn not_keeping(name: &str) -> Result<(), Refused> {
+    let of_connection = match name.len() {
+        2 | 10 | 16 => ["te", "connection", "keep-alive", "proxy-connection"],
+        _ => return Ok(()),
+    };
+    match of_connection.into_iter().find(|other| name.eq_ignore_ascii_case(other)) {
+        Some(name) => Err(Refused::Framing(HeaderName::from_static(name))),
+        None => Ok(()),
+    }
 }
 
 /// Takes the text as it is, without a copy.

@@ -28,8 +28,7 @@ pub struct Facts {
     pub started: Instant,
     pub local: Option<SocketAddr>,
     pub remote: Option<SocketAddr>,
-    /// Set when a trusted proxy names the client.
-    pub forwarded_for: Option<IpAddr>,
+    pub client: Client,
     pub tls: bool,
     pub server_name: Option<String>,
     pub upstream: Option<UpstreamFacts>,
@@ -49,6 +48,17 @@ pub struct Facts {
     pub timed_out: bool,
     pub ext: Option<Ext>,
     request_id: RequestId,
+}
+
+/// Who the client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// Whoever has made the connection.
+    Peer,
+    /// Whom a trusted proxy names.
+    Named(IpAddr),
+    /// A trusted proxy names somebody in a way that cannot be read.
+    Unknown,
 }
 
 /// Where a response comes from; for those of the proxy, why.
@@ -120,7 +130,7 @@ impl Default for Facts {
             started,
             local: None,
             remote: None,
-            forwarded_for: None,
+            client: Client::Peer,
             tls: false,
             server_name: None,
             upstream: None,
@@ -146,15 +156,16 @@ impl Facts {
     }
 
     pub fn client_ip(&self) -> Option<IpAddr> {
-        self.forwarded_for.or(self.remote.map(|addr| addr.ip()))
+        match self.client {
+            Client::Peer => self.remote.map(|addr| addr.ip()),
+            Client::Named(ip) => Some(ip),
+            Client::Unknown => None,
+        }
     }
 
     /// The port of the client, unknown behind another proxy.
-    fn client_port(&self) -> Option<u16> {
-        match self.forwarded_for {
-            Some(_) => None,
-            None => self.remote.map(|addr| addr.port()),
-        }
+    pub fn client_port(&self) -> Option<u16> {
+        self.remote.filter(|_| self.client == Client::Peer).map(|addr| addr.port())
     }
 }
 
@@ -202,7 +213,7 @@ impl<'a> View<'a> {
                 http::StatusCode::from_u16(self.status()?).ok()?.canonical_reason().unwrap_or("").into()
             }
             Variable::SessionTime => millis(facts.started.elapsed()).into(),
-            Variable::StreamWorkTimes => work_times(&facts.work_times).into(),
+            Variable::StreamWorkTimes => work_times(&facts.work_times)?.into(),
             Variable::ClientBytesSent => facts.client_bytes_sent.to_string().into(),
             Variable::ClientBytesReceived => facts.client_bytes_received.to_string().into(),
             Variable::UpstreamBytesSent => facts.upstream_bytes_sent?.to_string().into(),
@@ -247,16 +258,18 @@ impl<'a> View<'a> {
     }
 }
 
-/// As in a string of JSON (RFC 8259, section 7).
+/// As in a string of JSON (RFC 8259, section 7), with all that ends a line for some reader escaped.
 fn push_escaped(text: &mut String, value: &str) {
+    let is_special = |c: char| c.is_control() || matches!(c, '"' | '\\' | '\u{2028}' | '\u{2029}');
     let mut rest = value;
-    while let Some(at) = rest.bytes().position(|byte| byte.is_ascii_control() || matches!(byte, b'"' | b'\\')) {
-        text.push_str(&rest[..at]);
-        match rest.as_bytes()[at] {
-            quoted @ (b'"' | b'\\') => text.extend(['\\', char::from(quoted)]),
-            control => drop(write!(text, "\\u{control:04x}")),
+    while let Some((before, after)) = rest.split_once(is_special) {
+        text.push_str(before);
+        match rest[before.len()..].chars().next() {
+            Some(quoted @ ('"' | '\\')) => text.extend(['\\', quoted]),
+            Some(control) => drop(write!(text, "\\u{:04x}", u32::from(control))),
+            None => {}
         }
-        rest = &rest[at + 1..];
+        rest = after;
     }
     text.push_str(rest);
 }
@@ -271,16 +284,18 @@ pub fn domain(request: &RequestHeader) -> Option<Cow<'_, str>> {
     Some(if host.bytes().any(|b| b.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host.into() })
 }
 
-/// `host[:port]` without the port; the brackets of an IPv6 address stay.
+/// `host[:port]` without the port and without the dot of a name that is absolute (RFC 1034, section 3.1); the brackets of an
+/// IPv6 address stay.
 fn host_of(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
+    let host = match authority.rsplit_once(':') {
         Some((host, port))
             if port.bytes().all(|b| b.is_ascii_digit()) && (!host.contains(':') || host.ends_with(']')) =>
         {
             host
         }
         _ => authority,
-    }
+    };
+    host.strip_suffix('.').unwrap_or(host)
 }
 
 /// Path and query as they came, also of a target that is not valid UTF-8.
@@ -299,13 +314,14 @@ fn millis(time: Duration) -> String {
     format!("{:.3}", time.as_secs_f64() * 1000.0)
 }
 
-fn work_times(times: &[Duration; 6]) -> String {
+/// None when nothing has run.
+fn work_times(times: &[Duration; 6]) -> Option<String> {
     let mut text = String::new();
     for (phase, time) in Phase::ALL.into_iter().zip(times).filter(|(_, time)| !time.is_zero()) {
         let comma = if text.is_empty() { "" } else { "," };
         let _ = write!(text, "{comma}{phase}={}", millis(*time));
     }
-    text
+    (!text.is_empty()).then_some(text)
 }
 
 fn protocol(tls: bool, version: Version) -> String {
@@ -319,9 +335,12 @@ mod tests {
 
     #[test]
     fn values_stay_within_their_quotes() {
-        for (value, escaped) in
-            [("plain ü", "plain ü"), ("a\" 200 \"GET", "a\\\" 200 \\\"GET"), ("\\\n\u{7f}", "\\\\\\u000a\\u007f")]
-        {
+        for (value, escaped) in [
+            ("plain ü", "plain ü"),
+            ("a\" 200 \"GET", "a\\\" 200 \\\"GET"),
+            ("\\\n\u{7f}", "\\\\\\u000a\\u007f"),
+            ("a\u{2028}\u{85}b", "a\\u2028\\u0085b"),
+        ] {
             let mut text = String::new();
             push_escaped(&mut text, value);
             assert_eq!(text, escaped);
@@ -337,6 +356,8 @@ mod tests {
             ("[::1]", "[::1]"),
             ("::1", "::1"),
             ("a:b", "a:b"),
+            ("a.cn.", "a.cn"),
+            ("a.cn.:80", "a.cn"),
         ] {
             assert_eq!(host_of(authority), host);
         }

@@ -1,6 +1,7 @@
 //! What headers are about.
 
-use http::{HeaderName, header};
+use http::{HeaderName, StatusCode, header};
+use pingora::http::ResponseHeader;
 
 /// Whether a header is about one connection, and not about the message (RFC 9110, section 7.6.1; RFC 9113, section 8.2.2).
 pub fn is_of_connection(name: &HeaderName) -> bool {
@@ -9,3 +10,26 @@ pub fn is_of_connection(name: &HeaderName) -> bool {
         _ => matches!(name.as_str(), "keep-alive" | "proxy-connection"),
     }
 }
+
+/// RFC 9110, section 6.4.1.
+pub fn has_body(status: StatusCode) -> bool {
+    !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::RESET_CONTENT)
+}
+
+/// Takes out of a response what is about the connection that it came by, and no more: RFC 9110, section 7.6.1.
+pub fn end_connection(response: &mut ResponseHeader) {
+    if !response.headers.contains_key(header::CONNECTION) {
+        return;
+    }
+    let options =
+        response.headers.get_all(header::CONNECTION).iter().flat_map(|line| line.as_bytes().split(|b| *b == b','));
+    let named: Vec<_> = options.filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok()).collect();
+    let frames = |name: &HeaderName| [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name);
+    let others = [header::TE, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION];
+    for name in named.into_iter().filter(|name| !frames(name)).chain(others) {
+        response.remove_header(&name);
+    }
+}
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");

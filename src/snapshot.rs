@@ -141,6 +141,20 @@ impl Local {
     pub fn chain(&self, phase: Phase) -> Option<&Arc<LiveChain>> {
         self.chains[phase as usize].as_ref()
     }
+
+    /// Whether the other local might not let through what this one sends to its upstream: a request that could be for
+    /// either must not go by this one.
+    pub fn dodges(&self, other: &Local) -> bool {
+        fn differs<T>(others: Option<&Arc<T>>, own: Option<&Arc<T>>) -> bool {
+            others.is_some_and(|others| !own.is_some_and(|own| Arc::ptr_eq(own, others)))
+        }
+        let Some(Handler::ProxyPass(upstream)) = self.handler else { return false };
+        let is_same_upstream = matches!(other.handler, Some(Handler::ProxyPass(others)) if others == upstream);
+        let guards = [Phase::Access, Phase::Serverless, Phase::HttpInHeaders];
+        !is_same_upstream
+            || differs(other.filters.as_ref(), self.filters.as_ref())
+            || guards.into_iter().any(|phase| differs(other.chain(phase), self.chain(phase)))
+    }
 }
 
 impl LiveScript {

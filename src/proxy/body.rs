@@ -4,6 +4,7 @@ use std::future::pending;
 
 use bytes::{Bytes, BytesMut};
 use http::header;
+use pingora::ErrorType;
 use pingora::prelude::Session;
 
 use super::context::Context;
@@ -16,6 +17,8 @@ use crate::exchange::Refused;
 pub struct RequestBody {
     read: BytesMut,
     complete: bool,
+    /// What went wrong: then there is no more of it to be had, and it is not to be taken for whole.
+    failed: Option<ErrorType>,
     /// The length that the client declared, in bytes.
     declared: Option<u64>,
     /// Whether the client waits for a `100 Continue` before it sends the body (RFC 9110, section 10.1.1).
@@ -94,7 +97,23 @@ impl RequestBody {
             self.expects_continue = false;
             self.continued = true;
         }
-        session.downstream_session.read_request_body().await
+        self.verify()?;
+        let piece = session.downstream_session.read_request_body().await;
+        if let Err(error) = &piece {
+            // Where the next request begins is not known.
+            session.set_keepalive(None);
+            self.failed = Some(error.etype().clone());
+        }
+        piece
+    }
+
+    /// # Errors
+    /// When a read has failed before: the client has left, or its body is malformed.
+    pub fn verify(&self) -> pingora::Result<()> {
+        match &self.failed {
+            None => Ok(()),
+            Some(why) => Err(pingora::Error::explain(why.clone(), "reading the request body").into_down()),
+        }
     }
 
     /// Whether the client was told to go on with its body: the upstream need not tell it again.
@@ -104,7 +123,7 @@ impl RequestBody {
 
     /// Whether nothing of it is left to come.
     pub fn is_over(&mut self, session: &mut Session) -> bool {
-        self.read.is_empty() && (self.complete || session.is_body_done())
+        self.failed.is_none() && self.read.is_empty() && (self.complete || session.is_body_done())
     }
 
     /// Whether to read now would tell the client to send a body that nobody may want.

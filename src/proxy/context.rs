@@ -15,7 +15,7 @@ use super::filter::Filtering;
 use super::generation::Generation;
 use super::upstream::Selected;
 use crate::exchange;
-use crate::facts::{Facts, Handshake};
+use crate::facts::{Client, Facts, Handshake};
 use crate::observe::metrics::Counted;
 use crate::phase::Phase;
 use crate::snapshot::{LiveChain, Local, RouteId};
@@ -34,6 +34,8 @@ pub struct Context {
     pub filtering: Option<Filtering>,
     /// Whether the header of the upstream's response was the end of it.
     pub header_only: bool,
+    /// Whether what follows it has no place in the response.
+    pub drops_body: bool,
     /// The upstream that a plugin chose, by name.
     pub upstream: Option<String>,
     /// Held as long as the connection is used: `least_conn` counts it.
@@ -64,6 +66,7 @@ impl Context {
             body: RequestBody::default(),
             filtering: None,
             header_only: false,
+            drops_body: false,
             upstream: None,
             selected: None,
             failed_servers: Vec::new(),
@@ -103,9 +106,8 @@ impl Context {
             facts.tls = true;
             facts.server_name = tls.extension.get::<Handshake>().and_then(|handshake| handshake.server_name.clone());
         }
-        if !trusted.is_empty() {
-            facts.forwarded_for =
-                facts.remote.and_then(|peer| forwarded_for(peer.ip(), &session.req_header().headers, trusted));
+        if let Some(peer) = facts.remote.filter(|_| !trusted.is_empty()) {
+            facts.client = client(peer.ip(), &session.req_header().headers, trusted);
         }
     }
 
@@ -133,28 +135,35 @@ impl Context {
     }
 }
 
+/// A listener for both IPv6 and IPv4 sees an address of IPv4 as `::ffff:192.0.2.1`.
 fn inet(addr: &PingoraAddr) -> Option<SocketAddr> {
-    addr.as_inet().copied()
+    addr.as_inet().map(|addr| SocketAddr::new(addr.ip().to_canonical(), addr.port()))
 }
 
 /// The last address that a trusted proxy vouches for: read from the right, the first that is not itself trusted.
-fn forwarded_for(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
+fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
     let is_trusted = |ip: &IpAddr| trusted.iter().any(|net| net.contains(ip));
     if !is_trusted(&peer) {
-        return None;
+        return Client::Peer;
     }
-    let values: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
-    let mut client = None;
-    for hop in values.iter().rev().flat_map(|value| value.rsplit(',')) {
-        let hop = hop.trim();
-        // Some proxies write the port as well.
-        let Ok(ip) = hop.parse().or_else(|_| hop.parse::<SocketAddr>().map(|addr| addr.ip())) else { break };
-        client = Some(ip);
+    let lines = headers.get_all("x-forwarded-for").iter().rev();
+    let mut client = Client::Peer;
+    for hop in lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')) {
+        let Some(ip) = hop_address(hop) else { return Client::Unknown };
+        client = Client::Named(ip);
         if !is_trusted(&ip) {
             break;
         }
     }
     client
+}
+
+/// Some proxies write a port as well, or IPv6 in brackets.
+fn hop_address(hop: &[u8]) -> Option<IpAddr> {
+    let hop = std::str::from_utf8(hop).ok()?.trim();
+    let bare = hop.strip_prefix('[').and_then(|hop| hop.strip_suffix(']')).unwrap_or(hop);
+    let ip = bare.parse().or_else(|_| hop.parse::<SocketAddr>().map(|addr| addr.ip())).ok()?;
+    Some(ip.to_canonical())
 }
 
 #[cfg(test)]
@@ -164,17 +173,30 @@ mod tests {
     #[test]
     fn only_trusted_proxies_name_the_client() {
         let trusted: Vec<IpNet> = ["10.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()).into();
-        for (peer, header, client) in [
-            ("192.0.2.1", "198.51.100.1", None),
-            ("10.0.0.1", "198.51.100.1", Some("198.51.100.1")),
-            ("10.0.0.1", "203.0.113.9, 198.51.100.1, 10.0.0.2", Some("198.51.100.1")),
-            ("10.0.0.1", "10.0.0.3, 10.0.0.2", Some("10.0.0.3")),
-            ("10.0.0.1", "198.51.100.1:4711", Some("198.51.100.1")),
-            ("::1", "unknown", None),
+        for (peer, header, expected) in [
+            ("192.0.2.1", &b"198.51.100.1"[..], "peer"),
+            ("10.0.0.1", b"198.51.100.1", "198.51.100.1"),
+            ("10.0.0.1", b"203.0.113.9, 198.51.100.1, 10.0.0.2", "198.51.100.1"),
+            ("10.0.0.1", b"10.0.0.3, 10.0.0.2", "10.0.0.3"),
+            ("10.0.0.1", b"198.51.100.1:4711", "198.51.100.1"),
+            ("10.0.0.1", b"\xff, 198.51.100.1", "198.51.100.1"),
+            ("10.0.0.1", b"::ffff:198.51.100.1, ::ffff:10.0.0.2", "198.51.100.1"),
+            ("10.0.0.1", b"[2001:db8::1]", "2001:db8::1"),
+            ("10.0.0.1", b"[2001:db8::1]:4711", "2001:db8::1"),
+            ("::1", b"unknown", "unknown"),
+            ("::1", b"198.51.100.1,", "unknown"),
+            ("::1", b"198.51.100.1, \xff", "unknown"),
+            ("::1", b"unknown, 10.0.0.2", "unknown"),
         ] {
-            let headers = HeaderMap::from_iter([("x-forwarded-for".parse().unwrap(), header.parse().unwrap())]);
-            let client = client.map(|ip: &str| ip.parse().unwrap());
-            assert_eq!(forwarded_for(peer.parse().unwrap(), &headers, &trusted), client, "{peer} {header}");
+            let value = http::HeaderValue::from_bytes(header).unwrap();
+            let headers = HeaderMap::from_iter([("x-forwarded-for".parse().unwrap(), value)]);
+            let expected = match expected {
+                "peer" => Client::Peer,
+                "unknown" => Client::Unknown,
+                ip => Client::Named(ip.parse().unwrap()),
+            };
+            assert_eq!(client(peer.parse().unwrap(), &headers, &trusted), expected, "{peer} {header:?}");
         }
+        assert_eq!(client("::1".parse().unwrap(), &HeaderMap::new(), &trusted), Client::Peer);
     }
 }

@@ -70,6 +70,11 @@ pub fn is_timeout(error: &Error) -> bool {
     matches!(error.etype(), ConnectTimedout | ReadTimedout | WriteTimedout | TLSHandshakeTimedout)
 }
 
+/// What an error says, if that ends with the head of a message that could not be read: its headers are not for the log.
+pub fn without_message(error: &Error) -> Option<String> {
+    error.to_string().split_once(" buf: ").map(|(before, _)| before.trim_end_matches([',', ' ']).to_owned())
+}
+
 /// The status for the client; 0 when there is no client left to tell.
 pub fn status_of(error: &Error) -> u16 {
     match (error.esource(), error.etype()) {

@@ -16,9 +16,9 @@ use super::Gateway;
 use super::context::Context;
 use super::decorate::{self, Slot};
 use super::error;
-use super::respond::has_body;
 use crate::exchange::{Reply, plain_copy};
 use crate::facts::{Connection, Origin, Way};
+use crate::headers::has_body;
 use crate::wasm::{Direction, Filters, Flow, LocalReply, Stream};
 
 /// The filters of a request, and what they have come to.
@@ -92,7 +92,7 @@ impl Gateway {
         match flow {
             Flow::On => {
                 if moved {
-                    self.reroute(session, ctx);
+                    self.reroute(session, ctx)?;
                 }
                 if moved || ctx.upstream.is_some() {
                     stream.lock().way = way(session, ctx);
@@ -137,11 +137,12 @@ impl Gateway {
     }
 
     /// A filter has changed host or path: the request goes on by the route that it has now.
-    fn reroute(&self, session: &Session, ctx: &mut Context) {
+    fn reroute(&self, session: &Session, ctx: &mut Context) -> pingora::Result<()> {
         if let Some(route) = &ctx.route {
             let generation = route.generation.clone();
-            ctx.route = Some(self.route(session, generation));
+            ctx.route = Some(self.route(session, generation)?);
         }
+        Ok(())
     }
 
     /// `proxy_wasm`: the header of a response passes the filters, which may wait.

@@ -19,6 +19,7 @@ pub use activity::watched;
 pub use generation::Generation;
 pub use route::{Listener, Router, listeners};
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ use self::upstream::Upstream;
 use crate::config::{self, Handler, Template};
 use crate::exchange::Reply;
 use crate::facts::{self, Connection, Origin, UpstreamFacts, View};
+use crate::headers::{self, has_body};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::path;
@@ -65,11 +67,22 @@ impl Gateway {
         Gateway { shared, listener }
     }
 
-    fn route(&self, session: &Session, generation: Arc<Generation>) -> Route {
+    /// The route of a request. The error is that its upstream may take the path for that of another local, whose checks it
+    /// would dodge.
+    fn route(&self, session: &Session, generation: Arc<Generation>) -> pingora::Result<Route> {
         let request = session.req_header();
         let server = generation.router(self.listener).server(|| facts::domain(request));
-        let id = generation.snapshot.route(server, &path::normal(request.uri.path()));
-        Route { generation, id }
+        let path = request.uri.path();
+        let normal = path::normal(path);
+        let id = generation.snapshot.route(server, &normal);
+        if let Cow::Owned(_) = normal {
+            let snapshot = &generation.snapshot;
+            let local = |path: &str| snapshot.local(snapshot.route(server, path));
+            if path::other_readings(path).any(|other| snapshot.local(id).dodges(local(&other))) {
+                return Err(error::status(400, "the path can also be read as that of another local"));
+            }
+        }
+        Ok(Route { generation, id })
     }
 
     /// Answers a request that needs no upstream.
@@ -137,18 +150,19 @@ impl ProxyHttp for Gateway {
         session.set_write_timeout(Some(generation.config.client_timeout));
         // The next request, if it comes before the response, is kept (RFC 9112, section 9.3.2).
         session.set_pipelining_enabled(true);
-        ctx.route = Some(self.route(session, generation));
+        ctx.route = Some(self.route(session, generation)?);
         for phase in [Phase::Access, Phase::Serverless] {
             match self.run(phase, session, ctx, Subject::Request).await {
                 Outcome::Continue => {}
                 Outcome::Reply(reply) => {
-                    self.respond(session, ctx, reply).await?;
+                    self.respond(session, ctx, *reply).await?;
                     return Ok(true);
                 }
                 Outcome::Replied => return Ok(true),
                 Outcome::Cut => return Err(error::cut()),
             }
         }
+        ctx.body.verify()?;
         if ctx.has_filters() {
             match Box::pin(self.filter_request(session, ctx)).await? {
                 Filtered::Continue => {}
@@ -262,6 +276,7 @@ impl ProxyHttp for Gateway {
             host.map_or(Ok(()), |host| request.insert_header(header::HOST, &*host))?;
         }
         let outcome = self.run(Phase::HttpInHeaders, session, ctx, Subject::UpstreamRequest(request)).await;
+        ctx.body.verify()?;
         ctx.body.give_back(session);
         ctx.body.seal();
         if ctx.body.continued() {
@@ -289,6 +304,9 @@ impl ProxyHttp for Gateway {
         }
         if response.status == StatusCode::SWITCHING_PROTOCOLS && !session.is_upgrade_req() {
             return Err(error::unasked_upgrade());
+        }
+        if response.status != StatusCode::SWITCHING_PROTOCOLS {
+            headers::end_connection(response);
         }
         self.run(Phase::HttpFilterHeadersPre, session, ctx, Subject::Response(response)).await.only_continue()
     }
@@ -325,7 +343,27 @@ impl ProxyHttp for Gateway {
             Box::pin(self.filter_upstream_response(session, ctx, response)).await?;
         }
         ctx.filtered = true;
-        self.run(Phase::HttpFilterHeaders, session, ctx, Subject::Response(response)).await.only_continue()
+        self.run(Phase::HttpFilterHeaders, session, ctx, Subject::Response(response)).await.only_continue()?;
+        if !ctx.header_only && !has_body(response.status) {
+            // The status was changed: what the upstream sends is no body of this response.
+            ctx.drops_body = true;
+            response.remove_header(&header::TRANSFER_ENCODING);
+            respond::without_body(response)?;
+        }
+        Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Self::CTX,
+    ) -> pingora::Result<Option<Duration>> {
+        if ctx.drops_body {
+            *body = None;
+        }
+        Ok(None)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, failure: &pingora::Error, ctx: &mut Self::CTX) -> FailToProxy {
@@ -367,11 +405,15 @@ impl ProxyHttp for Gateway {
             log::info!("a request was refused: {failure}");
             return true;
         }
-        let has_left = error::is_client_gone(failure);
-        if has_left {
+        if error::is_client_gone(failure) {
             log::info!("the client has gone: {failure}");
+            return true;
         }
-        has_left
+        if let Some(without) = error::without_message(failure) {
+            log::error!("Fail to proxy: {without}");
+            return true;
+        }
+        false
     }
 }
 

@@ -15,6 +15,7 @@ use super::run::{Outcome, Subject};
 use crate::config::Respond;
 use crate::exchange::{Refused, Reply};
 use crate::facts::path_and_query;
+use crate::headers::has_body;
 use crate::phase::Phase;
 
 /// Most bytes of a body that are written at once: the client has its timeout for each.
@@ -208,11 +209,6 @@ fn header_of(reply: &Reply) -> pingora::Result<ResponseHeader> {
     Ok(response)
 }
 
-/// RFC 9110, section 6.4.1.
-pub(super) fn has_body(status: StatusCode) -> bool {
-    !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::RESET_CONTENT)
-}
-
 /// Answers with an error, past all plugins.
 async fn fail(session: &mut Session, status: StatusCode) -> pingora::Result<()> {
     let reply = described(Reply::of_status(status));
@@ -243,7 +239,7 @@ fn sends(session: &Session, status: StatusCode, body: &Bytes) -> bool {
 }
 
 /// Frames a response whose status, which the chain may have changed, has no body.
-fn without_body(response: &mut ResponseHeader) -> pingora::Result<()> {
+pub(super) fn without_body(response: &mut ResponseHeader) -> pingora::Result<()> {
     match response.status {
         // A client cannot know that there is none unless it is told (RFC 9110, section 15.3.6).
         StatusCode::RESET_CONTENT => response.set_content_length(0),

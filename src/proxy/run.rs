@@ -37,8 +37,8 @@ pub enum Subject<'a> {
 /// How a chain left the request.
 pub enum Outcome {
     Continue,
-    /// It ends with this response.
-    Reply(Reply),
+    /// It ends with this response. Boxed: every phase of every request hands an outcome on.
+    Reply(Box<Reply>),
     /// It has ended: a plugin has sent the response.
     Replied,
     /// A plugin has sent a part of the response, and the rest will not come.
@@ -440,14 +440,14 @@ fn outcome(phase: Phase, end: Option<End>, reply: Option<Reply>) -> Outcome {
     let default = match (phase, end) {
         (_, Some(End::Status(code))) => {
             let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            return Outcome::Reply(Reply::of_status(status));
+            return Outcome::Reply(Box::new(Reply::of_status(status)));
         }
         (_, Some(End::Error)) => StatusCode::INTERNAL_SERVER_ERROR,
         (Phase::Serverless, _) => StatusCode::OK,
         (_, Some(End::Return)) => StatusCode::FORBIDDEN,
         (_, None) => return Outcome::Continue,
     };
-    Outcome::Reply(reply.unwrap_or_else(|| Reply::of_status(default)))
+    Outcome::Reply(Box::new(reply.unwrap_or_else(|| Reply::of_status(default))))
 }
 
 fn unsupported(live: &LiveScript, phase: Phase, verdict: Verdict) {

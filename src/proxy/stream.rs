@@ -13,8 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::body::RequestBody;
-use super::respond::has_body;
 use crate::exchange::ClientEnd;
+use crate::headers::has_body;
 
 /// Most bytes of one write to the client.
 const CHUNK: usize = 16 << 10;

@@ -1,12 +1,16 @@
 //! What a request is for: refused when it could mean one thing to us and another to an upstream, and so get around a route.
 
 use http::uri::{PathAndQuery, Uri};
-use http::{Method, Version, header};
+use http::{HeaderValue, Method, Version, header};
 use pingora::http::RequestHeader;
 
 /// Leaves a path as the target of the request (RFC 9112, section 3.2), or `*` for OPTIONS. The error is what is wrong.
 pub fn settle(request: &mut RequestHeader) -> Result<(), &'static str> {
     one_host(request)?;
+    one_framing(request)?;
+    if request.version == Version::HTTP_2 {
+        join_cookies(request);
+    }
     match request.raw_path() {
         [b'/', ..] => Ok(()),
         b"*" if request.method == Method::OPTIONS => Ok(()),
@@ -30,15 +34,59 @@ fn one_host(request: &RequestHeader) -> Result<(), &'static str> {
     let mut hosts = request.headers.get_all(header::HOST).iter();
     match hosts.next() {
         None if request.version == Version::HTTP_11 => Err("the request names no host"),
-        Some(host) if !is_host(host.as_bytes()) => Err("the host of the request is none"),
+        Some(host) if !is_host(host.as_bytes()) => Err(NO_HOST),
         _ if hosts.next().is_some() => Err("the request names more than one host"),
+        _ => match request.uri.authority() {
+            Some(authority) if !is_host(authority.as_str().as_bytes()) => Err(NO_HOST),
+            _ => Ok(()),
+        },
+    }
+}
+
+const NO_HOST: &str = "the host of the request is none";
+
+/// What servers read in more than one way: lengths that stand there twice, and codings of transfer other than `chunked`, which
+/// would be lost on the way (RFC 9112, sections 6.1 and 6.3).
+fn one_framing(request: &RequestHeader) -> Result<(), &'static str> {
+    let is_number = |value: &[u8]| !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    if request.headers.get(header::CONTENT_LENGTH).is_some_and(|length| !is_number(length.as_bytes())) {
+        return Err("the content-length of the request is no number");
+    }
+    let mut codings = request.headers.get_all(header::TRANSFER_ENCODING).iter();
+    match codings.next() {
+        Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") || codings.next().is_some() => {
+            Err("the transfer-encoding of the request is not `chunked`")
+        }
         _ => Ok(()),
+    }
+}
+
+/// A client of HTTP/2 may send the pairs of a cookie one by one (RFC 9113, section 8.2.3).
+fn join_cookies(request: &mut RequestHeader) {
+    let cookies: Vec<_> = request.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        let _ = request.insert_header(header::COOKIE, joined);
     }
 }
 
 /// RFC 3986, section 3.2.2, and a port. An empty one is allowed (RFC 9110, section 7.2).
 fn is_host(host: &[u8]) -> bool {
-    host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte))
+    let rest = match host {
+        [b'[', ..] => host.iter().position(|byte| *byte == b']').map(|end| &host[end + 1..]),
+        _ => Some(host.iter().position(|byte| *byte == b':').map_or(&[][..], |end| &host[end..])),
+    };
+    let is_port = match rest {
+        Some([b':', port @ ..]) => port.iter().all(u8::is_ascii_digit),
+        Some(rest) => rest.is_empty(),
+        None => false,
+    };
+    // Not `contains`, which would search that list for every dot.
+    is_port && host.iter().all(|byte| {
+        matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%')
+            || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
+    })
 }
 
 #[cfg(test)]
@@ -74,8 +122,52 @@ mod tests {
     }
 
     #[test]
+    fn there_is_one_way_to_frame_it() {
+        for (name, values, is_one) in [
+            ("content-length", &["3"][..], true),
+            ("content-length", &["3, 3"], false),
+            ("content-length", &["+3"], false),
+            ("transfer-encoding", &["chunked"], true),
+            ("transfer-encoding", &["Chunked"], true),
+            ("transfer-encoding", &["gzip, chunked"], false),
+            ("transfer-encoding", &["chunked, chunked"], false),
+            ("transfer-encoding", &["chunked", "chunked"], false),
+        ] {
+            let mut request = RequestHeader::build("POST", b"/", None).unwrap();
+            request.insert_header(header::HOST, "a").unwrap();
+            values.iter().for_each(|value| _ = request.append_header(name, *value).unwrap());
+            assert_eq!(settle(&mut request).is_ok(), is_one, "{name}: {values:?}");
+        }
+    }
+
+    #[test]
+    fn cookies_of_http_2_are_one() {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        request.set_version(Version::HTTP_2);
+        ["a=b", "c=d"].iter().for_each(|pair| _ = request.append_header(header::COOKIE, *pair).unwrap());
+        settle(&mut request).unwrap();
+        let cookies: Vec<_> = request.headers.get_all(header::COOKIE).iter().collect();
+        assert_eq!(cookies, ["a=b; c=d"]);
+    }
+
+    #[test]
     fn a_host_is_one() {
-        for (host, is_one) in [("", true), ("a_b.c:80", true), ("[::1]:80", true), ("a b", false), ("a/b", false)] {
+        for (host, is_one) in [
+            ("", true),
+            ("a_b.c:80", true),
+            ("a.", true),
+            ("a:", true),
+            ("[::1]", true),
+            ("[::1]:80", true),
+            ("a b", false),
+            ("a/b", false),
+            ("a:x", false),
+            ("a:80:80", false),
+            ("[::1]x", false),
+            ("[::1", false),
+            ("::1", false),
+            ("u@a", false),
+        ] {
             assert_eq!(settled("GET", "/", host).is_some(), is_one, "{host}");
         }
     }

@@ -59,6 +59,16 @@ async fn what_is_no_header_is_refused_and_changes_nothing() {
             calls.push(json!([format!("{side}-add-headers"), [["x-first", "1"], [name, "1"]]]));
             calls.push(json!([format!("{side}-del-headers"), ["x-own", name]]));
         }
+        if side == "out" {
+            for name in ["connection", "Keep-Alive", "proxy-connection", "te"] {
+                calls.push(json!(["out-add-header", name, "close"]));
+                calls.push(json!(["out-set-header", name, "close"]));
+                calls.push(json!(["out-add-headers", [["x-first", "1"], [name, "close"]]]));
+            }
+        } else {
+            // Would be lost; and as many as on the other side.
+            calls.extend(["/a#b", "/#", "#", "/a?b#c"].iter().flat_map(|uri| vec![json!(["in-set-uri", uri]); 3]));
+        }
         for name in bad_names {
             calls.push(json!([format!("{side}-get-header"), name]));
             calls.push(json!([format!("{side}-is-header"), name]));

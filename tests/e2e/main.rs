@@ -14,6 +14,7 @@ mod chaos;
 mod chat;
 mod cli;
 mod client_stream;
+mod dodges;
 mod entry_points;
 mod examples;
 mod failures;

@@ -49,6 +49,53 @@ async fn a_response_that_resets_the_content_leaves_the_connection_open() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_response_whose_status_is_made_one_without_a_body_has_none() {
+    let origin = Origin::saying("not for this response").await;
+    let mut site = Site::new();
+    for status in [204, 205, 304] {
+        for phase in ["wasm_http_filter_headers_pre", "wasm_http_filter_headers"] {
+            let sets = probe("probe_sync", "sets", &[json!(["out-set-status", status])]);
+            site.proxied(&format!("/{status}/{phase}"), origin.addr()).script(phase, sets);
+        }
+    }
+    site.proxied("/", origin.addr());
+    let proxy = Proxy::start(&site.to_string());
+    for status in [204, 205, 304] {
+        for phase in ["wasm_http_filter_headers_pre", "wasm_http_filter_headers"] {
+            let path = format!("/{status}/{phase}");
+            let answer = send(http2().get(proxy.url(&path))).await;
+            assert_eq!((answer.status, answer.body.len()), (status, 0), "{path}");
+            let mut client = Raw::connect(proxy.addr()).await;
+            client.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+            let head = client.read_head().await.unwrap();
+            let length = (status == 205).then_some("0");
+            assert_eq!((head.status(), head.header("content-length")), (status, length), "{path}");
+            assert_eq!(head.header("transfer-encoding"), None, "{path}");
+            client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            assert_eq!(client.read_response().await.text(), "not for this response", "{path}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_about_the_connection_to_the_origin_stays_there() {
+    let origin = RawOrigin::saying(
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: x-hop, content-length, upgrade\r\nx-hop: 1\r\n\
+         keep-alive: timeout=5\r\nupgrade: h2c\r\nte: x\r\nx-end: 1\r\n\r\nhello",
+    )
+    .await;
+    let proxy = Proxy::start(&proxy_to(origin.addr()));
+    for client in [http1(), http2()] {
+        let answer = send(client.get(proxy.url("/"))).await;
+        assert_eq!((answer.status, answer.text()), (200, "hello".into()));
+        assert_eq!((answer.header("x-end"), answer.header("content-length")), (Some("1"), Some("5")));
+        for name in ["x-hop", "keep-alive", "upgrade", "te"] {
+            assert_eq!(answer.header(name), None, "{name}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_origin_says_what_it_received() {
     let proxy = Proxy::start(&server("path = '/'\necho = true"));
 

@@ -9,7 +9,7 @@ use crate::wasm::proxy_wasm::stream::Http;
 /// The client. Behind a trusted proxy its port is not known.
 pub fn source(http: &Http, name: &[u8], out: &mut Vec<u8>) -> Found {
     let facts = &http.facts;
-    address(facts.forwarded_for.map(|ip| SocketAddr::new(ip, 0)).or(facts.remote)?, name, out)
+    address(SocketAddr::new(facts.client_ip()?, facts.client_port().unwrap_or(0)), name, out)
 }
 
 pub fn destination(http: &Http, name: &[u8], out: &mut Vec<u8>) -> Found {

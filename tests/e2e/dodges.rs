@@ -1,0 +1,179 @@
+//! Requests that mean one thing to the proxy and another to an upstream, to get around a check.
+
+use serde_json::json;
+
+use super::support::*;
+
+/// A script that lets nobody through.
+fn refuses() -> String {
+    script("wasm_access", &guests::path("verdict"), "return")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_does_not_dodge_the_checks_of_a_local_that_servers_may_take_it_for() {
+    let origin = Origin::saying("secret").await;
+    let addr = origin.addr();
+    let refuses = refuses();
+    let local = |path: &str, more: &str| format!("[[server.local]]\npath = '{path}'\n{more}\n");
+    let pass = format!("proxy_pass = '{addr}'\n");
+    let config = [
+        format!("[[server]]\n{LISTEN}\n"),
+        local("/", &pass),
+        local("/private/", &(pass.clone() + &refuses)),
+        local("/blocked/", "respond = { status = 403 }"),
+        local("/same/", &pass),
+    ]
+    .concat();
+    let proxy = Proxy::start(&config);
+    let status = async |target: &str| {
+        let mut client = Raw::connect(proxy.addr()).await;
+        client.send(format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+        client.read_response().await.status()
+    };
+    for target in ["/private/a", "//private/a", "/x/../private/a", "/private%2fa", "/same/../private//a"] {
+        assert_eq!(status(target).await, 403, "{target}");
+    }
+    for target in [
+        "/private//../a",
+        "/private\\a",
+        "/x\\..\\private/a",
+        "/x/%2e%2e\\private\\a",
+        "/x/..%5cprivate/a",
+        "/private/../pub",
+        "/private/%2e%2e/pub",
+        "/private/..%2fpub",
+        "/x/..;/private/a",
+        "/private;x/a",
+        "/blocked/..%2fpub",
+        "/blocked\\a",
+    ] {
+        assert_eq!(status(target).await, 400, "{target}");
+    }
+    assert!(origin.received().is_empty(), "{:?}", origin.received());
+    // Where all readings are equally free, nothing is refused; what goes upstream is the path as it came.
+    let free = ["/a%20b", "//a//b", "/same/..%2fx", "/a;b=c/d", "/a/./b", "/.well-known/x", "/same//x"];
+    for target in free {
+        assert_eq!(status(target).await, 200, "{target}");
+    }
+    assert_eq!(origin.received().iter().map(|request| request.uri.as_str()).collect::<Vec<_>>(), free);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_does_not_dodge_the_server_of_its_name() {
+    let origin = Origin::saying("secret").await;
+    let server = |names: &str, more: &str| {
+        format!("[[server]]\n{LISTEN}\n{names}\n[[server.local]]\npath = '/'\nproxy_pass = '{}'\n{more}", origin.addr())
+    };
+    let config = server("", "") + &server("name = ['secure.example.cn']", &refuses());
+    let proxy = Proxy::start(&config);
+    for (host, expected) in [
+        ("secure.example.cn", 403),
+        ("SECURE.example.cn:80", 403),
+        ("secure.example.cn.", 403),
+        ("secure.example.cn.:80", 403),
+        ("secure.example.cn:", 403),
+        ("secure.example.cn:x", 400),
+        ("secure.example.cn:80:80", 400),
+        ("x@secure.example.cn", 400),
+    ] {
+        let mut client = Raw::connect(proxy.addr()).await;
+        client.send(format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        assert_eq!(client.read_response().await.status(), expected, "{host}");
+    }
+    assert!(origin.received().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_breaks_off_is_nobodys_and_ends_the_connection() {
+    let origin = Origin::saying("origin").await;
+    let reads = [json!(["in-body-read-exact"]), json!(["in-body-read-exact"])];
+    let mut site = Site::new();
+    site.proxied("/ok", origin.addr());
+    site.proxied("/reads", origin.addr()).script("wasm_access", probe("probe", "reads", &reads));
+    site.proxied("/later", origin.addr()).script("wasm_http_in_headers", probe("probe", "later", &reads));
+    site.proxied("/waits", origin.addr())
+        .script("wasm_access", Script::guest("verdict", "waits").main("sleep 300 then ok"));
+    site.proxied("/refuses", origin.addr())
+        .script("wasm_access", Script::guest("verdict", "no").main("sleep 300 then return"));
+    site.route("/echo", "echo = true");
+    let proxy = Proxy::start(&site.to_string());
+    for (path, status) in [("/reads", 400), ("/later", 400), ("/waits", 400), ("/refuses", 403), ("/echo", 400)] {
+        let mut client = Raw::connect(proxy.addr()).await;
+        client
+            .send(format!("POST {path} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n"))
+            .await;
+        let response = client.read_response().await;
+        assert_eq!(response.status(), status, "{path}");
+        client.send("GET /ok/smuggled HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert_eq!(client.read_to_end().await, b"", "{path}");
+    }
+    assert!(origin.received().is_empty(), "{:?}", origin.received());
+    for name in ["reads", "later"] {
+        let given = results(&proxy, name);
+        assert!(given.iter().all(|result| result.get("err").is_some()), "{name}: {given:?}");
+    }
+    // Nor what a client has sent of a body before it left.
+    let mut client = Raw::connect(proxy.addr()).await;
+    client.send("POST /reads HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhello").await;
+    client.shut_down_writing().await;
+    client.read_to_end().await;
+    proxy.wait_until_idle();
+    assert!(origin.received().is_empty(), "{:?}", origin.received());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_one_way_to_frame_a_request() {
+    let origin = Origin::saying("origin").await;
+    let proxy = Proxy::start(&proxy_to(origin.addr()));
+    for framing in [
+        "transfer-encoding: gzip, chunked",
+        "transfer-encoding: chunked, chunked",
+        "transfer-encoding: chunked\r\ntransfer-encoding: chunked",
+        "content-length: 3, 3",
+        "content-length: +3",
+    ] {
+        let mut client = Raw::connect(proxy.addr()).await;
+        client.send(format!("POST / HTTP/1.1\r\nhost: a\r\n{framing}\r\n\r\n3\r\nabc\r\n0\r\n\r\n")).await;
+        assert_eq!(client.read_response().await.status(), 400, "{framing}");
+        assert!(client.is_closed().await, "{framing}");
+    }
+    assert!(origin.received().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cookies_of_http_2_are_one() {
+    let origin = Origin::saying("hello").await;
+    let mut site = Site::new();
+    let calls = [json!(["in-get-header", "cookie"]), json!(["variable", "http_header_cookie"])];
+    site.proxied("/", origin.addr()).script("wasm_access", probe("probe", "cookies", &calls));
+    let proxy = Proxy::start(&site.to_string());
+    let request = http2().get(proxy.url("/")).header("cookie", "theme=dark").header("cookie", "session=abc");
+    assert_eq!(send(request).await.status, 200);
+    let whole = "theme=dark; session=abc";
+    assert_eq!(results(&proxy, "cookies"), [json!({ "ok": whole }), json!({ "ok": whole })]);
+    assert_eq!(origin.only().headers.get_all("cookie").iter().collect::<Vec<_>>(), [whole]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trusted_proxy_is_one_by_ipv4_too_and_what_it_says_is_read_or_nobody() {
+    let calls =
+        [json!(["variable", "client_ip"]), json!(["variable", "client_addr"]), json!(["variable", "remote_ip"])];
+    let mut site = Site::with("trusted_proxies = ['127.0.0.0/8']");
+    // As `[::]` would, this sees addresses of IPv4 as IPv6.
+    site.listen("listen = [{ addr = '[::ffff:127.0.0.1]:0' }]".to_owned());
+    site.route("/", "").script("wasm_serverless", serve("client", &calls));
+    let proxy = Proxy::start(&site.to_string());
+    let port = proxy.addr().port();
+    for (forwarded, client) in [
+        (&b"203.0.113.9"[..], json!("203.0.113.9")),
+        (b"\xff, 203.0.113.9", json!("203.0.113.9")),
+        (b"[2001:db8::1]", json!("2001:db8::1")),
+        (b"unknown", json!(null)),
+        (b"203.0.113.9,", json!(null)),
+    ] {
+        let value = http::HeaderValue::from_bytes(forwarded).unwrap();
+        let answer = send(http1().get(format!("http://127.0.0.1:{port}/")).header("x-forwarded-for", value)).await;
+        let expected = json!([{ "ok": client }, { "ok": client }, { "ok": "127.0.0.1" }]);
+        assert_eq!(answer.json(), expected, "{}", String::from_utf8_lossy(forwarded));
+    }
+}

@@ -19,6 +19,7 @@ mod vm;
 mod wasi;
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -101,6 +102,9 @@ impl FilterError {
             FilterError::Module(error) => error.help(),
             FilterError::Imports(_) | FilterError::Link(_) => {
                 "a filter can import the functions of the Proxy-Wasm ABI and of wasi_snapshot_preview1, nothing else"
+            }
+            FilterError::Start(StartError::NoMemory | StartError::NoAllocator | StartError::Signature(_)) => {
+                "build the filter with an SDK of Proxy-Wasm"
             }
             FilterError::Start(_) => "its log lines before this one may say more; `limits` bound what it may use",
         }
@@ -230,7 +234,11 @@ impl FilterHost {
                 host::BESIDE_THE_ABI.contains(&name) || allowed.as_ref().is_none_or(|allowed| allowed.contains(name));
             if !is_allowed {
                 let denied = Val::I32(if from == "env" { abi::Status::InternalFailure as i32 } else { ENOTCAPABLE });
-                let deny = move |_: wasmtime::Caller<'_, State>, _: &[Val], results: &mut [Val]| {
+                let (function, told) = (name.to_owned(), AtomicBool::new(false));
+                let deny = move |caller: wasmtime::Caller<'_, State>, _: &[Val], results: &mut [Val]| {
+                    if !told.swap(true, Ordering::Relaxed) {
+                        caller.data().denied(&function);
+                    }
                     results.fill(denied);
                     Ok(())
                 };

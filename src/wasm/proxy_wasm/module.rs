@@ -1,5 +1,8 @@
 //! From bytes to a filter that can be linked: recognise, compile.
 
+mod own_memory;
+
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -51,8 +54,10 @@ pub enum FilterModuleError {
     NoAbi(Instead),
     #[error("is damaged: {0}")]
     Damaged(#[from] wasmparser::BinaryReaderError),
-    #[error("has {0} memories, and not one that is exported as `memory`")]
+    #[error("has {0} memories, and not one that is imported, or exported as `memory`")]
     Memory(u32),
+    #[error("imports a memory or a table and cannot be given its own: {0}")]
+    Imported(String),
     #[error("does not compile: {0}")]
     Compile(String),
 }
@@ -67,8 +72,13 @@ impl FilterModuleError {
             FilterModuleError::NoAbi(_) => {
                 "expected a core module that an SDK of Proxy-Wasm built for ABI 0.1.0, 0.2.0 or 0.2.1"
             }
-            FilterModuleError::Damaged(_) | FilterModuleError::Compile(_) => "build the filter again",
-            FilterModuleError::Memory(_) => "a filter has one memory, which it exports as `memory`",
+            FilterModuleError::Compile(why) if why.contains("exceptions") => {
+                "build the filter without exceptions of WebAssembly, such as with -fno-exceptions"
+            }
+            FilterModuleError::Damaged(_) | FilterModuleError::Imported(_) | FilterModuleError::Compile(_) => {
+                "build the filter again"
+            }
+            FilterModuleError::Memory(_) => "a filter has one memory, which it imports, or exports as `memory`",
         }
     }
 }
@@ -112,9 +122,14 @@ impl FilterModules {
         if let Some(module) = self.in_use(&digest) {
             return Ok(module);
         }
-        let abi = inspect(bytes)?;
+        let Inspected { abi, is_whole } = inspect(bytes)?;
+        let bytes = if is_whole {
+            Cow::Borrowed(bytes)
+        } else {
+            own_memory::owned(bytes).map_err(|error| FilterModuleError::Imported(error.to_string()))?.into()
+        };
         let module =
-            Module::from_binary(engine, bytes).map_err(|error| FilterModuleError::Compile(format!("{error:#}")))?;
+            Module::from_binary(engine, &bytes).map_err(|error| FilterModuleError::Compile(format!("{error:#}")))?;
         let module = Arc::new(FilterModule { module, abi, digest });
         let mut modules = self.0.lock();
         modules.retain(|_, module| module.strong_count() > 0);
@@ -138,24 +153,33 @@ struct Traits {
     exports: u32,
     memories: u32,
     memory_exported: bool,
+    memory_imported: bool,
+    table_imported: bool,
 }
 
-fn inspect(bytes: &[u8]) -> Result<Abi, FilterModuleError> {
+/// What is to be known before code is compiled.
+struct Inspected {
+    abi: Abi,
+    /// Whether it brings its memory and its tables along.
+    is_whole: bool,
+}
+
+fn inspect(bytes: &[u8]) -> Result<Inspected, FilterModuleError> {
     if let Some(found) = Found::before_wasm(bytes) {
         return Err(FilterModuleError::NoAbi(Instead::File(found)));
     }
-    let Traits { abi, version, plugin, exports, memories, memory_exported } = traits(bytes)?;
-    let Some(abi) = abi else {
-        return Err(FilterModuleError::NoAbi(match version {
+    let traits = traits(bytes)?;
+    let Some(abi) = traits.abi else {
+        return Err(FilterModuleError::NoAbi(match traits.version {
             Some(version) => Instead::Version(version),
-            None if plugin => Instead::Plugin,
-            None => Instead::Bare { exports },
+            None if traits.plugin => Instead::Plugin,
+            None => Instead::Bare { exports: traits.exports },
         }));
     };
-    if memories != 1 || !memory_exported {
-        return Err(FilterModuleError::Memory(memories));
+    if traits.memories != 1 || !(traits.memory_exported || traits.memory_imported) {
+        return Err(FilterModuleError::Memory(traits.memories));
     }
-    Ok(abi)
+    Ok(Inspected { abi, is_whole: !traits.memory_imported && !traits.table_imported })
 }
 
 fn traits(bytes: &[u8]) -> Result<Traits, FilterModuleError> {
@@ -168,7 +192,14 @@ fn traits(bytes: &[u8]) -> Result<Traits, FilterModuleError> {
             Payload::CustomSection(section) if section.name().starts_with("component-type") => traits.plugin = true,
             Payload::ImportSection(section) => {
                 for import in section.into_imports() {
-                    traits.memories += u32::from(matches!(import?.ty, TypeRef::Memory(_)));
+                    match import?.ty {
+                        TypeRef::Memory(_) => {
+                            traits.memories += 1;
+                            traits.memory_imported = true;
+                        }
+                        TypeRef::Table(_) => traits.table_imported = true,
+                        _ => {}
+                    }
                 }
             }
             Payload::MemorySection(section) => traits.memories += section.count(),
@@ -264,13 +295,32 @@ mod tests {
             ("(memory (export \"memory\") 1) (memory 1)", 2),
             ("(import \"env\" \"memory\" (memory 1)) (memory (export \"memory\") 1)", 2),
         ] {
-            let expected = format!("has {count} memories, and not one that is exported as `memory`");
+            let expected = format!("has {count} memories, and not one that is imported, or exported as `memory`");
             assert_eq!(error(&wat(&format!("{memories} {marker}"))), expected, "{memories}");
         }
         let whole = wat(&format!("{MEMORY} {marker}"));
         assert!(error(&whole[..whole.len() - 3]).starts_with("is damaged: "));
         let invalid = wat(&format!("{MEMORY} {marker} (func (result i32))"));
         assert!(error(&invalid).starts_with("does not compile: "));
+    }
+
+    #[test]
+    fn imported_memories_and_tables_are_its_own() {
+        let marker = marker("0_1_0");
+        for content in [
+            "(import \"env\" \"memory\" (memory 2 4))",
+            "(import \"env\" \"memory\" (memory 2)) (export \"memory\" (memory 0))",
+            "(import \"env\" \"table\" (table 1 funcref)) (memory (export \"memory\") 1)",
+            "(import \"env\" \"t\" (table 1 funcref)) (import \"env\" \"memory\" (memory 1))
+             (import \"env\" \"proxy_done\" (func (result i32))) (table 1 funcref) (elem (i32.const 0) func $f) (data (i32.const 0) \"a\")
+             (global i32 (i32.const 0)) (func $f (drop (i32.load (i32.const 0))) (call_indirect 0 (i32.const 0)))",
+        ] {
+            let module =
+                FilterModules::default().load(&Engine::default(), &wat(&format!("{content} {marker}"))).unwrap();
+            let imports: Vec<_> = module.module.imports().map(|import| import.name().to_owned()).collect();
+            assert!(imports.iter().all(|name| name == "proxy_done"), "{content}: {imports:?}");
+            assert!(module.module.get_export("memory").is_some_and(|memory| memory.memory().is_some()), "{content}");
+        }
     }
 
     #[test]

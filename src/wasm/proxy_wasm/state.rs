@@ -26,7 +26,7 @@ use crate::wasm::limits::{Cpu, Memory};
 pub struct State {
     /// There once the module is instantiated.
     pub memory: Option<wasmtime::Memory>,
-    /// The guest's allocator: `proxy_on_memory_allocate`, else `malloc`.
+    /// The guest's allocator: `malloc`, else `proxy_on_memory_allocate`, as in Envoy.
     pub allocate: Option<TypedFunc<u32, u32>>,
     pub mode: Mode,
     pub limits: Memory,
@@ -284,15 +284,24 @@ impl State {
 
     /// Counts a failure and logs it, once.
     pub fn report(&self, Failure { kind, detail }: &Failure) {
-        let detail = detail.replace('\n', "\n    ");
+        if let Ok((_, root)) = self.contexts.root() {
+            root.identity.metrics.failures(*kind).inc();
+        }
+        log::error!("{} failed: {}: {}", self.who(), kind.name(), detail.replace('\n', "\n    "));
+    }
+
+    /// The guest has called a function that `allowed_capabilities` does not list.
+    pub fn denied(&self, function: &str) {
+        log::warn!("`{function}` is not in allowed_capabilities, and was called by {}", self.who());
+    }
+
+    /// Who runs, as lines of the log begin.
+    fn who(&self) -> String {
         match self.contexts.root() {
             Ok((_, root)) => {
-                root.identity.metrics.failures(*kind).inc();
-                let request = self.request_id();
-                let (name, request) = (&root.identity.name, request.as_deref().unwrap_or("-"));
-                log::error!("filter={name} request={request} failed: {}: {detail}", kind.name());
+                format!("filter={} request={}", root.identity.name, self.request_id().as_deref().unwrap_or("-"))
             }
-            Err(_) => log::error!("filter of the VM `{}` failed: {}: {detail}", self.vm.vm_id, kind.name()),
+            Err(_) => format!("filter of the VM `{}`", self.vm.vm_id),
         }
     }
 

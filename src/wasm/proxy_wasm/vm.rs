@@ -30,7 +30,7 @@ pub struct Vm {
 pub enum StartError {
     #[error("exports no memory named `memory`")]
     NoMemory,
-    #[error("exports neither `proxy_on_memory_allocate` nor `malloc`")]
+    #[error("exports neither `malloc` nor `proxy_on_memory_allocate`")]
     NoAllocator,
     #[error("exports `{0}` with other parameters or results than those of its ABI")]
     Signature(String),
@@ -92,7 +92,7 @@ impl Vm {
         store.data_mut().cpu.reset(false, None);
         let instance = pre.instantiate(&mut store).map_err(|error| StartError::Instantiate(format!("{error:#}")))?;
         let memory = instance.get_memory(&mut store, "memory").ok_or(StartError::NoMemory)?;
-        let allocate = match export(&instance, &mut store, &["proxy_on_memory_allocate", "malloc"])? {
+        let allocate = match export(&instance, &mut store, &["malloc", "proxy_on_memory_allocate"])? {
             Some(allocate) => allocate,
             None => return Err(StartError::NoAllocator),
         };

@@ -34,6 +34,19 @@ async fn eaten_memory_ends() {
     every_callback(GROW).await;
 }
 
+/// V8 gives a filter about 1 MiB of stack in Envoy: what recurses there must not end here. Each call takes at least 32 bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_may_recurse_as_deep_as_in_envoy() {
+    let guest = Guest::new()
+        .with("(func $deep (param i32) (result i32) (if (result i32) (local.get 0) (then (i32.add (i32.const 1) (call $deep (i32.sub (local.get 0) (i32.const 1))))) (else (i32.const 0))))")
+        .on("proxy_on_request_headers", "(call $show 'deep ' (call $deep (i32.const 20000)))");
+    let mut site = Site::new();
+    filtered(&mut site, "/", "respond = { status = 200 }", "deep", &guest.path(), "");
+    let proxy = Proxy::start(&site.to_string());
+    assert_eq!(send(http1().get(proxy.url("/"))).await.status, 200);
+    proxy.wait_for_log("deep 20000");
+}
+
 async fn every_callback(what: &str) {
     let origin = Origin::saying("hello").await;
     let handler = format!("proxy_pass = \"{}\"", origin.addr());

@@ -55,6 +55,33 @@ fn modules_that_do_not_start() {
     }
 }
 
+/// As old emscripten builds do, which leave these to the host.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_and_table_may_be_imported() {
+    let wat = Wat::new();
+    let module = wat.inline(
+        "imported",
+        r#"(module
+          (import "env" "memory" (memory 1))
+          (import "env" "__indirect_function_table" (table 2 funcref))
+          (import "env" "proxy_add_header_map_value" (func $add (param i32 i32 i32 i32 i32) (result i32)))
+          (type $callback (func (result i32)))
+          (elem (i32.const 1) $adds)
+          (data (i32.const 16) "x-tableyes")
+          (func (export "proxy_abi_version_0_1_0"))
+          (func (export "malloc") (param i32) (result i32) (i32.const 1024))
+          (func $adds (result i32)
+            (drop (call $add (i32.const 2) (i32.const 16) (i32.const 7) (i32.const 23) (i32.const 3)))
+            (i32.const 0))
+          (func (export "proxy_on_response_headers") (param i32 i32) (result i32)
+            (call_indirect (type $callback) (i32.const 1))))"#,
+    );
+    let mut site = Site::new();
+    filtered(&mut site, "/", "respond = { status = 200 }", "imported", &module, "");
+    let proxy = Proxy::start(&site.to_string());
+    assert_eq!(send(http1().get(proxy.url("/"))).await.header("x-table"), Some("yes"));
+}
+
 /// Both shapes of the functions that ABI 0.1.0 has: those of the specification and those of its SDK.
 #[tokio::test(flavor = "multi_thread")]
 async fn abi_0_1_0_in_both_shapes() {

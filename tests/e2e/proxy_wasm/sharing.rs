@@ -162,6 +162,11 @@ async fn what_is_not_allowed_is_refused_and_not_called() {
         proxy.wait_for_log(line);
     }
     assert!(!proxy.log().contains("never"), "{}", proxy.log());
+    send(http1().get(proxy.url("/"))).await;
+    for function in ["proxy_set_tick_period_milliseconds", "random_get"] {
+        let denied = format!("`{function}` is not in allowed_capabilities, and was called by filter=bound");
+        assert_eq!(proxy.wait_for_log(&denied).matches(&denied).count(), 1, "once is enough");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

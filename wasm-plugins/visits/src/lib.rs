@@ -13,7 +13,7 @@
 //! ```
 //!
 //! `session` is the name of the session, when it is not `visits`. Only the first `most_paths` paths (default: 10000) are
-//! counted by themselves. `GET /visits` gives `{"/": 3, "/other": 1}`.
+//! counted by themselves, and no more of them than fit into one message together. `GET /visits` gives `{"/": 3, "/other": 1}`.
 //!
 //! Verdict: `ok` where it counts, `return` where it shows.
 
@@ -54,6 +54,9 @@ fn default_most_paths() -> usize {
 /// What is asked of the session. Everything else that it is sent is a path, which begins with a slash.
 const SHOW: &str = "show";
 
+/// Bytes of all paths together, as JSON with its counts: the answer is one message, which has at most 1 MiB.
+const MOST_BYTES: usize = 512 << 10;
+
 /// What the paths are counted under for which there is no room.
 const OTHERS: &str = "others";
 
@@ -76,11 +79,21 @@ fn visits(text: Option<String>) -> Result<Verdict, String> {
 
 fn keep(most_paths: usize) -> Result<Verdict, String> {
     let mut counts = BTreeMap::<String, u64>::new();
+    let mut bytes = 0;
     session::serve(|message| {
         if message == SHOW {
             return serde_json::to_string(&counts).map(Some).map_err(|error| error.to_string());
         }
-        let room = counts.len() < most_paths || counts.contains_key(message);
+        if let Some(count) = counts.get_mut(message) {
+            *count += 1;
+            return Ok(None);
+        }
+        // A count has up to twenty digits.
+        let more = serde_json::to_string(message).map_or(MOST_BYTES, |path| path.len() + 22);
+        let room = counts.len() < most_paths && bytes + more <= MOST_BYTES;
+        if room {
+            bytes += more;
+        }
         *counts.entry(if room { message } else { OTHERS }.to_owned()).or_default() += 1;
         Ok(None)
     })

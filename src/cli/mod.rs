@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("{}", message.trim_end());
+            let _ = writeln!(stderr(), "{}", message.trim_end());
             ExitCode::FAILURE
         }
     }
@@ -69,7 +69,8 @@ fn run(path: &Path) -> Result<(), String> {
 
 fn check(path: &Path) -> Result<(), String> {
     let (_start, _, _log) = load(path)?;
-    println!("{}: ok", path.display());
+    // Who does not listen has the exit status.
+    let _ = writeln!(stdout(), "{}: ok", path.display());
     Ok(())
 }
 
@@ -93,14 +94,14 @@ fn load(path: &Path) -> Result<(Start, Diagnostics, ErrorLogGuard), String> {
     let Some((snapshot, services)) = snapshot else {
         return Err(format!("{rendered}{}", summary(path, diagnostics.error_count())));
     };
-    eprint!("{rendered}");
+    let _ = write!(stderr(), "{rendered}");
     let start =
         Start { config, capabilities, announced, host, snapshot, services, certificates, metrics, inputs, hangup };
     Ok((start, diagnostics, log))
 }
 
 fn render(diagnostics: &Diagnostics) -> String {
-    diagnostics.render(std::io::stderr().is_terminal())
+    diagnostics.render(stderr().is_terminal())
 }
 
 fn summary(path: &Path, errors: usize) -> String {

@@ -317,7 +317,7 @@ impl FromTable for Local {
 pub struct Respond {
     pub status: Option<StatusCode>,
     pub headers: Vec<(Spanned<String>, Spanned<HeaderValue>)>,
-    pub body: Option<String>,
+    pub body: Option<Spanned<String>>,
 }
 
 impl FromTable for Respond {
@@ -327,7 +327,7 @@ impl FromTable for Respond {
         Respond {
             status: inner(reader.leaf("status")),
             headers: reader.named_leaves("headers"),
-            body: inner(reader.leaf("body")),
+            body: reader.leaf("body"),
         }
     }
 }

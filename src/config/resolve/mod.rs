@@ -31,7 +31,7 @@ pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -
     let mut cx = Context { directory, threads, diagnostics, upstreams: Upstreams::default(), files: Vec::new() };
     cx.declare_upstreams(main.upstreams);
     let level = cx.level(main.chains, &Level::default());
-    if main.servers.is_none() {
+    if main.servers.as_ref().is_none_or(Vec::is_empty) {
         let help = "add a `[[server]]` with `listen = [{ addr = \"0.0.0.0:8080\" }]` and a `[[server.local]]`";
         cx.diagnostics.push_absent(Diagnostic::error(0..0, "there is no server").help(help));
     }
@@ -63,6 +63,9 @@ pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -
         ..defaults
     }
 }
+
+/// Bytes of the name of a file (`NAME_MAX` of Linux).
+const LONGEST_NAME: usize = 255;
 
 /// What every part of the resolution needs.
 struct Context<'d> {
@@ -100,6 +103,8 @@ impl Context<'_> {
         let text = written.get_ref();
         let message = if text.is_empty() {
             "the `path` of the access log is empty".to_owned()
+        } else if text.contains('\0') || text.split('/').any(|name| name.len() > LONGEST_NAME) {
+            format!("no file has the name of the access log: it has a NUL, or more than {LONGEST_NAME} bytes")
         } else if text.ends_with('/') || file.is_dir() {
             format!("the access log cannot be written to `{text}`: it is a folder")
         } else if let Some(above) =

@@ -12,7 +12,7 @@ use super::listen::Listeners;
 use crate::config::diagnostic::quoted;
 use crate::config::model::{Handler, Local, Match, Respond, Server};
 use crate::config::{Diagnostic, Span, schema};
-use crate::headers::is_of_connection;
+use crate::headers::{has_body, is_of_connection};
 use crate::path::normal_prefix;
 use crate::phase::Phase;
 
@@ -187,6 +187,12 @@ impl Context<'_> {
                 }
             }
         }
-        Respond { status: respond.status.unwrap_or(StatusCode::OK), headers, body: respond.body.unwrap_or_default() }
+        let status = respond.status.unwrap_or(StatusCode::OK);
+        if let Some(body) = respond.body.as_ref().filter(|body| !body.get_ref().is_empty() && !has_body(status)) {
+            let message = format!("a response with status {} has no body", status.as_u16());
+            let help = "remove `body`, or write another status, such as 200";
+            self.error(Diagnostic::error(body.span(), message).help(help));
+        }
+        Respond { status, headers, body: respond.body.map(Spanned::into_inner).unwrap_or_default() }
     }
 }

@@ -7,76 +7,77 @@ use percent_encoding::percent_decode_str;
 
 /// Percent-decoded, without empty, `.` and `..` segments (RFC 3986, sections 5.2.4 and 6.2.2).
 pub fn normal(path: &str) -> Cow<'_, str> {
-    if is_normal(path.as_bytes()) { Cow::Borrowed(path) } else { Cow::Owned(USUAL.read(path)) }
+    if is_normal(path.as_bytes()) { Cow::Borrowed(path) } else { Cow::Owned(Reading::USUAL.read(path)) }
 }
 
 /// The other ways in which servers read a path that is not normal: what they disagree about, in every combination.
 pub fn other_readings(path: &str) -> impl Iterator<Item = String> {
     let decoded = percent_decode_str(path).decode_utf8_lossy();
-    let has = |texts: &[&str]| texts.iter().any(|text| decoded.contains(text));
     let in_doubt = [
-        path.contains("%2f") || path.contains("%2F"),
-        decoded.contains('\\'),
-        has(&["//", "/\\", "\\/", "\\\\"]),
-        has(&["/.", "\\."]),
-        decoded.contains(';'),
+        (Reading::ENCODED_SLASH, &["%2f", "%2F"][..], path),
+        (Reading::BACKSLASH, &["\\"], &decoded),
+        (Reading::MERGES, &["//", "/\\", "\\/", "\\\\"], &decoded),
+        (Reading::RESOLVES, &["/.", "\\."], &decoded),
+        (Reading::PARAMETERS, &[";"], &decoded),
     ];
-    let alternatives = |usual: bool, in_doubt: bool| std::iter::once(usual).chain(in_doubt.then_some(!usual));
-    let mut readings = Vec::new();
-    for encoded_slash in alternatives(USUAL.encoded_slash, in_doubt[0]) {
-        for backslash in alternatives(USUAL.backslash, in_doubt[1]) {
-            for merges in alternatives(USUAL.merges, in_doubt[2]) {
-                for resolves in alternatives(USUAL.resolves, in_doubt[3]) {
-                    for parameters in alternatives(USUAL.parameters, in_doubt[4]) {
-                        readings.push(Reading { encoded_slash, backslash, merges, resolves, parameters });
-                    }
-                }
-            }
-        }
-    }
-    readings.into_iter().skip(1).map(move |reading| reading.read(path))
+    let in_doubt = in_doubt.into_iter().filter(|(_, signs, text)| signs.iter().any(|sign| text.contains(sign)));
+    let in_doubt = in_doubt.fold(0, |all, (question, ..)| all | question);
+    (1..=Reading::ALL)
+        .filter(move |others| others & !in_doubt == 0)
+        .map(move |others| Reading(Reading::USUAL.0 ^ others).read(path))
 }
 
-/// How a server reads a path.
-struct Reading {
-    /// `%2F` separates segments.
-    encoded_slash: bool,
-    /// A backslash separates segments, as in the URL standard of WHATWG.
-    backslash: bool,
-    /// Empty segments are left out.
-    merges: bool,
-    /// `.` and `..` are resolved.
-    resolves: bool,
-    /// What follows a `;` in a segment is none of its name (RFC 3986, section 3.3).
-    parameters: bool,
-}
-
-const USUAL: Reading =
-    Reading { encoded_slash: true, backslash: false, merges: true, resolves: true, parameters: false };
+/// How a server reads a path: what it says yes to.
+struct Reading(u8);
 
 impl Reading {
+    /// Whether `%2F` separates segments.
+    const ENCODED_SLASH: u8 = 1;
+    /// Whether a backslash does, as in the URL standard of WHATWG.
+    const BACKSLASH: u8 = 2;
+    /// Whether empty segments are left out.
+    const MERGES: u8 = 4;
+    /// Whether `.` and `..` are resolved.
+    const RESOLVES: u8 = 8;
+    /// Whether what follows a `;` in a segment is none of its name (RFC 3986, section 3.3).
+    const PARAMETERS: u8 = 16;
+    const ALL: u8 = 31;
+
+    const USUAL: Reading = Reading(Reading::ENCODED_SLASH | Reading::MERGES | Reading::RESOLVES);
+
     fn read(&self, path: &str) -> String {
+        let says = |question| self.0 & question != 0;
         let decode = |text| percent_decode_str(text).decode_utf8_lossy();
-        let separates = |c: char| c == '/' || (self.backslash && c == '\\');
-        let whole = if self.encoded_slash { decode(path) } else { Cow::Borrowed(path) };
+        let separates = |c: char| c == '/' || (says(Reading::BACKSLASH) && c == '\\');
+        let is_whole = says(Reading::ENCODED_SLASH);
+        let whole = if is_whole { decode(path) } else { Cow::Borrowed(path) };
+        let mut read = String::with_capacity(path.len());
+        // Where the segments begin.
         let mut segments = Vec::new();
         let mut is_directory = false;
         for segment in whole.split(separates).skip(1) {
-            let segment = if self.encoded_slash { Cow::Borrowed(segment) } else { decode(segment) };
-            let name = if self.parameters { segment.split(';').next().unwrap_or_default() } else { &segment };
+            let segment = if is_whole { Cow::Borrowed(segment) } else { decode(segment) };
+            let name = match segment.split_once(';') {
+                Some((name, _)) if says(Reading::PARAMETERS) => name,
+                _ => &segment,
+            };
             is_directory = true;
             match name {
-                "" if self.merges => {}
-                "." if self.resolves => {}
-                ".." if self.resolves => drop(segments.pop()),
+                "" if says(Reading::MERGES) => {}
+                "." if says(Reading::RESOLVES) => {}
+                ".." if says(Reading::RESOLVES) => read.truncate(segments.pop().unwrap_or(0)),
                 name => {
-                    is_directory = name.is_empty();
-                    segments.push(name.to_owned());
+                    is_directory = false;
+                    segments.push(read.len());
+                    read.push('/');
+                    read.push_str(name);
                 }
             }
         }
-        let end = if is_directory && segments.last().is_none_or(|last| !last.is_empty()) { "/" } else { "" };
-        segments.into_iter().flat_map(|segment| ["/".to_owned(), segment]).collect::<String>() + end
+        if (is_directory && !read.ends_with('/')) || read.is_empty() {
+            read.push('/');
+        }
+        read
     }
 }
 

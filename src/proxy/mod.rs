@@ -299,6 +299,10 @@ impl ProxyHttp for Gateway {
             upstream.version = Some(response.version);
             upstream.latency = upstream.latency.or(upstream.sent.map(|sent| sent.elapsed()));
         }
+        if response.version < Version::HTTP_11 {
+            // The version is that of who sends it (RFC 9110, section 2.5): the client gets chunks, if it knows them.
+            response.set_version(Version::HTTP_11);
+        }
         if is_interim(response.status) {
             return Ok(());
         }

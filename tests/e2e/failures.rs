@@ -237,3 +237,22 @@ async fn a_plugin_that_waits_does_not_outlive_its_client_for_long() {
     // Ten seconds to come to an end by itself.
     proxy.wait_until_idle();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_head_of_a_bad_response_is_not_in_the_log() {
+    let fields: String = (0..300).map(|number| format!("x-{number}: 1\r\n")).collect();
+    let head = format!("HTTP/1.1 200 OK\r\nset-cookie: secret=1\r\n{fields}\r\n");
+    let origin = RawOrigin::start(move |mut client, _| {
+        let head = head.clone();
+        async move {
+            while client.read_request().await.is_some() {
+                client.send(&head).await;
+            }
+        }
+    })
+    .await;
+    let proxy = Proxy::start(&proxy_to(origin.addr()));
+    assert_eq!(send(http1().get(proxy.url("/"))).await.status, 502);
+    let log = proxy.wait_for_log("Fail to proxy: ");
+    assert!(!log.contains("secret"), "{log}");
+}

@@ -78,6 +78,52 @@ async fn a_response_whose_status_is_made_one_without_a_body_has_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_response_without_a_body_can_be_made_one_that_may_have_it() {
+    let origin = RawOrigin::start(|mut client, _| async move {
+        while let Some(request) = client.read_request().await {
+            let status = if request.line.contains("/304") { "304 Not Modified" } else { "204 No Content" };
+            client.send(format!("HTTP/1.1 {status}\r\netag: \"a\"\r\n\r\n")).await;
+        }
+    })
+    .await;
+    let mut site = Site::new();
+    let sets = || probe("probe_sync", "sets", &[json!(["out-set-status", 200])]);
+    for phase in ["wasm_http_filter_headers_pre", "wasm_http_filter_headers"] {
+        site.proxied(&format!("/{phase}"), origin.addr()).script(phase, sets());
+    }
+    let proxy = Proxy::start(&site.to_string());
+    for phase in ["wasm_http_filter_headers_pre", "wasm_http_filter_headers"] {
+        for path in [format!("/{phase}/204"), format!("/{phase}/304")] {
+            for client in [http1(), http2()] {
+                let answer = soon(&path, send(client.get(proxy.url(&path)))).await;
+                assert_eq!((answer.status, answer.body.len()), (200, 0), "{path}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_origin_of_http_1_0_is_no_matter_of_the_client() {
+    let origin = RawOrigin::start(|mut client, _| async move {
+        client.read_request().await;
+        client.send("HTTP/1.0 200 OK\r\n\r\nhello").await;
+    })
+    .await;
+    let proxy = Proxy::start(&proxy_to(origin.addr()));
+    let mut client = Raw::connect(proxy.addr()).await;
+    for _ in 0..2 {
+        client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let response = client.read_response().await;
+        assert_eq!((response.line.as_str(), response.text()), ("HTTP/1.1 200 OK", "hello".into()));
+    }
+    assert_eq!(send(http2().get(proxy.url("/"))).await.text(), "hello");
+    let mut old = Raw::connect(proxy.addr()).await;
+    old.send("GET / HTTP/1.0\r\naccept: */*\r\n\r\n").await;
+    let answer = String::from_utf8(old.read_to_end().await).unwrap();
+    assert!(answer.ends_with("\r\n\r\nhello"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_about_the_connection_to_the_origin_stays_there() {
     let origin = RawOrigin::saying(
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: x-hop, content-length, upgrade\r\nx-hop: 1\r\n\

@@ -122,6 +122,7 @@ impl Reply {
     pub fn new(status: u16, mut headers: Vec<(String, String)>, body: Bytes) -> Result<Reply, Refused> {
         let status = final_status(status)?;
         let length = if body.is_empty() { take_length(&mut headers) } else { None };
+        headers.iter().try_for_each(|(name, _)| not_keeping(name))?;
         Ok(Reply { status, headers: message_headers(headers, body.len())?, body, length })
     }
 }

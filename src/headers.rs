@@ -16,18 +16,20 @@ pub fn has_body(status: StatusCode) -> bool {
     !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::RESET_CONTENT)
 }
 
-/// Takes out of a response what is about the connection that it came by, and no more: RFC 9110, section 7.6.1.
+/// Takes out of a response what is about the connection that it came by, and no more: RFC 9110, section 7.6.1. The header
+/// `connection` itself is the proxy's to set.
 pub fn end_connection(response: &mut ResponseHeader) {
-    if !response.headers.contains_key(header::CONNECTION) {
-        return;
-    }
     let options =
         response.headers.get_all(header::CONNECTION).iter().flat_map(|line| line.as_bytes().split(|b| *b == b','));
     let named: Vec<_> = options.filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok()).collect();
     let frames = |name: &HeaderName| [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name);
-    let others = [header::TE, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION];
-    for name in named.into_iter().filter(|name| !frames(name)).chain(others) {
+    for name in named.into_iter().filter(|name| !frames(name)) {
         response.remove_header(&name);
+    }
+    for name in [header::TE, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION] {
+        if response.headers.contains_key(&name) {
+            response.remove_header(&name);
+        }
     }
 }
 

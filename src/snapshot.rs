@@ -19,6 +19,7 @@ use crate::config::{
 };
 use crate::facts::RouteNames;
 use crate::observe::metrics::Metrics;
+use crate::path::{self, Doubt};
 use crate::phase::{Chain, ChainBuilder, Phase, Place, Verdict};
 use crate::wasm::{EntryPoint, Filter, FilterChain, Host, Module, Plugin, Script, ScriptSpec, Service};
 
@@ -98,6 +99,26 @@ impl Snapshot {
         RouteId { server, local: self.servers[server].local(path) }
     }
 
+    /// Whether the path of a request with this route may be taken by an upstream for one of another local, which might not
+    /// let it through.
+    pub fn may_dodge(&self, route: RouteId, path: &str) -> bool {
+        let (server, local) = (&self.servers[route.server], self.local(route));
+        if !matches!(local.handler, Some(Handler::ProxyPass(_))) {
+            return false;
+        }
+        let dodges = |other: usize| local.dodges(&server.locals[other]);
+        match path::doubt(path) {
+            Doubt::None => false,
+            // By prefix, that could only be of a local above this one.
+            Doubt::Merged(other) => !server.regexes.is_empty() && dodges(server.local(&other)),
+            Doubt::Also(other) => dodges(server.local(&other)),
+            Doubt::Any => {
+                let matches_all = server.prefixes.iter().any(|(prefix, _)| prefix == "/");
+                (usize::from(matches_all)..server.locals.len()).any(dodges)
+            }
+        }
+    }
+
     /// The route itself. The id must be of this snapshot.
     pub fn local(&self, route: RouteId) -> &Local {
         &self.servers[route.server].locals[route.local]
@@ -144,7 +165,7 @@ impl Local {
 
     /// Whether the other local might not let through what this one sends to its upstream: a request that could be for
     /// either must not go by this one.
-    pub fn dodges(&self, other: &Local) -> bool {
+    fn dodges(&self, other: &Local) -> bool {
         fn differs<T>(others: Option<&Arc<T>>, own: Option<&Arc<T>>) -> bool {
             others.is_some_and(|others| !own.is_some_and(|own| Arc::ptr_eq(own, others)))
         }

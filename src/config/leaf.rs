@@ -11,6 +11,7 @@ use redis::IntoConnectionInfo;
 use toml::de::DeValue;
 
 use super::model::{Balance, FailurePolicy, HostPattern, Instance, Instances, OnFailure};
+use super::net::network;
 
 pub trait Leaf: Sized {
     /// Completes "the key takes …".
@@ -240,8 +241,7 @@ impl Leaf for IpNet {
     const EXPECTED: &'static str = "an IP address or a network such as \"10.0.0.0/8\"";
 
     fn from_value(value: &DeValue) -> Option<Self> {
-        let text = value.as_str()?;
-        text.parse().ok().or_else(|| text.parse().ok().map(|ip: std::net::IpAddr| ip.into()))
+        network(value.as_str()?)
     }
 }
 
@@ -497,6 +497,7 @@ mod tests {
     #[test]
     fn networks_and_statuses() {
         assert_eq!(read::<IpNet>("\"10.0.0.0/8\""), "10.0.0.0/8".parse().ok());
+        assert_eq!(read::<IpNet>("\"::ffff:10.0.0.0/104\""), None);
         assert_eq!(read::<IpNet>("\"::1\""), "::1/128".parse().ok());
         assert_eq!(read::<IpNet>("\"10.0.0.0/33\""), None);
         assert_eq!(read::<StatusCode>("599").map(|status| status.as_u16()), Some(599));

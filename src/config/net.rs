@@ -57,7 +57,8 @@ pub fn load_rules(texts: &[&str]) -> Vec<NetRule> {
 
 const ANY_PORT: RangeInclusive<u16> = 1..=u16::MAX;
 
-fn network(text: &str) -> Option<IpNet> {
+/// An address is a network of one.
+pub fn network(text: &str) -> Option<IpNet> {
     let net: IpNet = text.parse().ok().or_else(|| text.parse().ok().map(|ip: IpAddr| ip.into()))?;
     // Addresses are compared as what they are mapped to, so that such a network has none.
     let mapped = matches!(net.addr(), IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some());

@@ -92,12 +92,12 @@ impl RequestBody {
     }
 
     async fn receive(&mut self, session: &mut Session) -> pingora::Result<Option<Bytes>> {
+        self.verify()?;
         if self.expects_continue {
             session.downstream_session.write_continue_response().await?;
             self.expects_continue = false;
             self.continued = true;
         }
-        self.verify()?;
         let piece = session.downstream_session.read_request_body().await;
         if let Err(error) = &piece {
             // Where the next request begins is not known.

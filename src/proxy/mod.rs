@@ -41,7 +41,7 @@ use self::upstream::Upstream;
 use crate::config::{self, Handler, Template};
 use crate::exchange::Reply;
 use crate::facts::{self, Connection, Origin, UpstreamFacts, View};
-use crate::headers::{self, has_body};
+use crate::headers;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::path;
@@ -75,12 +75,8 @@ impl Gateway {
         let path = request.uri.path();
         let normal = path::normal(path);
         let id = generation.snapshot.route(server, &normal);
-        if let Cow::Owned(_) = normal {
-            let snapshot = &generation.snapshot;
-            let local = |path: &str| snapshot.local(snapshot.route(server, path));
-            if path::other_readings(path).any(|other| snapshot.local(id).dodges(local(&other))) {
-                return Err(error::status(400, "the path can also be read as that of another local"));
-            }
+        if matches!(normal, Cow::Owned(_)) && generation.snapshot.may_dodge(id, path) {
+            return Err(error::status(400, "the path can also be read as that of another local"));
         }
         Ok(Route { generation, id })
     }
@@ -348,11 +344,9 @@ impl ProxyHttp for Gateway {
         }
         ctx.filtered = true;
         self.run(Phase::HttpFilterHeaders, session, ctx, Subject::Response(response)).await.only_continue()?;
-        if !ctx.header_only && !has_body(response.status) {
-            // The status was changed: what the upstream sends is no body of this response.
-            ctx.drops_body = true;
-            response.remove_header(&header::TRANSFER_ENCODING);
-            respond::without_body(response)?;
+        if response.status != StatusCode::SWITCHING_PROTOCOLS {
+            headers::end_connection(response);
+            respond::frame(session, response, ctx)?;
         }
         Ok(())
     }
@@ -400,7 +394,7 @@ impl ProxyHttp for Gateway {
         self.account(session, ctx);
     }
 
-    fn suppress_error_log(&self, _session: &Session, _ctx: &Self::CTX, failure: &pingora::Error) -> bool {
+    fn suppress_error_log(&self, session: &Session, _ctx: &Self::CTX, failure: &pingora::Error) -> bool {
         if error::is_logged(failure) {
             // Where it happened there was more to say.
             return true;
@@ -414,7 +408,7 @@ impl ProxyHttp for Gateway {
             return true;
         }
         if let Some(without) = error::without_message(failure) {
-            log::error!("Fail to proxy: {without}");
+            log::error!("Fail to proxy: {without}, {}", session.request_summary());
             return true;
         }
         false

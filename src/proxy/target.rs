@@ -71,22 +71,27 @@ fn join_cookies(request: &mut RequestHeader) {
     }
 }
 
-/// RFC 3986, section 3.2.2, and a port. An empty one is allowed (RFC 9110, section 7.2).
+/// A name or an address, and a port. An empty one is allowed (RFC 9110, section 7.2). Of what RFC 3986, section 3.2.2, has
+/// beside that, such as escapes, no name in use is made, and some servers undo it.
 fn is_host(host: &[u8]) -> bool {
-    let rest = match host {
-        [b'[', ..] => host.iter().position(|byte| *byte == b']').map(|end| &host[end + 1..]),
-        _ => Some(host.iter().position(|byte| *byte == b':').map_or(&[][..], |end| &host[end..])),
+    let (name, rest) = match host {
+        [b'[', inner @ ..] => match inner.iter().position(|byte| *byte == b']') {
+            Some(end) => (&inner[..end], &inner[end + 1..]),
+            None => return false,
+        },
+        _ => host.split_at(host.iter().position(|byte| *byte == b':').unwrap_or(host.len())),
     };
+    let is_bracketed = host.starts_with(b"[");
+    let is_name = name.iter().all(|byte| match byte {
+        b'-' | b'.' | b'_' | b'~' => true,
+        b':' | b'%' => is_bracketed,
+        _ => byte.is_ascii_alphanumeric(),
+    });
     let is_port = match rest {
-        Some([b':', port @ ..]) => port.iter().all(u8::is_ascii_digit),
-        Some(rest) => rest.is_empty(),
-        None => false,
+        [b':', port @ ..] => port.iter().all(u8::is_ascii_digit),
+        rest => rest.is_empty(),
     };
-    // Not `contains`, which would search that list for every dot.
-    is_port && host.iter().all(|byte| {
-        matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%')
-            || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
-    })
+    is_name && is_port && !name.windows(2).any(|pair| pair == b"..")
 }
 
 #[cfg(test)]
@@ -167,6 +172,10 @@ mod tests {
             ("[::1", false),
             ("::1", false),
             ("u@a", false),
+            ("a..", false),
+            ("%61.cn", false),
+            ("a,b", false),
+            ("[fe80::1%25eth0]:80", true),
         ] {
             assert_eq!(settled("GET", "/", host).is_some(), is_one, "{host}");
         }

@@ -81,7 +81,11 @@ async fn a_response_whose_status_is_made_one_without_a_body_has_none() {
 async fn a_response_without_a_body_can_be_made_one_that_may_have_it() {
     let origin = RawOrigin::start(|mut client, _| async move {
         while let Some(request) = client.read_request().await {
-            let status = if request.line.contains("/304") { "304 Not Modified" } else { "204 No Content" };
+            let status = match &request.line {
+                line if line.contains("/304") => "304 Not Modified\r\ncontent-length: 5",
+                line if line.contains("/0") => "200 OK\r\ncontent-length: 0",
+                _ => "204 No Content",
+            };
             client.send(format!("HTTP/1.1 {status}\r\netag: \"a\"\r\n\r\n")).await;
         }
     })
@@ -93,11 +97,14 @@ async fn a_response_without_a_body_can_be_made_one_that_may_have_it() {
     }
     let proxy = Proxy::start(&site.to_string());
     for phase in ["wasm_http_filter_headers_pre", "wasm_http_filter_headers"] {
-        for path in [format!("/{phase}/204"), format!("/{phase}/304")] {
-            for client in [http1(), http2()] {
-                let answer = soon(&path, send(client.get(proxy.url(&path)))).await;
-                assert_eq!((answer.status, answer.body.len()), (200, 0), "{path}");
-            }
+        let mut raw = Raw::connect(proxy.addr()).await;
+        for path in [format!("/{phase}/204"), format!("/{phase}/304"), format!("/{phase}/0")] {
+            let answer = soon(&path, send(http2().get(proxy.url(&path)))).await;
+            assert_eq!((answer.status, answer.body.len()), (200, 0), "{path}");
+            raw.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+            let response = raw.read_response().await;
+            assert_eq!((response.status(), response.header("content-length")), (200, Some("0")), "{path}");
+            assert_eq!(response.header("connection"), Some("keep-alive"), "{path}");
         }
     }
 }
@@ -130,9 +137,17 @@ async fn what_is_about_the_connection_to_the_origin_stays_there() {
          keep-alive: timeout=5\r\nupgrade: h2c\r\nte: x\r\nx-end: 1\r\n\r\nhello",
     )
     .await;
-    let proxy = Proxy::start(&proxy_to(origin.addr()));
-    for client in [http1(), http2()] {
-        let answer = send(client.get(proxy.url("/"))).await;
+    // Nor do they pass where `connection` does not name them.
+    let silent = RawOrigin::saying(
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nkeep-alive: timeout=5\r\nupgrade: h2c\r\nte: x\r\nx-end: 1\r\n\r\nhello",
+    )
+    .await;
+    let mut site = Site::new();
+    site.proxied("/", origin.addr());
+    site.proxied("/silent", silent.addr());
+    let proxy = Proxy::start(&site.to_string());
+    for (client, path) in [(http1(), "/"), (http2(), "/"), (http1(), "/silent"), (http2(), "/silent")] {
+        let answer = send(client.get(proxy.url(path))).await;
         assert_eq!((answer.status, answer.text()), (200, "hello".into()));
         assert_eq!((answer.header("x-end"), answer.header("content-length")), (Some("1"), Some("5")));
         for name in ["x-hop", "keep-alive", "upgrade", "te"] {

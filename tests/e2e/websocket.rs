@@ -213,7 +213,7 @@ mod server {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn the_head_of_the_upgrade_is_the_plugins() {
-        let headers = json!([["sec-websocket-protocol", "chat"], ["x-a", "1"], ["connection", "close"]]);
+        let headers = json!([["sec-websocket-protocol", "chat"], ["x-a", "1"]]);
         let calls = [
             json!(["out-set-response", { "status": 200, "headers": headers }]),
             json!(["websocket/socket-write", 0, { "text": "hello" }, 1000]),

@@ -54,7 +54,7 @@ pub enum FilterModuleError {
     NoAbi(Instead),
     #[error("is damaged: {0}")]
     Damaged(#[from] wasmparser::BinaryReaderError),
-    #[error("has {0} memories, and not one that is imported, or exported as `memory`")]
+    #[error("has {0} memories, where one is expected that is exported as `memory`, or imported")]
     Memory(u32),
     #[error("imports a memory or a table and cannot be given its own: {0}")]
     Imported(String),
@@ -295,7 +295,8 @@ mod tests {
             ("(memory (export \"memory\") 1) (memory 1)", 2),
             ("(import \"env\" \"memory\" (memory 1)) (memory (export \"memory\") 1)", 2),
         ] {
-            let expected = format!("has {count} memories, and not one that is imported, or exported as `memory`");
+            let expected =
+                format!("has {count} memories, where one is expected that is exported as `memory`, or imported");
             assert_eq!(error(&wat(&format!("{memories} {marker}"))), expected, "{memories}");
         }
         let whole = wat(&format!("{MEMORY} {marker}"));

@@ -40,19 +40,27 @@ pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     })
 }
 
+/// Never what stands in the file, which may be a key.
 fn problem(error: &pem::Error) -> String {
     match error {
-        pem::Error::MissingSectionEnd { end_marker } => {
-            format!("it is cut off: the line `-----END {}-----` is missing", String::from_utf8_lossy(end_marker))
-        }
-        pem::Error::IllegalSectionStart { line } => {
-            format!("the line `{}` is not right", String::from_utf8_lossy(line).trim_end())
+        pem::Error::MissingSectionEnd { end_marker } => match label(end_marker) {
+            Some(label) => format!("it is cut off: the line `-----END {label}-----` is missing"),
+            None => "the line with `BEGIN` has more than its label: are the line breaks lost?".to_owned(),
+        },
+        pem::Error::IllegalSectionStart { .. } => {
+            "a line with `BEGIN` is not right: are the line breaks lost, or its hyphens?".to_owned()
         }
         pem::Error::Base64Decode(_) => {
             "what stands between `BEGIN` and `END` is not right: it is not base64".to_owned()
         }
         error => error.to_string(),
     }
+}
+
+/// What a section is called, if it is no more than that.
+fn label(text: &[u8]) -> Option<&str> {
+    let is_label = text.iter().all(|byte| byte.is_ascii_uppercase() || *byte == b' ');
+    std::str::from_utf8(text).ok().filter(|_| is_label)
 }
 
 #[cfg(test)]
@@ -67,7 +75,11 @@ mod tests {
             ("-----BEGIN CERTIFICATE-----\nAAAA\n", "it is cut off: the line `-----END CERTIFICATE-----` is missing"),
             (
                 "-----BEGIN CERTIFICATE\nAAAA\n-----END CERTIFICATE-----\n",
-                "the line `-----BEGIN CERTIFICATE` is not right",
+                "a line with `BEGIN` is not right: are the line breaks lost, or its hyphens?",
+            ),
+            (
+                "-----BEGIN CERTIFICATE-----AAAA-----END CERTIFICATE-----",
+                "the line with `BEGIN` has more than its label: are the line breaks lost?",
             ),
             (
                 "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n",
@@ -76,6 +88,15 @@ mod tests {
         ] {
             std::fs::write(file.path(), text).unwrap();
             assert_eq!(certificates(file.path()).unwrap_err(), problem, "{text}");
+        }
+        let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let secret = key.lines().nth(1).unwrap();
+        for text in
+            [key.replace('\n', ""), key.replace('\n', " "), key.replace('\n', "\\n"), key.replace("-----\n", "\n")]
+        {
+            std::fs::write(file.path(), &text).unwrap();
+            let problem = private_key(file.path()).unwrap_err();
+            assert!(!problem.contains(&secret[..8]), "{text}: {problem}");
         }
         assert_eq!(certificates(Path::new("/dev/zero")).unwrap_err(), "it is not a file");
     }

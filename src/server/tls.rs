@@ -35,7 +35,13 @@ impl Certificates {
         for (index, server) in config.servers.iter().enumerate() {
             for listen in &server.listen {
                 let Some(tls) = &listen.tls else { continue };
-                match certified_key(tls) {
+                let key = certified_key(tls);
+                if let Some(when) = key.as_ref().ok().and_then(|key| certificate::when_not_now(key.cert.first()?)) {
+                    let message = format!("the certificate {} is not valid now, but {when}", tls.cert.display());
+                    let help = "clients refuse it: put a new one into the file";
+                    diagnostics.push(Diagnostic::warning(listen.span.clone(), message).help(help));
+                }
+                match key {
                     Ok(key) => keys.entry(listen.addr).or_default().push((index, Served::new(key))),
                     Err(message) => diagnostics.push(
                         Diagnostic::error(listen.span.clone(), message)
@@ -135,8 +141,12 @@ fn certified_key(tls: &Tls) -> Result<CertifiedKey, String> {
     let chain =
         pem::certificates(&tls.cert).map_err(|why| format!("`cert`: the certificate {cert} cannot be used: {why}"))?;
     let private = pem::private_key(&tls.key).map_err(|why| format!("`key`: the key {key} cannot be used: {why}"))?;
-    let private = ring::sign::any_supported_type(&private)
-        .map_err(|error| format!("`key`: the key {key} is of no use: {error}"))?;
+    let private = ring::sign::any_supported_type(&private).map_err(|_| {
+        format!("`key`: the key {key} is none of RSA from 2048 bits, ECDSA with P-256 or P-384, and Ed25519")
+    })?;
+    if let Some(wrong) = chain.iter().position(|der| certificate::read(der).is_none()) {
+        return Err(format!("`cert`: certificate {} of {cert} is not an X.509 certificate", wrong + 1));
+    }
     let certified = CertifiedKey::new(chain, private);
     match certified.keys_match() {
         Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {

@@ -97,6 +97,11 @@ fn files_that_are_no_good_are_errors_of_the_configuration() {
     let whole = fs::read_to_string(&a.cert).unwrap();
     fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
     fs::write(&sealed, "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n").unwrap();
+    let second = a.cert.with_file_name("second.pem");
+    fs::write(&second, whole.clone() + "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+    let joined = a.cert.with_file_name("joined.pem");
+    let secret = fs::read_to_string(&a.key).unwrap();
+    fs::write(&joined, secret.replace('\n', "")).unwrap();
     let old = a.cert.with_file_name("old.pem");
     let header = "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n";
     fs::write(&old, format!("-----BEGIN RSA PRIVATE KEY-----\n{header}AAAA\n-----END RSA PRIVATE KEY-----\n")).unwrap();
@@ -106,7 +111,9 @@ fn files_that_are_no_good_are_errors_of_the_configuration() {
         (&a.cert, &sealed, vec!["`key`: ", "sealed.pem cannot be used: it is encrypted"]),
         (&a.cert, &old, vec!["`key`: ", "old.pem cannot be used: it is encrypted"]),
         (&a.cert, &b.key, vec!["b.cn.key.pem does not belong to the certificate", "a.cn.cert.pem"]),
-        (&garbage, &a.key, vec!["the certificate", "garbage.pem is not an X.509 certificate"]),
+        (&garbage, &a.key, vec!["certificate 1 of ", "garbage.pem is not an X.509 certificate"]),
+        (&second, &a.key, vec!["certificate 2 of ", "second.pem is not an X.509 certificate"]),
+        (&a.cert, &joined, vec!["`key`: ", "joined.pem cannot be used: the line with `BEGIN` has more than its label"]),
         (&a.key, &a.key, vec!["`cert`: ", "a.cn.key.pem cannot be used: there is no certificate in it"]),
         (&a.cert, &a.cert, vec!["`key`: ", "a.cn.cert.pem cannot be used: there is a certificate in it"]),
     ] {
@@ -115,6 +122,16 @@ fn files_that_are_no_good_are_errors_of_the_configuration() {
             assert_eq!(output.code, Some(1));
             assert!(named.iter().all(|text| output.stderr.contains(text)), "{named:?} in {}", output.stderr);
             assert!(output.stderr.contains("phasegate.toml:3"), "{}", output.stderr);
+            assert!(!output.stderr.contains(secret.lines().nth(1).unwrap()), "a key is no matter of the log");
         }
     }
+}
+
+#[test]
+fn a_certificate_that_is_out_of_date_is_a_warning() {
+    let authority = Authority::new();
+    let files = authority.issue_until("old.cn", 2020);
+    let output = check(&secure("old.cn", &files));
+    assert_eq!(output.code, Some(0));
+    assert!(output.stderr.contains("old.cn.cert.pem is not valid now, but from "), "{}", output.stderr);
 }

@@ -20,6 +20,13 @@ pub fn read(der: &[u8]) -> Option<Certificate> {
     })
 }
 
+/// When it is valid, if that is not now.
+pub fn when_not_now(der: &[u8]) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let validity = certificate.validity();
+    (!validity.is_valid()).then(|| format!("from {} to {}", validity.not_before, validity.not_after))
+}
+
 /// The last part first (RFC 2253, section 2).
 fn subject(name: &X509Name<'_>) -> String {
     let parts: Vec<_> = name.iter_rdn().map(|part| part.iter().map(attribute).collect::<Vec<_>>().join("+")).collect();

@@ -40,8 +40,18 @@ impl Authority {
 
     /// A certificate for a name.
     pub fn issue(&self, name: &str) -> CertFiles {
+        self.issue_with(name, CertificateParams::new(vec![name.to_owned()]).unwrap())
+    }
+
+    /// One that has been valid until this year.
+    pub fn issue_until(&self, name: &str, year: i32) -> CertFiles {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        self.issue_with(name, params)
+    }
+
+    fn issue_with(&self, name: &str, params: CertificateParams) -> CertFiles {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let file = |kind: &str, pem: String| {
             let path = self.folder.path().join(format!("{}.{kind}.pem", name.replace('*', "_")));

@@ -55,6 +55,9 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
 }
 
+/// How often a request is sent more than there are servers, when connections end with it or it is refused.
+const MORE_ATTEMPTS: usize = 2;
+
 /// The proxy behind one listener.
 pub struct Gateway {
     shared: Arc<Shared>,
@@ -223,6 +226,27 @@ impl ProxyHttp for Gateway {
         ctx.failed_servers.extend(ctx.selected.as_ref().map(|selected| selected.addr));
         let others = Self::upstream(ctx).is_some_and(|(upstream, _)| upstream.has_other(&ctx.failed_servers));
         failure.set_retry(others);
+        failure
+    }
+
+    /// As Pingora does by itself, but a few times only: an upstream that refuses requests has too many of them.
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        failure: Box<pingora::Error>,
+        ctx: &mut Self::CTX,
+        client_reused: bool,
+    ) -> Box<pingora::Error> {
+        let mut failure = failure.more_context(format!("Peer: {peer}"));
+        let servers = Self::upstream(ctx).map_or(0, |(upstream, _)| upstream.size());
+        let is_last = ctx.facts.attempts as usize > servers + MORE_ATTEMPTS;
+        let can_repeat = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
+        if can_repeat && !is_last {
+            failure.retry.decide_reuse(client_reused);
+        } else {
+            failure.set_retry(false);
+        }
         failure
     }
 

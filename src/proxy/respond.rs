@@ -116,7 +116,7 @@ impl Gateway {
                 }
             }
             without_body(&mut response)?;
-            session.write_response_header(Box::new(response), false).await?;
+            session.write_response_header(Box::new(response), false).await.map_err(|error| error.into_down())?;
             Ok(Some(status))
         })
     }
@@ -229,12 +229,12 @@ async fn write(session: &mut Session, mut response: ResponseHeader, body: Bytes)
         // Nothing else says in HTTP/1.1 where it ends.
         response.set_content_length(0)?;
     }
-    session.write_response_header(Box::new(response), !sends).await?;
+    session.write_response_header(Box::new(response), !sends).await.map_err(|error| error.into_down())?;
     let mut body = Some(body).filter(|_| sends);
     while let Some(piece) = body.as_mut().filter(|body| body.len() > PIECE).map(|body| body.split_to(PIECE)) {
-        session.write_response_body(Some(piece), false).await?;
+        session.write_response_body(Some(piece), false).await.map_err(|error| error.into_down())?;
     }
-    session.write_response_body(body, true).await
+    session.write_response_body(body, true).await.map_err(|error| error.into_down())
 }
 
 fn sends(session: &Session, status: StatusCode, body: &Bytes) -> bool {

@@ -22,6 +22,7 @@ mod filter_pauses;
 mod filters;
 mod headers;
 mod host_functions;
+mod http2;
 mod instances;
 mod isolation;
 mod leaks;

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::{TrySendError, http1, http2};
@@ -103,9 +103,10 @@ impl Connection {
         if head.status.is_informational() {
             return Err(Failure::Broken(format!("it answered {}, which nobody asked for", head.status)));
         }
-        let (body, trailers) = whole(body, limit).await?;
-        let body = has_body(&outgoing.method, head.status).then_some(body);
-        Ok(Received { response: Response::from_parts(head, body), trailers })
+        let is_http2 = matches!(self, Connection::Http2(_));
+        let (body, trailers) = whole(body, limit, is_http2).await?;
+        let response = complete(&outgoing.method, Response::from_parts(head, ()), body)?;
+        Ok(Received { response, trailers })
     }
 
     /// Sends a request over HTTP/1.1 or HTTP/2, and takes the response as it begins.
@@ -129,8 +130,22 @@ impl Connection {
 }
 
 /// Whether a response has a body, be it empty (RFC 9110, section 6.4.1).
-pub fn has_body(method: &Method, status: StatusCode) -> bool {
+fn has_body(method: &Method, status: StatusCode) -> bool {
     *method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// The response with its body, if that is whole: some ends of a stream look as if it were.
+pub fn complete(method: &Method, head: Response<()>, body: Bytes) -> Result<Response<Option<Bytes>>, Failure> {
+    if !has_body(method, head.status()) {
+        return Ok(head.map(|()| None));
+    }
+    let length = head.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    match length.and_then(|length| length.parse::<usize>().ok()) {
+        Some(length) if length != body.len() => {
+            Err(Failure::Broken(format!("its body has {} bytes, and its content-length is {length}", body.len())))
+        }
+        _ => Ok(head.map(|()| Some(body))),
+    }
 }
 
 fn without_response<R>(error: TrySendError<R>) -> Failure {
@@ -150,7 +165,8 @@ pub fn reset(error: &(dyn Error + 'static)) -> Option<u32> {
     None
 }
 
-async fn whole(mut body: Incoming, limit: usize) -> Result<(Bytes, HeaderMap), Failure> {
+/// In HTTP/2, a stream may be ended without an error in the middle of it: `ends` says that its end has to be marked.
+async fn whole(mut body: Incoming, limit: usize, ends: bool) -> Result<(Bytes, HeaderMap), Failure> {
     if body.size_hint().lower() > limit as u64 {
         return Err(Failure::BodyTooLarge(limit));
     }
@@ -168,6 +184,9 @@ async fn whole(mut body: Incoming, limit: usize) -> Result<(Bytes, HeaderMap), F
             return Err(Failure::BodyTooLarge(limit));
         }
         whole.extend_from_slice(&data);
+    }
+    if ends && !body.is_end_stream() {
+        return Err(Failure::Broken("it broke off in the middle of its response".into()));
     }
     Ok((whole.freeze(), trailers))
 }

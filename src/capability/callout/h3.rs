@@ -13,7 +13,7 @@ use http::{HeaderMap, Response};
 use http_body_util::BodyExt;
 
 use super::chain;
-use super::connection::{Answer, Failure, Received, has_body};
+use super::connection::{Answer, Failure, Received, complete};
 use super::request::Outgoing;
 use crate::capability::net::Open;
 
@@ -74,8 +74,7 @@ impl Http3 {
             }
             body.extend_from_slice(&data.copy_to_bytes(data.remaining()));
         }
-        let has_body = has_body(&outgoing.method, head.status());
-        Ok(Received { response: head.map(|()| has_body.then(|| body.freeze())), trailers: HeaderMap::new() })
+        Ok(Received { response: complete(&outgoing.method, head, body.freeze())?, trailers: HeaderMap::new() })
     }
 }
 

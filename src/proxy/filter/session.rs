@@ -276,6 +276,11 @@ impl Decoration for FilteredSession {
         }
     }
 
+    /// Not by the header, which filters may have changed.
+    fn is_body_empty(&mut self, session: &mut ServerSession) -> bool {
+        if session.was_upgraded() { session.is_body_empty() } else { !self.has_body }
+    }
+
     fn is_body_done(&mut self, session: &mut ServerSession) -> bool {
         if session.was_upgraded() { session.is_body_done() } else { self.ended }
     }

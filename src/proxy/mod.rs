@@ -6,6 +6,7 @@ mod context;
 mod decorate;
 mod error;
 mod filter;
+mod framing;
 mod generation;
 mod replay;
 mod respond;
@@ -41,7 +42,6 @@ use self::upstream::Upstream;
 use crate::config::{self, Handler, Template};
 use crate::exchange::Reply;
 use crate::facts::{self, Connection, Origin, UpstreamFacts, View};
-use crate::headers;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::path;
@@ -330,7 +330,7 @@ impl ProxyHttp for Gateway {
             return Err(error::unasked_upgrade());
         }
         if response.status != StatusCode::SWITCHING_PROTOCOLS {
-            headers::end_connection(response);
+            framing::end_connection(response);
         }
         self.run(Phase::HttpFilterHeadersPre, session, ctx, Subject::Response(response)).await.only_continue()
     }
@@ -368,11 +368,14 @@ impl ProxyHttp for Gateway {
         }
         ctx.filtered = true;
         self.run(Phase::HttpFilterHeaders, session, ctx, Subject::Response(response)).await.only_continue()?;
-        if response.status != StatusCode::SWITCHING_PROTOCOLS {
-            headers::end_connection(response);
-            respond::frame(session, response, ctx)?;
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(());
         }
-        Ok(())
+        if ctx.filtering.is_some() {
+            // Filters may set any header.
+            framing::end_connection(response);
+        }
+        framing::frame(session, response, ctx)
     }
 
     fn response_body_filter(

@@ -241,29 +241,8 @@ fn sends(session: &Session, status: StatusCode, body: &Bytes) -> bool {
     has_body(status) && session.req_header().method != http::Method::HEAD && !body.is_empty()
 }
 
-/// Frames a response of the upstream whose status may have been changed: what follows its header is as it was.
-pub(super) fn frame(session: &Session, response: &mut ResponseHeader, ctx: &mut Context) -> pingora::Result<()> {
-    let request = session.req_header();
-    if !has_body(response.status) {
-        ctx.drops_body = !ctx.header_only;
-        response.remove_header(&header::TRANSFER_ENCODING);
-        // The length in a 304 is that of the response to GET without a condition (RFC 9110, section 8.6).
-        if ctx.drops_body || response.status != StatusCode::NOT_MODIFIED {
-            without_body(response)?;
-        }
-    } else if ctx.header_only && request.method != http::Method::HEAD {
-        let has_length = response.headers.contains_key(header::CONTENT_LENGTH);
-        // Nothing else says in HTTP/1.1 that there is none.
-        if has_length || request.version < Version::HTTP_2 {
-            response.remove_header(&header::TRANSFER_ENCODING);
-            response.set_content_length(0)?;
-        }
-    }
-    Ok(())
-}
-
 /// Frames a response whose status, which the chain may have changed, has no body.
-fn without_body(response: &mut ResponseHeader) -> pingora::Result<()> {
+pub(super) fn without_body(response: &mut ResponseHeader) -> pingora::Result<()> {
     match response.status {
         // A client cannot know that there is none unless it is told (RFC 9110, section 15.3.6).
         StatusCode::RESET_CONTENT => response.set_content_length(0),

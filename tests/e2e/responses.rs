@@ -145,6 +145,8 @@ async fn what_is_about_the_connection_to_the_origin_stays_there() {
     let mut site = Site::new();
     site.proxied("/", origin.addr());
     site.proxied("/silent", silent.addr());
+    site.proxied("/adds", origin.addr())
+        .script("wasm_http_filter_headers", probe("probe_sync", "adds", &[json!(["out-add-header", "x-hop", "own"])]));
     let proxy = Proxy::start(&site.to_string());
     for (client, path) in [(http1(), "/"), (http2(), "/"), (http1(), "/silent"), (http2(), "/silent")] {
         let answer = send(client.get(proxy.url(path))).await;
@@ -154,6 +156,7 @@ async fn what_is_about_the_connection_to_the_origin_stays_there() {
             assert_eq!(answer.header(name), None, "{name}");
         }
     }
+    assert_eq!(send(http1().get(proxy.url("/adds"))).await.header("x-hop"), Some("own"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,50 @@
+//! What of an upstream's response is about its own connection, and not about the client's: fields and framing.
+
+use http::{HeaderName, Method, StatusCode, Version, header};
+use pingora::http::ResponseHeader;
+use pingora::prelude::Session;
+
+use super::context::Context;
+use super::respond::without_body;
+use crate::headers::has_body;
+
+/// Takes out of a response what is about the connection that it came by (RFC 9110, section 7.6.1), and what else HTTP/2 does
+/// not have. What is about the client's connection Pingora writes.
+pub fn end_connection(response: &mut ResponseHeader) {
+    let options =
+        response.headers.get_all(header::CONNECTION).iter().flat_map(|line| line.as_bytes().split(|b| *b == b','));
+    let named: Vec<_> = options.filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok()).collect();
+    let frames = |name: &HeaderName| [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name);
+    for name in named.into_iter().filter(|name| !frames(name)) {
+        response.remove_header(&name);
+    }
+    for name in [header::CONNECTION, header::TE, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION] {
+        if response.headers.contains_key(&name) {
+            response.remove_header(&name);
+        }
+    }
+}
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Frames a response of the upstream whose status may have been changed: what follows its header is as it was.
+pub fn frame(session: &Session, response: &mut ResponseHeader, ctx: &mut Context) -> pingora::Result<()> {
+    let request = session.req_header();
+    if !has_body(response.status) {
+        ctx.drops_body = !ctx.header_only;
+        response.remove_header(&header::TRANSFER_ENCODING);
+        // The length in a 304 is that of the response to GET without a condition (RFC 9110, section 8.6).
+        if ctx.drops_body || response.status != StatusCode::NOT_MODIFIED {
+            without_body(response)?;
+        }
+    } else if ctx.header_only && request.method != Method::HEAD {
+        let has_length = response.headers.contains_key(header::CONTENT_LENGTH);
+        // Nothing else says in HTTP/1.1 that there is none.
+        if has_length || request.version < Version::HTTP_2 {
+            response.remove_header(&header::TRANSFER_ENCODING);
+            response.set_content_length(0)?;
+        }
+    }
+    Ok(())
+}

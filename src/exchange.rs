@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 
 use crate::capability::background::Background;
 use crate::facts::{Facts, View};
+use crate::headers::KEEPING;
 use crate::phase::Phase;
 use crate::variables;
 
@@ -580,14 +581,10 @@ fn not_framing(name: &str) -> Result<(), Refused> {
     Err(Refused::Framing(framing))
 }
 
-/// Headers of a response by which the proxy tells the client whether it keeps the connection, and which HTTP/2 does not have.
+/// By these headers of a response the proxy tells the client whether it keeps the connection.
 fn not_keeping(name: &str) -> Result<(), Refused> {
-    let of_connection = match name.len() {
-        2 | 10 | 16 => ["te", "connection", "keep-alive", "proxy-connection"],
-        _ => return Ok(()),
-    };
-    match of_connection.into_iter().find(|other| name.eq_ignore_ascii_case(other)) {
-        Some(name) => Err(Refused::Framing(HeaderName::from_static(name))),
+    match KEEPING.iter().find(|other| name.eq_ignore_ascii_case(other.as_str())) {
+        Some(name) => Err(Refused::Framing(name.clone())),
         None => Ok(()),
     }
 }

@@ -2,12 +2,17 @@
 
 use http::{HeaderName, StatusCode, header};
 
-/// Whether a header is about one connection, and not about the message (RFC 9110, section 7.6.1; RFC 9113, section 8.2.2).
+/// By these a message says whether its connection is kept, and how: HTTP/2 has none of them (RFC 9113, section 8.2.2).
+pub const KEEPING: [HeaderName; 4] = [
+    header::CONNECTION,
+    header::TE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// Whether a header is about one connection, and not about the message (RFC 9110, section 7.6.1).
 pub fn is_of_connection(name: &HeaderName) -> bool {
-    match *name {
-        header::CONNECTION | header::TE | header::TRAILER | header::TRANSFER_ENCODING | header::UPGRADE => true,
-        _ => matches!(name.as_str(), "keep-alive" | "proxy-connection"),
-    }
+    KEEPING.contains(name) || matches!(*name, header::TRAILER | header::TRANSFER_ENCODING | header::UPGRADE)
 }
 
 /// RFC 9110, section 6.4.1.

@@ -33,16 +33,19 @@ pub fn doubt(path: &str) -> Doubt {
     let empty = decoded.contains("//") || names().any(|name| name == ".");
     let escaped = escapes(&["%2f", "%2F", "%2e", "%2E", "%5c", "%5C", "%3b", "%3B"]);
     let usual = Reading::USUAL;
-    match (dots, empty, backslashes, parameters, escaped) {
-        (false, false, false, false, false) => Doubt::None,
-        (false, true, false, false, false) => {
-            Doubt::Merged(Reading { merges: false, resolves: false, ..usual }.read(path))
-        }
-        (true, false, false, false, false) => Doubt::Also(Reading { resolves: false, ..usual }.read(path)),
-        (false, false, true, false, false) => Doubt::Also(Reading { backslash: true, ..usual }.read(path)),
-        (false, false, false, true, false) => Doubt::Also(Reading { parameters: true, ..usual }.read(path)),
-        (false, false, false, false, true) => Doubt::Also(Reading { escaped_slash: false, ..usual }.read(path)),
-        _ => Doubt::Any,
+    let others = [
+        (empty, Reading { merges: false, resolves: false, ..usual }),
+        (dots, Reading { resolves: false, ..usual }),
+        (backslashes, Reading { backslash: true, ..usual }),
+        (parameters, Reading { parameters: true, ..usual }),
+        (escaped, Reading { escaped_slash: false, ..usual }),
+    ];
+    let mut others = others.into_iter().filter_map(|(is_there, reading)| is_there.then_some(reading));
+    match (others.next(), others.next()) {
+        (None, _) => Doubt::None,
+        (Some(other), None) if !other.merges => Doubt::Merged(other.read(path)),
+        (Some(other), None) => Doubt::Also(other.read(path)),
+        (Some(_), Some(_)) => Doubt::Any,
     }
 }
 

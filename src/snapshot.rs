@@ -169,8 +169,10 @@ impl Local {
         fn differs<T>(others: Option<&Arc<T>>, own: Option<&Arc<T>>) -> bool {
             others.is_some_and(|others| !own.is_some_and(|own| Arc::ptr_eq(own, others)))
         }
-        let Some(Handler::ProxyPass(upstream)) = self.handler else { return false };
-        let is_same_upstream = matches!(other.handler, Some(Handler::ProxyPass(others)) if others == upstream);
+        let is_same_upstream = match (&self.handler, &other.handler) {
+            (Some(Handler::ProxyPass(own)), Some(Handler::ProxyPass(others))) => own == others,
+            _ => false,
+        };
         let guards = [Phase::Access, Phase::Serverless, Phase::HttpInHeaders];
         !is_same_upstream
             || differs(other.filters.as_ref(), self.filters.as_ref())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, StatusCode, Version, header};
+use http::{Method, StatusCode, header};
 use parking_lot::Mutex;
 use pingora::http::ResponseHeader;
 use pingora::prelude::Session;
@@ -16,6 +16,7 @@ use super::Gateway;
 use super::context::Context;
 use super::decorate::{self, Slot};
 use super::error;
+use super::framing::{frame_anew, is_framed};
 use crate::exchange::{Reply, plain_copy};
 use crate::facts::{Connection, Origin, Way};
 use crate::headers::has_body;
@@ -182,7 +183,7 @@ impl Gateway {
         state.filters.return_request(session.req_header_mut());
         state.filters.return_response(response);
         if framed && !is_framed(response) && !end {
-            frame(session, ctx, response);
+            frame_anew(session, ctx, response);
         }
         match flow {
             Flow::On => Filtered::Continue,
@@ -361,23 +362,6 @@ fn way(session: &Session, ctx: &Context) -> Way {
         connection: session.digest().map(Connection::of).unwrap_or_default(),
         route: ctx.local().map(|local| local.names.clone()),
         upstream: Gateway::upstream(ctx).map(|(upstream, _)| (upstream.name().clone(), upstream.size())),
-    }
-}
-
-fn is_framed(response: &ResponseHeader) -> bool {
-    response.headers.contains_key(header::CONTENT_LENGTH) || response.headers.contains_key(header::TRANSFER_ENCODING)
-}
-
-/// A filter has removed the length of a body that follows.
-fn frame(session: &mut Session, ctx: &Context, response: &mut ResponseHeader) {
-    if !has_body(response.status) {
-        return;
-    }
-    match session.req_header().version {
-        Version::HTTP_11 => drop(response.insert_header(header::TRANSFER_ENCODING, "chunked")),
-        // The end of the connection ends the body.
-        Version::HTTP_10 | Version::HTTP_09 => ctx.end_connection(session),
-        _ => {}
     }
 }
 

@@ -1,12 +1,11 @@
-//! What of an upstream's response is about its own connection, and not about the client's: fields and framing.
+//! Where a response ends, and what in it is about a connection.
 
 use http::{HeaderName, Method, StatusCode, Version, header};
 use pingora::http::ResponseHeader;
 use pingora::prelude::Session;
 
 use super::context::Context;
-use super::respond::without_body;
-use crate::headers::has_body;
+use crate::headers::{KEEPING, has_body};
 
 /// Takes out of a response what is about the connection that it came by (RFC 9110, section 7.6.1), and what else HTTP/2 does
 /// not have. What is about the client's connection Pingora writes.
@@ -18,15 +17,12 @@ pub fn end_connection(response: &mut ResponseHeader) {
     for name in named.into_iter().filter(|name| !frames(name)) {
         response.remove_header(&name);
     }
-    for name in [header::CONNECTION, header::TE, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION] {
-        if response.headers.contains_key(&name) {
-            response.remove_header(&name);
+    for name in KEEPING.iter().chain([&header::UPGRADE]) {
+        if response.headers.contains_key(name) {
+            response.remove_header(name);
         }
     }
 }
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Frames a response of the upstream whose status may have been changed: what follows its header is as it was.
 pub fn frame(session: &Session, response: &mut ResponseHeader, ctx: &mut Context) -> pingora::Result<()> {
@@ -47,4 +43,34 @@ pub fn frame(session: &Session, response: &mut ResponseHeader, ctx: &mut Context
         }
     }
     Ok(())
+}
+
+/// Frames a response whose status, which the chain may have changed, has no body.
+pub fn without_body(response: &mut ResponseHeader) -> pingora::Result<()> {
+    match response.status {
+        // A client cannot know that there is none unless it is told (RFC 9110, section 15.3.6).
+        StatusCode::RESET_CONTENT => response.set_content_length(0),
+        status if !has_body(status) => {
+            response.remove_header(&header::CONTENT_LENGTH);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+pub fn is_framed(response: &ResponseHeader) -> bool {
+    response.headers.contains_key(header::CONTENT_LENGTH) || response.headers.contains_key(header::TRANSFER_ENCODING)
+}
+
+/// A filter has removed the length of a body that follows.
+pub fn frame_anew(session: &mut Session, ctx: &Context, response: &mut ResponseHeader) {
+    if !has_body(response.status) {
+        return;
+    }
+    match session.req_header().version {
+        Version::HTTP_11 => drop(response.insert_header(header::TRANSFER_ENCODING, "chunked")),
+        // The end of the connection ends the body.
+        Version::HTTP_10 | Version::HTTP_09 => ctx.end_connection(session),
+        _ => {}
+    }
 }

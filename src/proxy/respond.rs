@@ -11,6 +11,7 @@ use super::Gateway;
 use super::context::Context;
 use super::error;
 use super::filter::{Filtered, Filtering};
+use super::framing::without_body;
 use super::run::{Outcome, Subject};
 use crate::config::Respond;
 use crate::exchange::{Refused, Reply};
@@ -239,17 +240,4 @@ async fn write(session: &mut Session, mut response: ResponseHeader, body: Bytes)
 
 fn sends(session: &Session, status: StatusCode, body: &Bytes) -> bool {
     has_body(status) && session.req_header().method != http::Method::HEAD && !body.is_empty()
-}
-
-/// Frames a response whose status, which the chain may have changed, has no body.
-pub(super) fn without_body(response: &mut ResponseHeader) -> pingora::Result<()> {
-    match response.status {
-        // A client cannot know that there is none unless it is told (RFC 9110, section 15.3.6).
-        StatusCode::RESET_CONTENT => response.set_content_length(0),
-        status if !has_body(status) => {
-            response.remove_header(&header::CONTENT_LENGTH);
-            Ok(())
-        }
-        _ => Ok(()),
-    }
 }

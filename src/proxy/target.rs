@@ -74,14 +74,13 @@ fn join_cookies(request: &mut RequestHeader) {
 /// A name or an address, and a port. An empty one is allowed (RFC 9110, section 7.2). Of what RFC 3986, section 3.2.2, has
 /// beside that, such as escapes, no name in use is made, and some servers undo it.
 fn is_host(host: &[u8]) -> bool {
-    let (name, rest) = match host {
-        [b'[', inner @ ..] => match inner.iter().position(|byte| *byte == b']') {
-            Some(end) => (&inner[..end], &inner[end + 1..]),
-            None => return false,
-        },
-        _ => host.split_at(host.iter().position(|byte| *byte == b':').unwrap_or(host.len())),
-    };
+    let position = |wanted: u8| host.iter().position(|byte| *byte == wanted);
     let is_bracketed = host.starts_with(b"[");
+    let (name, rest) = match (is_bracketed, position(b']')) {
+        (true, Some(end)) => (&host[1..end], &host[end + 1..]),
+        (true, None) => return false,
+        (false, _) => host.split_at(position(b':').unwrap_or(host.len())),
+    };
     let is_name = name.iter().all(|byte| match byte {
         b'-' | b'.' | b'_' | b'~' => true,
         b':' | b'%' => is_bracketed,

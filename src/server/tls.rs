@@ -14,6 +14,7 @@ use pingora::listeners::TlsAccept;
 use pingora::listeners::tls::TlsSettings;
 use pingora::protocols::tls::TlsRef;
 use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
@@ -35,14 +36,16 @@ impl Certificates {
         for (index, server) in config.servers.iter().enumerate() {
             for listen in &server.listen {
                 let Some(tls) = &listen.tls else { continue };
-                let key = certified_key(tls);
-                if let Some(when) = key.as_ref().ok().and_then(|key| certificate::when_not_now(key.cert.first()?)) {
+                let served = served(tls);
+                if let Some(when) =
+                    served.as_ref().ok().and_then(|served| certificate::when_not_now(served.key.cert.first()?))
+                {
                     let message = format!("the certificate {} is not valid now, but {when}", tls.cert.display());
                     let help = "clients refuse it: put a new one into the file";
                     diagnostics.push(Diagnostic::warning(listen.span.clone(), message).help(help));
                 }
-                match key {
-                    Ok(key) => keys.entry(listen.addr).or_default().push((index, Served::new(key))),
+                match served {
+                    Ok(served) => keys.entry(listen.addr).or_default().push((index, served)),
                     Err(message) => diagnostics.push(
                         Diagnostic::error(listen.span.clone(), message)
                             .help("`cert` is a PEM file with the chain, the server's own certificate first; `key` a PEM file with its private key"),
@@ -99,14 +102,7 @@ struct ByName {
 #[derive(Clone, Debug)]
 struct Served {
     key: Arc<CertifiedKey>,
-    certificate: Option<Arc<Certificate>>,
-}
-
-impl Served {
-    fn new(key: CertifiedKey) -> Served {
-        let certificate = key.cert.first().and_then(|der| certificate::read(der));
-        Served { key: Arc::new(key), certificate: certificate.map(Arc::new) }
-    }
+    certificate: Arc<Certificate>,
 }
 
 impl Resolver {
@@ -131,12 +127,12 @@ impl TlsAccept for KeepHandshake {
     async fn handshake_complete_callback(&self, tls: &TlsRef) -> Option<Arc<dyn Any + Send + Sync>> {
         let server_name = tls.server_name();
         let served = self.0.as_ref().and_then(|resolver| resolver.served(server_name));
-        let certificate = served.and_then(|served| served.certificate);
+        let certificate = served.map(|served| served.certificate);
         Some(Arc::new(Handshake { server_name: server_name.map(str::to_owned), certificate }))
     }
 }
 
-fn certified_key(tls: &Tls) -> Result<CertifiedKey, String> {
+fn served(tls: &Tls) -> Result<Served, String> {
     let (cert, key) = (tls.cert.display(), tls.key.display());
     let chain =
         pem::certificates(&tls.cert).map_err(|why| format!("`cert`: the certificate {cert} cannot be used: {why}"))?;
@@ -144,15 +140,19 @@ fn certified_key(tls: &Tls) -> Result<CertifiedKey, String> {
     let private = ring::sign::any_supported_type(&private).map_err(|_| {
         format!("`key`: the key {key} is none of RSA from 2048 bits, ECDSA with P-256 or P-384, and Ed25519")
     })?;
-    if let Some(wrong) = chain.iter().position(|der| certificate::read(der).is_none()) {
-        return Err(format!("`cert`: certificate {} of {cert} is not an X.509 certificate", wrong + 1));
-    }
+    let read = |(index, der): (usize, &CertificateDer<'_>)| {
+        certificate::read(der)
+            .ok_or_else(|| format!("`cert`: certificate {} of {cert} is not an X.509 certificate", index + 1))
+    };
+    let certificates = chain.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+    let none = || format!("`cert`: there is no certificate in {cert}");
+    let certificate = Arc::new(certificates.into_iter().next().ok_or_else(none)?);
     let certified = CertifiedKey::new(chain, private);
     match certified.keys_match() {
         Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
             Err(format!("`key`: the key {key} does not belong to the certificate {cert}"))
         }
-        Err(rustls::Error::InconsistentKeys(_)) | Ok(()) => Ok(certified),
+        Err(rustls::Error::InconsistentKeys(_)) | Ok(()) => Ok(Served { key: Arc::new(certified), certificate }),
         Err(_) => Err(format!("`cert`: the certificate {cert} is not an X.509 certificate")),
     }
 }

@@ -10,6 +10,10 @@ use crate::headers::{KEEPING, has_body};
 /// Takes out of a response what is about the connection that it came by (RFC 9110, section 7.6.1), and what else HTTP/2 does
 /// not have. What is about the client's connection Pingora writes.
 pub fn end_connection(response: &mut ResponseHeader) {
+    // One pass for what is rarely there: every response comes by here.
+    if !response.headers.keys().any(|name| KEEPING.contains(name) || *name == header::UPGRADE) {
+        return;
+    }
     let options =
         response.headers.get_all(header::CONNECTION).iter().flat_map(|line| line.as_bytes().split(|b| *b == b','));
     let named: Vec<_> = options.filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok()).collect();
@@ -18,9 +22,7 @@ pub fn end_connection(response: &mut ResponseHeader) {
         response.remove_header(&name);
     }
     for name in KEEPING.iter().chain([&header::UPGRADE]) {
-        if response.headers.contains_key(name) {
-            response.remove_header(name);
-        }
+        response.remove_header(name);
     }
 }
 

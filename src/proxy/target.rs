@@ -74,23 +74,25 @@ fn join_cookies(request: &mut RequestHeader) {
 /// A name or an address, and a port. An empty one is allowed (RFC 9110, section 7.2). Of what RFC 3986, section 3.2.2, has
 /// beside that, such as escapes, no name in use is made, and some servers undo it.
 fn is_host(host: &[u8]) -> bool {
-    let position = |wanted: u8| host.iter().position(|byte| *byte == wanted);
     let is_bracketed = host.starts_with(b"[");
-    let (name, rest) = match (is_bracketed, position(b']')) {
+    let end = host.iter().position(|byte| *byte == if is_bracketed { b']' } else { b':' });
+    let (name, rest) = match (is_bracketed, end) {
         (true, Some(end)) => (&host[1..end], &host[end + 1..]),
         (true, None) => return false,
-        (false, _) => host.split_at(position(b':').unwrap_or(host.len())),
+        (false, end) => host.split_at(end.unwrap_or(host.len())),
     };
-    let is_name = name.iter().all(|byte| match byte {
-        b'-' | b'.' | b'_' | b'~' => true,
-        b':' | b'%' => is_bracketed,
-        _ => byte.is_ascii_alphanumeric(),
+    let mut before = b' ';
+    let is_name = name.iter().all(|byte| match (byte, std::mem::replace(&mut before, *byte)) {
+        (b'.', before) => before != b'.',
+        (b'-' | b'_' | b'~', _) => true,
+        (b':' | b'%', _) => is_bracketed,
+        (byte, _) => byte.is_ascii_alphanumeric(),
     });
     let is_port = match rest {
         [b':', port @ ..] => port.iter().all(u8::is_ascii_digit),
         rest => rest.is_empty(),
     };
-    is_name && is_port && !name.windows(2).any(|pair| pair == b"..")
+    is_name && is_port
 }
 
 #[cfg(test)]

@@ -83,9 +83,9 @@ impl NamedSessions {
                 return Ok(inbox.put(message)?);
             }
             // It was quit, but does not end: the message is for the next.
-            state.turn_over(inbox, &self.mailboxes).put(message)?;
+            let put = state.turn_over(inbox, &self.mailboxes).put(message);
             named.changed.notify_one();
-            return Ok(());
+            return Ok(put?);
         }
         let home = self.home()?;
         let inbox = self.mailboxes.open(mailbox::new_id());
@@ -433,6 +433,24 @@ mod tests {
         assert!(start.elapsed() >= GRACE, "{:?}", start.elapsed());
         assert_eq!(test.ask().await, "old 3");
         assert_eq!((test.live.mailboxes.get(), test.running.load(SeqCst)), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn one_that_was_quit_while_its_mailbox_is_full_is_followed_by_the_next() {
+        let test = Test::new();
+        test.send("hang");
+        eventually_running(&test).await;
+        let send = || test.named.send("a", Message::new("waits".to_owned()).unwrap());
+        while send().is_ok() {}
+        let id = test.named.table.read()["a"].state.lock().inbox.as_ref().unwrap().id();
+        test.named.mailboxes.quit(id).unwrap();
+        assert!(send().is_err(), "it is full");
+        let start = Instant::now();
+        while send().is_err() {
+            assert!(start.elapsed() < Duration::from_secs(20));
+            sleep(Duration::from_millis(1)).await;
+        }
+        test.ask().await;
     }
 
     #[tokio::test]

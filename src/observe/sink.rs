@@ -94,11 +94,17 @@ impl Shared {
     fn write_all_to(&self, mut out: impl Write, name: &str) {
         let mut batch = Vec::new();
         let mut failing = false;
+        // Whether the last line that was written has no end.
+        let mut torn = false;
         loop {
             let closed = self.take(&mut batch);
-            let written = out.write_all(&batch).and_then(|()| out.flush());
+            if torn {
+                batch.insert(0, b'\n');
+            }
+            let (count, written) = write_all(&mut out, &batch);
+            torn = batch[..count].last().map_or(torn, |&last| last != b'\n');
             if let Err(error) = &written {
-                self.dropped.inc_by(batch.iter().filter(|&&byte| byte == b'\n').count() as u64);
+                self.dropped.inc_by(batch[count..].iter().filter(|&&byte| byte == b'\n').count() as u64);
                 if !failing {
                     log::error!("{name}: cannot write, lines are lost: {error}");
                 }
@@ -126,6 +132,20 @@ impl Shared {
         mem::swap(&mut state.pending, batch);
         state.closed
     }
+}
+
+/// How much of it was written, and whether that is all.
+fn write_all(out: &mut impl Write, bytes: &[u8]) -> (usize, io::Result<()>) {
+    let mut count = 0;
+    while count < bytes.len() {
+        match out.write(&bytes[count..]) {
+            Ok(0) => return (count, Err(io::ErrorKind::WriteZero.into())),
+            Ok(more) => count += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (count, Err(error)),
+        }
+    }
+    (count, out.flush())
 }
 
 #[cfg(test)]

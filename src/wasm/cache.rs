@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
 use wasmtime::{Cache, CacheConfig};
@@ -12,8 +12,10 @@ use wasmtime::{Cache, CacheConfig};
 pub enum CacheError {
     #[error("{0}")]
     Folder(#[from] io::Error),
-    #[error("everybody may write to it, and what is in it runs as it is: take that away, chmod o-w")]
+    #[error("others may write to it, and what is in it runs as it is: take that away, chmod go-w")]
     Open,
+    #[error("it belongs to another user, and what is in it runs as it is: name a folder of your own")]
+    Foreign,
     #[error("{0:#}")]
     Wasmtime(wasmtime::Error),
 }
@@ -26,13 +28,17 @@ pub enum CacheError {
 pub fn open(folder: &Path) -> Result<Cache, CacheError> {
     let folder = std::path::absolute(folder)?;
     DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-    if fs::metadata(&folder)?.permissions().mode() & 0o002 != 0 {
+    let found = fs::metadata(&folder)?;
+    if found.mode() & 0o022 != 0 {
         return Err(CacheError::Open);
     }
     // Wasmtime would find out module by module.
     let probe = folder.join(format!("probe-{}", std::process::id()));
-    File::create(&probe)?;
+    let own = File::create(&probe)?.metadata()?.uid();
     fs::remove_file(&probe)?;
+    if found.uid() != own {
+        return Err(CacheError::Foreign);
+    }
     let mut config = CacheConfig::new();
     // One of its own: Wasmtime deletes what it does not know.
     config.with_directory(folder.join("compiled"));

@@ -219,7 +219,7 @@ impl Reloader {
 
     fn attempt(&mut self, trigger: &Trigger, started: Instant) -> Outcome {
         let own = Inputs::of(&self.path);
-        let config::Loaded { config, diagnostics } = config::load(&self.path);
+        let config::Loaded { config, diagnostics } = config::load_again(&self.path);
         // Before anything of them is used: what changes after this is another change.
         let inputs = own.with(&config.files);
         if matches!(trigger, Trigger::Files) && self.seen.know(&inputs) {

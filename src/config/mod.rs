@@ -23,6 +23,7 @@ pub use net::load_rules;
 pub use net::{NetHost, NetRule};
 pub use template::{Part, Template, TemplateError};
 
+use std::io;
 use std::path::Path;
 
 use toml::de::DeTable;
@@ -38,14 +39,23 @@ pub struct Loaded {
     pub diagnostics: Diagnostics,
 }
 
-/// Reads and resolves the file. That it cannot be read is a diagnostic too.
+/// Reads and resolves a file, or a pipe. That it cannot be read is a diagnostic too.
 pub fn load(path: &Path) -> Loaded {
+    resolve(path, file::read_stream(path))
+}
+
+/// As [`load`], and does not wait: nobody might ever write to a pipe.
+pub fn load_again(path: &Path) -> Loaded {
+    resolve(path, file::read(path))
+}
+
+fn resolve(path: &Path, bytes: io::Result<Vec<u8>>) -> Loaded {
     let failed = |source: String, diagnostic| {
         let mut diagnostics = Diagnostics::new(path, source);
         diagnostics.push(diagnostic);
         Loaded { config: Config::empty(path), diagnostics }
     };
-    let bytes = match file::read_stream(path) {
+    let bytes = match bytes {
         Ok(bytes) => bytes,
         Err(error) => {
             let message = format!("cannot read the configuration file {}: {error}", path.display());

@@ -47,7 +47,7 @@ pub fn open(folder: &Path) -> Result<Cache, CacheError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
 
     use wasmtime::component::Component;
@@ -117,13 +117,20 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_of_no_use() {
+    fn a_folder_that_is_of_no_use_or_not_to_be_trusted() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
         assert!(matches!(open(&file), Err(CacheError::Folder(_))));
         assert!(matches!(open(Path::new("/proc/self/cache")), Err(CacheError::Folder(_))));
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(matches!(open(folder.path()), Err(CacheError::Open)));
+        for mode in [0o702, 0o720] {
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
+            assert!(matches!(open(folder.path()), Err(CacheError::Open)), "{mode:o}");
+        }
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        // Only root can give it away.
+        if std::os::unix::fs::chown(folder.path(), Some(65534), None).is_ok() {
+            assert!(matches!(open(folder.path()), Err(CacheError::Foreign)));
+        }
     }
 }

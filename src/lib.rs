@@ -17,6 +17,7 @@ pub mod server;
 pub mod snapshot;
 pub mod variables;
 pub mod wasm;
+pub mod worker;
 
 /// Name and version, as plugins and operators see them.
 pub const VERSION: &str = concat!("phasegate/", env!("CARGO_PKG_VERSION"));

@@ -20,6 +20,7 @@ use pingora::services::background::GenBackgroundService;
 
 use self::protocol::Protocol;
 use crate::config::{self, Balance, Ca, Diagnostic, Span, Timeouts};
+use crate::worker;
 
 /// The weights a server may have. The selection keeps an entry for each unit of weight.
 const WEIGHTS: std::ops::RangeInclusive<usize> = 1..=65535;
@@ -150,6 +151,8 @@ impl Upstream {
         let mut peer = Box::new(self.protocol.peer(selected.addr, &selected.host));
         peer.options.connection_timeout = Some(self.timeouts.connect);
         peer.options.read_timeout = Some(self.timeouts.silence);
+        // Connections stay with their worker: handed from one to another, Pingora can fail to reuse them.
+        peer.group_key = worker::number() as u64;
         peer
     }
 

@@ -1,7 +1,5 @@
 //! The VMs of one key: the same code, `vm_id`, `vm_configuration` and limits. All plugins with that key share them.
 
-use std::cell::Cell;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -18,6 +16,7 @@ use super::vm::{Allowed, StartError, Vm};
 use crate::config::FailurePolicy;
 use crate::observe::metrics::Counted;
 use crate::wasm::limits::{Cpu, Memory};
+use crate::worker;
 
 /// How long a VM that has failed is left alone at least (as Envoy's `reload_config`).
 const BACKOFF: Duration = Duration::from_secs(1);
@@ -101,7 +100,7 @@ impl Group {
             return slot.open(identity, context).unwrap_or(Err(Lost));
         }
         let slots = self.slots();
-        let (others, first) = slots.split_at(worker() % slots.len());
+        let (others, first) = slots.split_at(worker::number() % slots.len());
         let in_order = || first.iter().chain(others);
         if policy == FailurePolicy::Reload
             && let Some(slot) = in_order().find(|slot| slot.has_failed())
@@ -220,17 +219,4 @@ impl Group {
 /// How long a VM is left alone at least, from its start: as in Envoy, by half of that longer at random.
 fn backoff() -> Duration {
     BACKOFF + BACKOFF.mul_f64(f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 512.0)
-}
-
-/// A number for the thread, so that each worker has a slot to itself.
-fn worker() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static WORKER: Cell<Option<usize>> = const { Cell::new(None) });
-    WORKER.with(|worker| {
-        worker.get().unwrap_or_else(|| {
-            let number = NEXT.fetch_add(1, Ordering::Relaxed);
-            worker.set(Some(number));
-            number
-        })
-    })
 }

@@ -305,6 +305,11 @@ impl CalloutMetrics {
 }
 
 impl ScriptMetrics {
+    /// How many instances of scripts live.
+    pub fn instances_of_all(&self) -> usize {
+        usize::try_from(self.live_instances.get()).unwrap_or_default()
+    }
+
     /// Counts an instance, as live until the answer is dropped.
     pub fn instance(&self) -> Counted {
         self.instances.inc();

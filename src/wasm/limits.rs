@@ -1,5 +1,6 @@
 //! What one instance may use: memory, and CPU time between two host calls.
 
+use std::sync::LazyLock;
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,37 @@ const SYNC_RUN: u32 = 5;
 
 /// From this CPU time on a script is too slow for the synchronous path.
 const SLOW: Duration = Duration::from_millis(10);
+
+/// Mappings of memory that an instance takes at the most, and those that the kernel gives to a process by default.
+const MAPPINGS: usize = 8;
+const DEFAULT_MAPPINGS: usize = 65_530;
+
+/// Instances that the process may have: beyond its mappings of memory no script could have another.
+static MOST_INSTANCES: LazyLock<usize> = LazyLock::new(|| {
+    let most = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok();
+    most.and_then(|most| most.trim().parse().ok()).unwrap_or(DEFAULT_MAPPINGS) / MAPPINGS
+});
+
+/// Whether a script may have another instance. Each may have as many as are left, so that one alone has no more than half, and
+/// there is always room for others.
+///
+/// # Errors
+/// When it may not.
+pub fn may_instantiate(own: usize, all: usize) -> Result<(), TooMany> {
+    let most = *MOST_INSTANCES;
+    if own < most.saturating_sub(all) { Ok(()) } else { Err(TooMany { own, all, most }) }
+}
+
+/// A script has too many instances at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{own} instances of it are in use, of {all} in all; the process may have {most} (vm.max_map_count / {MAPPINGS})"
+)]
+pub struct TooMany {
+    own: usize,
+    all: usize,
+    most: usize,
+}
 
 /// A limit that a guest exceeded: the error of its trap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -136,14 +168,17 @@ impl Cpu {
         }
         // Not at the first tick, which may come at once: a run that is shorter than an epoch finishes when it is polled,
         // so that it is the order of the entry points which decides a tie, and not the clock.
-        let yields = self.can_yield && self.total > TICK;
+        let yields = self.can_yield && self.total >= TICK;
         if let Some(last) = &mut self.last {
             last.yielded = yields;
         }
-        Ok(if yields { UpdateDeadline::Yield(1) } else { UpdateDeadline::Continue(1) })
+        // Tokio's way of yielding, for it looks after its connections in between.
+        let others = || UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()));
+        Ok(if yields { others() } else { UpdateDeadline::Continue(1) })
     }
 
-    /// Adds the CPU time since the last tick. After a move to another thread, that is taken to be one tick.
+    /// Adds the CPU time since the last tick; up to the first, none: nobody knows when in an epoch the run has begun. After a
+    /// move to another thread, that is taken to be one tick.
     fn count(&mut self) {
         let cpu = ThreadTime::now().as_duration();
         let sample = Sample { thread: thread::current().id(), cpu, host_calls: self.host_calls, yielded: false };
@@ -153,7 +188,8 @@ impl Cpu {
                 // What it has used itself since then is an epoch at the most.
                 if last.yielded { used.min(TICK) } else { used }
             }
-            _ => TICK,
+            Some(_) => TICK,
+            None => Duration::ZERO,
         };
         self.total += used;
         self.stretch = match self.last {
@@ -183,6 +219,22 @@ mod tests {
         assert_eq!(memory.used(), 1 << 20);
         let error = memory.memory_growing(512 << 10, 576 << 10, None).unwrap_err();
         assert_eq!(error.downcast_ref(), Some(&Exceeded::Memory(1 << 20)));
+    }
+
+    #[test]
+    fn a_script_has_as_many_instances_as_are_left_for_others() {
+        let most = *MOST_INSTANCES;
+        for (own, all, may) in [
+            (0, 0, true),
+            (most / 2 - 1, most / 2 - 1, true),
+            (most.div_ceil(2), most.div_ceil(2), false),
+            (0, most / 2, true),
+            (most / 4, most - most / 4, false),
+            (0, most - 1, true),
+            (0, most, false),
+        ] {
+            assert_eq!(may_instantiate(own, all).is_ok(), may, "{own} of {all}");
+        }
     }
 
     #[test]
@@ -217,7 +269,7 @@ mod tests {
             cpu.reset(can_yield, None);
             let mut yields = || {
                 burn(TICK);
-                matches!(cpu.tick(), Ok(UpdateDeadline::Yield(_)))
+                matches!(cpu.tick(), Ok(UpdateDeadline::YieldCustom(..)))
             };
             assert_eq!([yields(), yields(), yields()], [false, can_yield, can_yield]);
         }

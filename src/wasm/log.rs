@@ -1,5 +1,6 @@
 //! What plugins write: lines in the proxy's log that say which script, in which phase, for which request.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -18,10 +19,21 @@ pub fn enabled(level: log::Level) -> bool {
     log::log_enabled!(target: TARGET, level)
 }
 
+/// A line in which what moves the cursor, or ends a line for some reader, is shown as a number.
+pub fn printable(line: &str) -> Cow<'_, str> {
+    let hidden =
+        |c: char| (c.is_control() && c != '\t') || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if !line.contains(hidden) {
+        return Cow::Borrowed(line);
+    }
+    let shown = |c: char| if hidden(c) { c.escape_unicode().to_string() } else { c.to_string() };
+    Cow::Owned(line.chars().map(shown).collect())
+}
+
 /// A line of a Proxy-Wasm filter.
 pub fn write_filter(level: log::Level, filter: &str, request: Option<&str>, text: &str) {
     let request = request.unwrap_or("-");
-    for line in text.lines() {
+    for line in text.lines().map(printable) {
         log::log!(target: TARGET, level, "filter={filter} request={request} {line}");
     }
 }
@@ -84,7 +96,7 @@ impl RunLog {
             let id = self.request_id(request);
             let (script, place, id) = (&self.script, self.place, id.as_deref().unwrap_or("-"));
             // Each line by itself: none can look like a line of the proxy.
-            for line in text.lines() {
+            for line in text.lines().map(printable) {
                 log::log!(target: TARGET, level, "script={script} phase={place} request={id} {line}");
             }
         }

@@ -22,7 +22,8 @@ pub struct Instance {
     /// Indexed by entry point.
     pub entries: [Option<EntryFn>; 5],
     pub runs: u64,
-    pub _alive: Counted,
+    /// Among all, and among those of its script.
+    pub _alive: (Counted, Counted),
 }
 
 /// Idle instances of one script.

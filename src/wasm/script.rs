@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, select_all};
+use prometheus_client::metrics::gauge::Gauge;
 use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, InstancePre, Linker};
 
@@ -16,8 +17,8 @@ use super::component::{self, wasi};
 use super::engine::EngineClock;
 use super::entry::EntryPoint;
 use super::failure::Failure;
-use super::limits::{Cpu, Exceeded, Memory};
-use super::log::RunLog;
+use super::limits::{Cpu, Exceeded, Memory, may_instantiate};
+use super::log::{RunLog, printable};
 use super::module::{Module, ModuleError, Modules};
 use super::pool::{Instance, Pool};
 use super::proxy_wasm::FilterHost;
@@ -28,7 +29,7 @@ use crate::capability::named::{Outcome, Program};
 use crate::capability::net::Policy;
 use crate::capability::{Capabilities, Run};
 use crate::exchange::{self, Shared};
-use crate::observe::metrics::{Metrics, ScriptMetrics};
+use crate::observe::metrics::{Counted, Metrics, ScriptMetrics};
 use crate::phase::{Place, Verdict};
 
 /// How long the first instance of a script whose runs have no limit may take.
@@ -145,6 +146,8 @@ pub struct Script {
     /// slow that it must not hold a worker.
     asynchronous: AtomicBool,
     pool: Pool,
+    /// Those that live, idle or not.
+    instances: Gauge,
 }
 
 impl Script {
@@ -175,6 +178,7 @@ impl Script {
             entries,
             asynchronous: several.into(),
             pool: Pool::default(),
+            instances: Gauge::default(),
         });
         script.trial().map_err(|error| ModuleError::Instantiate(format!("{error:#}")))?;
         Ok(script)
@@ -308,7 +312,7 @@ impl Script {
         self.spec.metrics.failures(*kind).inc();
         let ScriptSpec { name, place, .. } = &self.spec;
         // Lines that follow are indented: what a plugin says must not look like a line of the proxy.
-        let detail = detail.replace('\n', "\n    ");
+        let detail = detail.lines().map(printable).collect::<Vec<_>>().join("\n    ");
         log::error!("script={name} phase={place} request={request} failed: {}: {detail}", kind.name());
     }
 
@@ -352,20 +356,21 @@ impl Script {
     }
 
     fn instantiate(&self) -> wasmtime::Result<Box<Instance>> {
-        let mut store = self.store();
+        let mut store = self.store()?;
         let instance = self.pre.instantiate(&mut store)?;
         self.instance(store, instance)
     }
 
     async fn instantiate_async(&self) -> wasmtime::Result<Box<Instance>> {
-        let mut store = self.store();
+        let mut store = self.store()?;
         store.data_mut().cpu.reset(true, self.spec.wall);
         let instance = self.pre.instantiate_async(&mut store).await?;
         self.instance(store, instance)
     }
 
-    fn store(&self) -> Store<State> {
-        let ScriptSpec { name, place, memory, cpu, env, net, .. } = &self.spec;
+    fn store(&self) -> wasmtime::Result<Store<State>> {
+        let ScriptSpec { name, place, memory, cpu, env, net, metrics, .. } = &self.spec;
+        may_instantiate(self.instances.get() as usize, metrics.instances_of_all())?;
         let log = RunLog::new(name.clone(), *place);
         let wasi = wasi::context(env, log.output());
         let (memory, cpu) = (Memory::new(*memory), Cpu::new(*cpu));
@@ -375,7 +380,7 @@ impl Script {
         store.limiter(|state| &mut state.memory);
         store.epoch_deadline_callback(|mut store| store.data_mut().cpu.tick());
         store.set_epoch_deadline(1);
-        store
+        Ok(store)
     }
 
     fn instance(
@@ -389,7 +394,8 @@ impl Script {
                 *slot = Some(instance.get_typed_func(&mut store, index)?);
             }
         }
-        Ok(Box::new(Instance { store, entries, runs: 0, _alive: self.spec.metrics.instance() }))
+        let alive = (self.spec.metrics.instance(), Counted::new(&self.instances));
+        Ok(Box::new(Instance { store, entries, runs: 0, _alive: alive }))
     }
 }
 

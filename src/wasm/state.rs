@@ -19,6 +19,9 @@ use crate::capability::{Capabilities, Run};
 use crate::exchange::{Exchange, Refused, Shared};
 use crate::phase::Place;
 
+/// Handles that a guest may have of WASI, such as that of its standard output: they are memory of the host.
+const MOST_RESOURCES: usize = 1024;
+
 /// The data of a Wasmtime store: host functions are methods on it.
 pub struct State {
     pub memory: Memory,
@@ -68,6 +71,8 @@ impl State {
         log: RunLog,
         wasi: WasiCtx,
     ) -> State {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MOST_RESOURCES);
         State {
             memory,
             cpu,
@@ -80,7 +85,7 @@ impl State {
             session: Session::default(),
             log,
             wasi,
-            table: ResourceTable::new(),
+            table,
         }
     }
 

@@ -14,7 +14,7 @@ use std::task::Waker;
 use bytes::Bytes;
 use futures::channel::oneshot;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use parking_lot::Mutex;
 
 use crate::capability::background::Background;
@@ -279,7 +279,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Changes path and query, and keeps the authority that an HTTP/2 request has.
+    /// Changes path and query.
     ///
     /// # Errors
     /// For a target that is not valid, and where the request has been sent.
@@ -291,9 +291,7 @@ impl Exchange {
             return Err(invalid());
         }
         let target = PathAndQuery::try_from(target).map_err(|_| invalid())?;
-        let mut parts = self.request.uri.clone().into_parts();
-        parts.path_and_query = Some(target);
-        self.request.set_uri(Uri::from_parts(parts).map_err(|_| invalid())?);
+        self.request.set_uri(target.into());
         Ok(())
     }
 
@@ -463,8 +461,9 @@ impl Edit<'_> {
     }
 
     fn editable(&self, name: &str) -> Result<(), Refused> {
-        if let Edit::Response(_) = self {
-            not_keeping(name)?;
+        not_keeping(name)?;
+        if let Edit::Request(_) = self {
+            not_of_hop(name)?;
         }
         editable(name)
     }
@@ -581,9 +580,20 @@ fn not_framing(name: &str) -> Result<(), Refused> {
     Err(Refused::Framing(framing))
 }
 
-/// By these headers of a response the proxy tells the client whether it keeps the connection.
+/// What Pingora takes out of a request on its way: a header that a plugin sets would be lost.
+fn not_of_hop(name: &str) -> Result<(), Refused> {
+    const OF_HOP: [HeaderName; 4] =
+        [header::UPGRADE, header::TRAILER, header::PROXY_AUTHORIZATION, header::PROXY_AUTHENTICATE];
+    refused_of(&OF_HOP, name)
+}
+
+/// By these headers the proxy says whether it keeps a connection.
 fn not_keeping(name: &str) -> Result<(), Refused> {
-    match KEEPING.iter().find(|other| name.eq_ignore_ascii_case(other.as_str())) {
+    refused_of(&KEEPING, name)
+}
+
+fn refused_of(names: &[HeaderName], name: &str) -> Result<(), Refused> {
+    match names.iter().find(|other| name.eq_ignore_ascii_case(other.as_str())) {
         Some(name) => Err(Refused::Framing(name.clone())),
         None => Ok(()),
     }

@@ -276,11 +276,7 @@ fn push_escaped(text: &mut String, value: &str) {
 
 /// Host without a port, lower case: from the request target of HTTP/2, else from the `Host` header.
 pub fn domain(request: &RequestHeader) -> Option<Cow<'_, str>> {
-    let authority = match request.uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => request.headers.get(header::HOST)?.to_str().ok()?,
-    };
-    let host = host_of(authority);
+    let host = host_of(request.headers.get(header::HOST)?.to_str().ok()?);
     Some(if host.bytes().any(|b| b.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host.into() })
 }
 

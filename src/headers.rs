@@ -15,6 +15,11 @@ pub fn is_of_connection(name: &HeaderName) -> bool {
     KEEPING.contains(name) || matches!(*name, header::TRAILER | header::TRANSFER_ENCODING | header::UPGRADE)
 }
 
+/// Whether a header says where the body ends.
+pub fn is_framing(name: &HeaderName) -> bool {
+    matches!(*name, header::CONTENT_LENGTH | header::TRANSFER_ENCODING)
+}
+
 /// RFC 9110, section 6.4.1.
 pub fn has_body(status: StatusCode) -> bool {
     !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::RESET_CONTENT)

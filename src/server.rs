@@ -19,6 +19,7 @@ use pingora::server::{RunArgs, Server};
 use pingora::services::listening::Service;
 use pingora_proxy::http_proxy;
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use self::connections::{Connected, Connections};
 use self::listen::{Bound, Prebound};
@@ -31,7 +32,7 @@ use crate::observe::access_log::{AccessLog, AccessLogError};
 use crate::observe::admin::Admin;
 use crate::observe::metrics::Metrics;
 use crate::proxy::upstream::{self, UpstreamError};
-use crate::proxy::{Gateway, Generation, Listener, Shared, listeners};
+use crate::proxy::{Gateway, Generation, Listener, MOST_LEFT_BEHIND, Shared, listeners};
 use crate::reload::{self, Hangup, Inputs, Reloads, Running};
 use crate::snapshot::Snapshot;
 use crate::wasm::{self, Host};
@@ -108,23 +109,31 @@ pub fn run(start: Start) -> Result<(), ServerError> {
     capabilities.clusters.replace(generation.clusters());
     drop(announced);
     capabilities.named.replace(generation.snapshot.definitions());
-    let shared = Arc::new(Shared { current: ArcSwap::from_pointee(generation), access_log, metrics: metrics.clone() });
+    let shared = Arc::new(Shared {
+        current: ArcSwap::from_pointee(generation),
+        access_log,
+        metrics: metrics.clone(),
+        ready: Arc::new(AtomicBool::new(true)),
+        left_behind: Arc::new(Semaphore::new(MOST_LEFT_BEHIND)),
+    });
 
     let connections = Connections::default();
     for (position, listener) in listeners.iter().enumerate() {
         let bound = listen::bind(listener.addr)?;
         let scheme = if listener.tls { "https" } else { "http" };
         log::info!("listening on {scheme}://{}", bound.addr);
-        let mut proxy = http_proxy(&server.configuration, Gateway::new(shared.clone(), position));
-        let mut options = HttpServerOptions::default();
-        options.h2c = listener.h2 && !listener.tls;
-        options.h2_idle_timeout = Some(keepalive_timeout);
-        let h2c = options.h2c;
-        proxy.server_options = Some(options);
-        let app = Connected { app: Arc::new(proxy), connections: connections.clone(), h2c, idle: keepalive_timeout };
+        let app = |h2c| {
+            let mut proxy = http_proxy(&server.configuration, Gateway::new(shared.clone(), position));
+            let mut options = HttpServerOptions::default();
+            options.h2c = h2c;
+            options.h2_idle_timeout = Some(keepalive_timeout);
+            proxy.server_options = Some(options);
+            Arc::new(proxy)
+        };
+        let h2c = (listener.h2 && !listener.tls).then(|| app(true));
+        let app = Connected { app: app(false), h2c, connections: connections.clone(), idle: keepalive_timeout };
         server.add_service(service(app, &certificates, listener, bound));
     }
-    let ready = Arc::new(AtomicBool::new(true));
     let host = Arc::new(host);
     let running = Running {
         hangup,
@@ -139,7 +148,7 @@ pub fn run(start: Start) -> Result<(), ServerError> {
     if let Some(addr) = admin {
         let bound = listen::bind(addr)?;
         log::info!("admin on http://{}", bound.addr);
-        let service = admin_endpoint(&shared, ready.clone(), reloads.clone()).service(&bound.addr.to_string());
+        let service = admin_endpoint(&shared, reloads.clone()).service(&bound.addr.to_string());
         // It is there to say that the process is not ready any more.
         server.add_service(Prebound::new(service, bound).until_the_end());
     }
@@ -150,7 +159,7 @@ pub fn run(start: Start) -> Result<(), ServerError> {
         .spawn(move || server.run(RunArgs { shutdown_signal: Box::new(signals) }))
         .map_err(ServerError::Thread)?;
     shutdown.wait(serving)?;
-    ready.store(false, Ordering::Relaxed);
+    shared.ready.store(false, Ordering::Relaxed);
     log::info!("shutting down");
     let stopped = Instant::now();
     shutdown::drain(&metrics, &connections, grace_period);
@@ -163,11 +172,11 @@ pub fn run(start: Start) -> Result<(), ServerError> {
 }
 
 /// Shows the generation that is current when it is asked.
-fn admin_endpoint(shared: &Arc<Shared>, ready: Arc<AtomicBool>, reloads: Reloads) -> Admin {
+fn admin_endpoint(shared: &Arc<Shared>, reloads: Reloads) -> Admin {
     let (plugins, config) = (shared.clone(), shared.clone());
     Admin {
         metrics: shared.metrics.clone(),
-        ready,
+        ready: shared.ready.clone(),
         plugins: Box::new(move || {
             let generation = plugins.current.load();
             json!(report::plugins(&generation.snapshot, &generation.config))

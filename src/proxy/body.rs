@@ -3,7 +3,7 @@
 use std::future::pending;
 
 use bytes::{Bytes, BytesMut};
-use http::header;
+use http::{Version, header};
 use pingora::ErrorType;
 use pingora::prelude::Session;
 
@@ -42,10 +42,12 @@ impl RequestBody {
         if session.is_body_done() {
             return;
         }
-        let headers = &session.req_header().headers;
+        let request = session.req_header();
+        let headers = &request.headers;
         self.declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let expect = headers.get(header::EXPECT);
-        self.expects_continue = expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        self.expects_continue = request.version >= Version::HTTP_11
+            && expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     }
 
     /// Reads to the end. Can be cancelled and called again: what was read is kept.

@@ -12,6 +12,7 @@ use super::activity::Turn;
 use super::body::RequestBody;
 use super::decorate::Slot;
 use super::filter::Filtering;
+use super::final_response;
 use super::generation::Generation;
 use super::upstream::Selected;
 use crate::exchange;
@@ -122,7 +123,7 @@ impl Context {
     /// Takes down how it went.
     pub fn depart(&mut self, session: &Session) {
         self.measure(session);
-        self.facts.status = session.response_written().map(|response| response.status.as_u16());
+        self.facts.status = final_response(session).map(|response| response.status.as_u16());
     }
 
     /// Takes down how much has gone to and fro.

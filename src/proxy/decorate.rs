@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
-use http::{HeaderMap, HeaderValue, header};
+use http::HeaderMap;
 use parking_lot::Mutex;
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -100,7 +100,6 @@ pub trait Decoration: Send + Sync + Unpin + 'static {
 
 /// Puts a decoration around the client's session, which may have one already.
 pub fn install(session: &mut Session, decoration: impl Decoration) -> Slot {
-    one_authority(session.req_header_mut());
     let slot = Slot::default();
     let real = std::mem::replace(&mut session.downstream_session, Box::new(nothing()));
     let decorated = Decorated { session: Some(real), decoration, slot: slot.clone() };
@@ -113,17 +112,6 @@ pub fn remove(session: &mut Session, slot: &Slot) {
     *session.downstream_session = nothing();
     if let Some(real) = slot.0.session.lock().take() {
         session.downstream_session = real;
-    }
-}
-
-/// Pingora leaves `Host` alone on a session that is not its own: without this, a client of HTTP/2 could name one host to
-/// us and another to the upstream (RFC 9113, section 8.3.1).
-fn one_authority(request: &mut RequestHeader) {
-    let Some(authority) = request.uri.authority() else { return };
-    if request.headers.contains_key(header::HOST)
-        && let Ok(host) = HeaderValue::from_str(authority.as_str())
-    {
-        let _ = request.insert_header(header::HOST, host);
     }
 }
 

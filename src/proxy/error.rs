@@ -25,6 +25,12 @@ pub fn unasked_upgrade() -> Box<Error> {
     Error::explain(ErrorType::InvalidHTTPHeader, "101 to a request without `Upgrade`").into_up()
 }
 
+/// The upstream says of the body what has no meaning, or what nobody has asked for.
+pub fn bad_framing() -> Box<Error> {
+    Error::explain(ErrorType::InvalidHTTPHeader, "the response has a wrong content-length or transfer-encoding")
+        .into_up()
+}
+
 pub fn plugin_failure(code: u16) -> Box<Error> {
     status(code, PLUGIN_FAILURE)
 }

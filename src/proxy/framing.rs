@@ -1,11 +1,41 @@
 //! Where a response ends, and what in it is about a connection.
 
-use http::{HeaderName, Method, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora::http::ResponseHeader;
 use pingora::prelude::Session;
 
 use super::context::Context;
-use crate::headers::{KEEPING, has_body};
+use super::error;
+use crate::headers::{KEEPING, has_body, is_framing};
+
+/// Checks how a response of the upstream is framed.
+///
+/// # Errors
+/// For codings of transfer other than `chunked`: nobody has asked for them, and not every client could be told of them
+/// (RFC 9112, section 6.1).
+pub fn check(response: &mut ResponseHeader) -> pingora::Result<()> {
+    let mut lengths = response.headers.get_all(header::CONTENT_LENGTH).iter();
+    let is_one = lengths.next().is_none_or(is_length) && lengths.next().is_none();
+    if !is_one {
+        // Pingora has seen to it that they are the same: a list, or several lines (RFC 9110, section 8.6).
+        let first = response.headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes).unwrap_or_default();
+        let first = first.split(|byte| *byte == b',').next().and_then(|first| std::str::from_utf8(first).ok());
+        let length: Option<u64> = first.and_then(|first| first.trim().parse().ok());
+        response.insert_header(header::CONTENT_LENGTH, length.ok_or_else(error::bad_framing)?)?;
+    }
+    let mut codings = response.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let is_chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if codings.next().is_none_or(is_chunked) && codings.next().is_none() { Ok(()) } else { Err(error::bad_framing()) }
+}
+
+/// A number that has one spelling.
+pub fn is_length(value: &HeaderValue) -> bool {
+    match value.as_bytes() {
+        [] => false,
+        [b'0', _, ..] => false,
+        digits => digits.iter().all(u8::is_ascii_digit),
+    }
+}
 
 /// Takes out of a response what is about the connection that it came by (RFC 9110, section 7.6.1), and what else HTTP/2 does
 /// not have. What is about the client's connection Pingora writes.
@@ -17,11 +47,8 @@ pub fn end_connection(response: &mut ResponseHeader) {
     let options =
         response.headers.get_all(header::CONNECTION).iter().flat_map(|line| line.as_bytes().split(|b| *b == b','));
     let named: Vec<_> = options.filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok()).collect();
-    let frames = |name: &HeaderName| [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name);
-    for name in named.into_iter().filter(|name| !frames(name)) {
-        response.remove_header(&name);
-    }
-    for name in KEEPING.iter().chain([&header::UPGRADE]) {
+    let named = named.iter().filter(|name| !is_framing(name));
+    for name in named.chain(&KEEPING).chain([&header::UPGRADE]) {
         response.remove_header(name);
     }
 }

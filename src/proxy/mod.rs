@@ -22,6 +22,7 @@ pub use route::{Listener, Router, listeners};
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -34,6 +35,7 @@ use pingora::prelude::{HttpPeer, Session};
 use pingora::protocols::Digest;
 use pingora::upstreams::peer::ALPN;
 use pingora_proxy::{FailToProxy, ProxyHttp};
+use tokio::sync::Semaphore;
 
 use self::context::{Context, Route};
 use self::filter::{Filtered, Filtering};
@@ -53,9 +55,16 @@ pub struct Shared {
     pub current: ArcSwap<Generation>,
     pub access_log: Option<AccessLog>,
     pub metrics: Arc<Metrics>,
+    /// Whether requests are wanted: until the process shuts down.
+    pub ready: Arc<AtomicBool>,
+    /// For chains that go on without their request.
+    pub left_behind: Arc<Semaphore>,
 }
 
-/// How often a request is sent more than there are servers, when connections end with it or it is refused.
+/// Chains of `wasm_access_log` that go on at once without their request.
+pub const MOST_LEFT_BEHIND: usize = 1000;
+
+/// Attempts beyond one for each server, when connections end with a request or servers refuse it.
 const MORE_ATTEMPTS: usize = 2;
 
 /// The proxy behind one listener.
@@ -82,6 +91,14 @@ impl Gateway {
             return Err(error::status(400, "the path can also be read as that of another local"));
         }
         Ok(Route { generation, id })
+    }
+
+    /// A connection whose response begins while the process shuts down ends with it: the client is told so, and sends its next
+    /// request elsewhere.
+    fn take_leave(&self, session: &mut Session, ctx: &Context) {
+        if !self.shared.ready.load(Ordering::Relaxed) {
+            ctx.end_connection(session);
+        }
     }
 
     /// Answers a request that needs no upstream.
@@ -123,7 +140,7 @@ impl Gateway {
             }
         };
         if let Some(config::AccessLog { format, .. }) = &generation.config.access_log {
-            let view = View { request: session.req_header(), response: session.response_written(), facts: &ctx.facts };
+            let view = View { request: session.req_header(), response: final_response(session), facts: &ctx.facts };
             log.write(view.render_line(format));
         }
     }
@@ -146,6 +163,10 @@ impl ProxyHttp for Gateway {
         let generation = self.shared.current.load_full();
         ctx.arrive(session, &generation.config.trusted_proxies);
         target::settle(session.req_header_mut()).map_err(|wrong| error::status(400, wrong))?;
+        if session.req_header().version < Version::HTTP_11 {
+            // Such a client knows no interim responses (RFC 9110, section 15.2).
+            session.set_ignore_info_resp(true);
+        }
         session.set_write_timeout(Some(generation.config.client_timeout));
         // The next request, if it comes before the response, is kept (RFC 9112, section 9.3.2).
         session.set_pipelining_enabled(true);
@@ -290,7 +311,7 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
-        if !request.headers.contains_key(header::HOST) && request.uri.authority().is_none() {
+        if !request.headers.contains_key(header::HOST) {
             // A client of HTTP/1.0 need not name one.
             let host = ctx.facts.upstream.as_ref().map(|upstream| upstream.host.clone());
             host.map_or(Ok(()), |host| request.insert_header(header::HOST, &*host))?;
@@ -330,6 +351,7 @@ impl ProxyHttp for Gateway {
             return Err(error::unasked_upgrade());
         }
         if response.status != StatusCode::SWITCHING_PROTOCOLS {
+            framing::check(response)?;
             framing::end_connection(response);
         }
         self.run(Phase::HttpFilterHeadersPre, session, ctx, Subject::Response(response)).await.only_continue()
@@ -371,6 +393,7 @@ impl ProxyHttp for Gateway {
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(());
         }
+        self.take_leave(session, ctx);
         if ctx.filtering.is_some() {
             // Filters may set any header.
             framing::end_connection(response);
@@ -394,7 +417,7 @@ impl ProxyHttp for Gateway {
     async fn fail_to_proxy(&self, session: &mut Session, failure: &pingora::Error, ctx: &mut Self::CTX) -> FailToProxy {
         ctx.facts.timed_out |= error::is_timeout(failure);
         let code = error::status_of(failure);
-        let written = session.response_written().is_some_and(|response| !is_interim(response.status));
+        let written = final_response(session).is_some();
         ctx.facts.origin = error::origin(failure, written).or(ctx.facts.origin);
         if let Some(reply) = ctx.filtering.as_ref().and_then(Filtering::take_reply).filter(|_| !written) {
             ctx.end_connection(session);
@@ -440,6 +463,11 @@ impl ProxyHttp for Gateway {
         }
         false
     }
+}
+
+/// The response that the client has, at least in part.
+fn final_response(session: &Session) -> Option<&ResponseHeader> {
+    session.response_written().filter(|response| !is_interim(response.status))
 }
 
 /// Whether another response follows. After 101, none does (RFC 9110, section 15.2.2).

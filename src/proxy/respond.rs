@@ -129,6 +129,9 @@ impl Gateway {
         ctx: &mut Context,
         response: &mut ResponseHeader,
     ) -> Result<(), StatusCode> {
+        if response.status != StatusCode::SWITCHING_PROTOCOLS {
+            self.take_leave(session, ctx);
+        }
         // A chain that fails is not asked to look at the answer to its own failure.
         if std::mem::replace(&mut ctx.filtered, true) {
             return Ok(());

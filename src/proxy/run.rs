@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Gateway;
 use super::context::Context;
+use super::final_response;
 use super::stream::{Step, Streaming, WITHOUT_CLIENT};
 use crate::config::OnFailure;
 use crate::exchange::{self, Ask, Exchange, Refused, Reply, Shared, plain_copy, stream};
@@ -104,7 +105,7 @@ impl Gateway {
     }
 
     /// Runs `wasm_access_log`. Nobody waits for its end: a chain that can wait goes on by itself with a copy, and the
-    /// connection is free for the client's next request.
+    /// connection is free for the client's next request; but not when there are too many already.
     pub(super) async fn run_at_the_end(&self, session: &mut Session, ctx: &mut Context) {
         let phase = Phase::AccessLog;
         let Some(chain) = ctx.chain(phase).cloned() else { return };
@@ -114,7 +115,7 @@ impl Gateway {
         }
         let exchange = end_of(session, ctx);
         let in_flight = self.shared.metrics.request_in_flight();
-        tokio::spawn(async move {
+        let run = async move {
             let mut walk = chain.walk(phase);
             while let Some(live) = walk.script() {
                 live.script.spec().metrics.runs.inc();
@@ -124,7 +125,14 @@ impl Gateway {
                 }
             }
             drop(in_flight);
-        });
+        };
+        match self.shared.left_behind.clone().try_acquire_owned() {
+            Ok(permit) => drop(tokio::spawn(async move {
+                run.await;
+                drop(permit);
+            })),
+            Err(_) => Box::pin(run).await,
+        }
     }
 
     /// Runs a script that can wait, and meanwhile does what it asks of the connection: the guest asks, the driver does.
@@ -267,7 +275,7 @@ impl Begun {
             && chain.scripts().any(|live| live.script.sees_response())
         {
             // Copied: Pingora keeps the one that it has sent.
-            exchange.lock().response = session.response_written().map(plain_copy);
+            exchange.lock().response = final_response(session).map(plain_copy);
         }
         Begun { phase, started, exchange }
     }
@@ -395,7 +403,7 @@ fn end_of(session: &mut Session, ctx: &Context) -> exchange::Owned {
     exchange.phase = Phase::AccessLog;
     exchange.lent = true;
     exchange.request = session.req_header().clone();
-    exchange.response = session.response_written().map(plain_copy);
+    exchange.response = final_response(session).map(plain_copy);
     exchange.facts = ctx.facts.clone();
     exchange.body = ctx.exchange.as_ref().and_then(|exchange| exchange.lock().body.clone());
     drop(exchange);

@@ -1,15 +1,23 @@
 //! What a request is for: refused when it could mean one thing to us and another to an upstream, and so get around a route.
 
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderValue, Method, Version, header};
+use http::{HeaderName, HeaderValue, Method, Version, header};
 use pingora::http::RequestHeader;
 
-/// Leaves a path as the target of the request (RFC 9112, section 3.2), or `*` for OPTIONS. The error is what is wrong.
+use super::framing;
+use crate::headers::is_framing;
+
+/// Leaves a path as the target of the request (RFC 9112, section 3.2), or `*` for OPTIONS, and its host in `host`, whatever the
+/// version. The error is what is wrong.
 pub fn settle(request: &mut RequestHeader) -> Result<(), &'static str> {
+    if request.version == Version::HTTP_2 {
+        move_authority(request)?;
+        join_cookies(request);
+    }
     one_host(request)?;
     one_framing(request)?;
-    if request.version == Version::HTTP_2 {
-        join_cookies(request);
+    if request.headers.contains_key(header::CONNECTION) {
+        remove_nominated(request)?;
     }
     match request.raw_path() {
         [b'/', ..] => Ok(()),
@@ -30,27 +38,40 @@ fn path_of(target: &[u8], request: &RequestHeader) -> Option<PathAndQuery> {
     target.path_and_query().filter(|path| is_same && path.as_str().starts_with('/')).cloned()
 }
 
+/// What is `:authority` in HTTP/2 is `host` here. A `host` beside it has to be the same (RFC 9113, section 8.3.1).
+fn move_authority(request: &mut RequestHeader) -> Result<(), &'static str> {
+    let Some(authority) = request.uri.authority() else { return Ok(()) };
+    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| NO_HOST)?;
+    if request.headers.get_all(header::HOST).iter().any(|other| other != host) {
+        return Err(HOSTS);
+    }
+    let path = request.uri.path_and_query().cloned().ok_or("the request has no path")?;
+    request.set_uri(path.into());
+    request.insert_header(header::HOST, host).map_err(|_| "the request has too many headers")
+}
+
 fn one_host(request: &RequestHeader) -> Result<(), &'static str> {
     let mut hosts = request.headers.get_all(header::HOST).iter();
     match hosts.next() {
         None if request.version == Version::HTTP_11 => Err("the request names no host"),
         Some(host) if !is_host(host.as_bytes()) => Err(NO_HOST),
-        _ if hosts.next().is_some() => Err("the request names more than one host"),
-        _ => match request.uri.authority() {
-            Some(authority) if !is_host(authority.as_str().as_bytes()) => Err(NO_HOST),
-            _ => Ok(()),
-        },
+        _ if hosts.next().is_some() => Err(HOSTS),
+        _ => Ok(()),
     }
 }
 
-const NO_HOST: &str = "the host of the request is none";
+const NO_HOST: &str = "the host of the request is not a valid `host[:port]`";
 
-/// What servers read in more than one way: lengths that stand there twice, and codings of transfer other than `chunked`, which
-/// would be lost on the way (RFC 9112, sections 6.1 and 6.3).
+const HOSTS: &str = "the request names more than one host";
+
+/// What servers read in more than one way: lengths that stand there twice or begin with a zero, and codings of transfer other
+/// than `chunked`, which would be lost on the way (RFC 9112, sections 6.1 and 6.3).
 fn one_framing(request: &RequestHeader) -> Result<(), &'static str> {
-    let is_number = |value: &[u8]| !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    if request.headers.get(header::CONTENT_LENGTH).is_some_and(|length| !is_number(length.as_bytes())) {
-        return Err("the content-length of the request is no number");
+    let mut lengths = request.headers.get_all(header::CONTENT_LENGTH).iter();
+    match lengths.next() {
+        Some(length) if !framing::is_length(length) => return Err("the content-length of the request is no number"),
+        Some(_) if lengths.next().is_some() => return Err("the request has more than one content-length"),
+        _ => {}
     }
     let mut codings = request.headers.get_all(header::TRANSFER_ENCODING).iter();
     match codings.next() {
@@ -59,6 +80,38 @@ fn one_framing(request: &RequestHeader) -> Result<(), &'static str> {
         }
         _ => Ok(()),
     }
+}
+
+/// Removes what the client says is for this connection only (RFC 9110, section 7.6.1): here, because Pingora would remove it after
+/// plugins have set headers for the upstream.
+fn remove_nominated(request: &mut RequestHeader) -> Result<(), &'static str> {
+    let lines = request.headers.get_all(header::CONNECTION).iter();
+    let tokens = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    let (options, nominated): (Vec<_>, Vec<_>) =
+        tokens.filter(|token| !token.is_empty()).partition(|token| is_option(token));
+    if nominated.is_empty() {
+        return Ok(());
+    }
+    let names: Result<Vec<_>, _> = nominated.into_iter().map(HeaderName::from_bytes).collect();
+    let names = names.map_err(|_| "`connection` of the request has what is no name of a header")?;
+    if names.iter().any(|name| *name == header::HOST || name.as_str().starts_with("x-forwarded-")) {
+        return Err("`connection` of the request names a header that is not for this connection only");
+    }
+    let options = HeaderValue::from_bytes(&options.join(&b", "[..])).map_err(|_| "`connection` is not valid")?;
+    // How the body is framed is not the client's to take back.
+    for name in names.iter().filter(|name| !is_framing(name)) {
+        request.remove_header(name);
+    }
+    request.remove_header(&header::CONNECTION);
+    match options.is_empty() {
+        true => Ok(()),
+        false => request.insert_header(header::CONNECTION, options).map_err(|_| "the request has too many headers"),
+    }
+}
+
+/// Of a connection, beside the names of headers.
+fn is_option(token: &[u8]) -> bool {
+    [&b"close"[..], b"keep-alive", b"upgrade"].iter().any(|option| token.eq_ignore_ascii_case(option))
 }
 
 /// A client of HTTP/2 may send the pairs of a cookie one by one (RFC 9113, section 8.2.3).

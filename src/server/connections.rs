@@ -12,8 +12,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use crate::observe::metrics::Counted;
 use crate::proxy::watched;
 
-/// With which a client of HTTP/2 begins (RFC 9113, section 3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// With which a client of HTTP/2 begins (RFC 9113, section 3.4). No request of HTTP/1 is shorter.
+const PREFACE: &[u8; 3] = b"PRI";
 
 /// How many there are.
 #[derive(Clone, Default)]
@@ -28,22 +28,22 @@ impl Connections {
 /// An application, with its connections.
 pub struct Connected<A> {
     pub app: Arc<A>,
+    /// For clients that may speak HTTP/2 where there is no TLS to say so, and do.
+    pub h2c: Option<Arc<A>>,
     pub connections: Connections,
-    /// Whether clients may speak HTTP/2, and there is no TLS to say so.
-    pub h2c: bool,
     /// How long a connection of HTTP/1 may be idle. Those of HTTP/2 are Pingora's to end.
     pub idle: Duration,
 }
 
 impl<A> Connected<A> {
-    /// None: the client says nothing, for too long.
-    async fn is_http2(&self, stream: &mut Stream) -> Option<bool> {
-        if !self.h2c {
-            return Some(matches!(stream.selected_alpn_proto(), Some(ALPN::H2)));
-        }
+    /// Whose a connection is, and whether it speaks HTTP/2. None: the client says nothing, for too long.
+    async fn app_of(&self, stream: &mut Stream) -> Option<(&Arc<A>, bool)> {
+        let Some(h2c) = &self.h2c else {
+            return Some((&self.app, matches!(stream.selected_alpn_proto(), Some(ALPN::H2))));
+        };
         let mut beginning = [0; PREFACE.len()];
         tokio::time::timeout(self.idle, stream.try_peek(&mut beginning)).await.ok()?.ok()?;
-        Some(beginning == *PREFACE)
+        Some(if beginning == *PREFACE { (h2c, true) } else { (&self.app, false) })
     }
 }
 
@@ -51,10 +51,11 @@ impl<A> Connected<A> {
 impl<A: ServerApp + Send + Sync> ServerApp for Connected<A> {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let _open = Counted::new(&self.connections.0);
-        if self.is_http2(&mut stream).await? {
-            return self.app.process_new(stream, shutdown).await;
+        let (app, is_http2) = self.app_of(&mut stream).await?;
+        if is_http2 {
+            return app.process_new(stream, shutdown).await;
         }
-        watched(self.idle, self.app.process_new(stream, shutdown)).await.flatten()
+        watched(self.idle, app.process_new(stream, shutdown)).await.flatten()
     }
 
     async fn cleanup(&self) {

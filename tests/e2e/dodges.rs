@@ -1,7 +1,8 @@
 //! Requests that mean one thing to the proxy and another to an upstream, to get around a check.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::filters::pw_probe;
 use super::support::*;
 
 /// A script that lets nobody through.
@@ -166,6 +167,9 @@ async fn there_is_one_way_to_frame_a_request() {
         "transfer-encoding: chunked, chunked",
         "transfer-encoding: chunked\r\ntransfer-encoding: chunked",
         "content-length: 3, 3",
+        "content-length: 3\r\ncontent-length: 3",
+        "content-length: 3\r\ncontent-length: 03",
+        "content-length: 03",
         "content-length: +3",
     ] {
         let mut client = Raw::connect(proxy.addr()).await;
@@ -211,5 +215,71 @@ async fn a_trusted_proxy_is_one_by_ipv4_too_and_what_it_says_is_read_or_nobody()
         let answer = send(http1().get(format!("http://127.0.0.1:{port}/")).header("x-forwarded-for", value)).await;
         let expected = json!([{ "ok": client }, { "ok": client }, { "ok": "127.0.0.1" }]);
         assert_eq!(answer.json(), expected, "{}", String::from_utf8_lossy(forwarded));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_does_not_take_back_what_plugins_have_set() {
+    let origin = Origin::saying("hello").await;
+    let set = [json!(["in-set-header", "x-role", "guest"]), json!(["in-get-header", "connection"])];
+    let filter = pw_probe(&json!({ "on_request_headers": [["replace", "request_headers", "x-filter", "1"]] }));
+    let cases = [
+        ("X-Role, x-filter", None),
+        ("keep-alive, x-role", Some("keep-alive")),
+        ("x-role,, Keep-Alive , x-filter", Some("Keep-Alive")),
+        ("keep-alive\r\nconnection: x-role", Some("keep-alive")),
+        ("content-length, x-role", None),
+    ];
+    let mut site = Site::new();
+    site.proxied("/", origin.addr());
+    for case in 0..cases.len() {
+        site.route(&format!("/{case}"), &format!("proxy_pass = '{}'\n{filter}", origin.addr()))
+            .script("wasm_access", probe("probe", &format!("set-{case}"), &set));
+    }
+    let proxy = Proxy::start(&site.to_string());
+    for (case, (connection, kept)) in cases.into_iter().enumerate() {
+        let mut client = Raw::connect(proxy.addr()).await;
+        let head = format!("POST /{case} HTTP/1.1\r\nhost: a\r\nx-role: admin\r\nconnection: {connection}\r\n");
+        client.send(head + "content-length: 5\r\n\r\nhello").await;
+        assert_eq!(client.read_response().await.status(), 200, "{connection}");
+        let received = origin.received().pop().unwrap();
+        let values: Vec<_> = received.headers.get_all("x-role").iter().collect();
+        assert_eq!(values, ["guest"], "{connection}");
+        assert_eq!((&received.headers["x-filter"], &*received.body), (&"1".parse().unwrap(), &b"hello"[..]));
+        assert_eq!(results(&proxy, &format!("set-{case}"))[1]["ok"].as_str(), kept, "{connection}");
+    }
+    let before = origin.received().len();
+    for connection in ["host", "x-forwarded-for", "keep-alive, X-Forwarded-Proto", "a b", "\"x-role\"", ":path"] {
+        let mut client = Raw::connect(proxy.addr()).await;
+        client.send(format!("GET / HTTP/1.1\r\nhost: a\r\nconnection: {connection}\r\n\r\n")).await;
+        assert_eq!(client.read_response().await.status(), 400, "{connection}");
+    }
+    assert_eq!(origin.received().len(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_host_is_the_same_to_plugins_in_every_version() {
+    let origin = Origin::saying("hello").await;
+    let calls = [
+        json!(["in-get-header", "host"]),
+        json!(["in-is-header", "Host"]),
+        json!(["variable", "http_header_host"]),
+        json!(["in-set-header", "host", "other.cn"]),
+        json!(["in-get-header", "host"]),
+        json!(["in-set-uri", "/b?c"]),
+    ];
+    let mut site = Site::new();
+    for path in ["/1", "/2"] {
+        site.proxied(path, origin.addr()).script("wasm_access", probe("probe", &path[1..], &calls));
+    }
+    let proxy = Proxy::start(&site.to_string());
+    let host = proxy.addr().to_string();
+    let expected = [json!(host), json!(true), json!(host), Value::Null, json!("other.cn"), Value::Null];
+    for (name, client) in [("1", http1()), ("2", http2())] {
+        assert_eq!(send(client.get(proxy.url(&format!("/{name}")))).await.status, 200);
+        let given: Vec<_> = results(&proxy, name).iter().map(|result| result["ok"].clone()).collect();
+        assert_eq!(given, expected, "HTTP/{name}");
+        let received = origin.received().pop().unwrap();
+        assert_eq!((received.headers["host"].as_bytes(), received.uri.as_str()), (&b"other.cn"[..], "/b?c"));
     }
 }

@@ -252,6 +252,78 @@ async fn memory_comes_back_after_memory_hogs() {
     let grown = proxy.memory("VmSize").saturating_sub(reserved) >> 30;
     assert!(grown < 50, "grown by {grown} GiB of address space");
 }
+/// One that computes yields to whatever else its worker has to do, and connections are looked after in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_computes_does_not_keep_the_worker() {
+    let mut site = Site::with("threads = 1");
+    let computes = Script::guest("hostile", "computes").main("loop").key("limits = { cpu_ms = 2000 }");
+    site.answered("/computes").script("wasm_access", computes);
+    site.answered("/other");
+    let proxy = Proxy::start(&site.to_string());
+    let computes = tokio::spawn(send(http1().get(proxy.url("/computes"))));
+    proxy.wait_for_metric("phasegate_plugin_runs_total{script=\"computes\",phase=\"wasm_access\"}", 1.0);
+    let client = http1();
+    let mut answered = 0;
+    while !computes.is_finished() {
+        assert_eq!(send(client.get(proxy.url("/other"))).await.status, 200);
+        answered += 1;
+    }
+    assert_eq!(computes.await.unwrap().status, 500);
+    assert!(answered > 20, "{answered} requests in two seconds");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_limit_is_no_trap_for_small_work() {
+    let mut site = Site::new();
+    let quick = Script::guest("verdict", "quick").main("ok").key("limits = { cpu_ms = 1 }");
+    let path = guests::path("pw_one_header");
+    let filter = format!(
+        "[[server.local.proxy_wasm]]\nwasm_path = '{}'\nconfiguration = 'x-one'\nlimits = {{ cpu_ms = 1 }}\n",
+        path.display()
+    );
+    site.answered("/script").script("wasm_access", quick);
+    site.route("/filter", &format!("respond = {{ status = 200 }}\n{filter}"));
+    let proxy = Proxy::start(&site.to_string());
+    let client = http1();
+    for request in 0..200 {
+        let path = ["/script", "/filter"][request % 2];
+        assert_eq!(send(client.get(proxy.url(path))).await.status, 200, "{path}");
+        if request % 20 == 0 {
+            // The clock ticks in between.
+            tokio::time::sleep(Duration::from_millis(7)).await;
+        }
+    }
+}
+
+/// A log that nobody takes: connections wait for it, when too many runs do already.
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_that_are_left_behind_are_bounded() {
+    const BOUND: usize = 1000;
+    const CLIENTS: usize = 16;
+    let mut site = Site::with("access_log = { path = 'access.log' }");
+    site.answered("/").script("wasm_access_log", Script::guest("verdict", "log").main("sleep 4000 then ok"));
+    let proxy = Arc::new(Proxy::start(&site.to_string()));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let proxy = proxy.clone();
+            tokio::spawn(async move {
+                let client = http1();
+                for _ in 0..BOUND / CLIENTS + 3 {
+                    assert_eq!(send(client.get(proxy.url("/"))).await.status, 200);
+                }
+            })
+        })
+        .collect();
+    let mut most = 0.0;
+    for client in clients {
+        while !client.is_finished() {
+            most = proxy.metric("phasegate_instances").max(most);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        client.await.unwrap();
+    }
+    assert!(most >= 100.0 && most <= (BOUND + CLIENTS + 1) as f64, "{most} instances");
+}
 
 /// The address space ends, so that no more instances can be made: 503 for those requests, and when there is room again
 /// the same script serves.

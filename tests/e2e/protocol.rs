@@ -81,9 +81,8 @@ async fn http_1_0_clients_get_what_they_understand() {
     )
     .await;
     let local = "\n[[server.local]]\npath = '/fixed'\nrespond = { status = 200, body = 'hello world' }";
-    // With `h2` Pingora waits for the 24 bytes of the HTTP/2 preface, which a request as short as these never brings.
-    let config = (proxy_to(origin.addr()) + local).replace(", h2 = true", "");
-    let proxy = Proxy::start(&config);
+    // With `h2`: no request is too short to be told from HTTP/2.
+    let proxy = Proxy::start(&(proxy_to(origin.addr()) + local));
 
     for (path, ask) in [("/", ""), ("/fixed", ""), ("/", "connection: keep-alive\r\n")] {
         let mut client = Raw::connect(proxy.addr()).await;
@@ -192,6 +191,13 @@ async fn a_client_that_asks_may_go_on_once() {
     let mut client = Raw::connect(proxy.addr()).await;
     client.send(expecting("/refused")).await;
     assert_eq!(client.read_response().await.status(), 403);
+
+    // A client of HTTP/1.0 cannot ask.
+    for path in ["/read", "/echo"] {
+        let mut old = Raw::connect(proxy.addr()).await;
+        old.send(expecting(path).replace("HTTP/1.1", "HTTP/1.0") + "hello").await;
+        assert_eq!(old.read_response().await.status(), 200, "{path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -223,6 +229,10 @@ async fn informational_responses_go_by_and_chains_run_on_the_final_one() {
         let runs = format!("phasegate_plugin_runs_total{{script=\"probe_sync\",phase=\"{phase}\"}}");
         assert_eq!(proxy.metric(&runs), 1.0);
     }
+    // Clients of HTTP/1.0 do not know them (RFC 9110, section 15.2).
+    let mut old = Raw::connect(proxy.addr()).await;
+    old.send("GET / HTTP/1.0\r\n\r\n").await;
+    assert_eq!(old.read_response().await.status(), 200);
 }
 
 fn phase_name(directive: &str) -> String {

@@ -131,6 +131,32 @@ async fn an_origin_of_http_1_0_is_no_matter_of_the_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn there_is_one_way_to_frame_a_response() {
+    for (framing, body, status) in [
+        ("content-length: 5\r\ncontent-length: 5", "hello", 200),
+        ("content-length: 5, 5", "hello", 200),
+        ("content-length: 05", "hello", 200),
+        ("content-length: 5\r\ncontent-length: 4", "hello", 502),
+        ("transfer-encoding: gzip, chunked", "5\r\nhello\r\n0\r\n\r\n", 502),
+    ] {
+        let whole = format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{body}");
+        let origin = RawOrigin::saying(whole.leak()).await;
+        let proxy = Proxy::start(&proxy_to(origin.addr()));
+        let mut client = Raw::connect(proxy.addr()).await;
+        client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let response = client.read_response().await;
+        assert_eq!(response.status(), status, "{framing}");
+        let answer = send(http2().get(proxy.url("/"))).await;
+        assert_eq!(answer.status, status, "{framing}");
+        if status == 200 {
+            assert_eq!((response.text().as_str(), answer.text().as_str()), ("hello", "hello"), "{framing}");
+            let lengths: Vec<_> = response.headers.get_all("content-length").iter().collect();
+            assert!(lengths.is_empty() || lengths == ["5"], "{framing}: {lengths:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_about_the_connection_to_the_origin_stays_there() {
     let origin = RawOrigin::saying(
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: x-hop, content-length, upgrade\r\nx-hop: 1\r\n\

@@ -4,6 +4,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::Version;
 use tokio::sync::Notify;
 
 use super::support::*;
@@ -42,6 +43,9 @@ async fn a_request_in_flight_ends_well() {
 
         let answer = answer.await.unwrap();
         assert_eq!((answer.status, answer.text()), (200, "late".into()));
+        if answer.version == Version::HTTP_11 {
+            assert_eq!(answer.header("connection"), Some("close"), "the next request is for another process");
+        }
         assert_eq!(proxy.wait_for_exit().code(), Some(0));
         let lines = std::fs::read_to_string(proxy.folder().join("access.log")).unwrap();
         assert_eq!(lines, "/slow 200\n");

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use crate::exchange::{RequestHeader, ResponseHeader};
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::abi::Status;
 
@@ -123,12 +123,9 @@ fn field<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<Cow<'a, [u8]>> {
     Some(Cow::Borrowed(value.as_bytes()))
 }
 
-/// From the target of HTTP/2, else from `Host`.
+/// `:authority` by its old name.
 fn authority(request: &RequestHeader) -> Option<&[u8]> {
-    match request.uri.authority() {
-        Some(authority) => Some(authority.as_str().as_bytes()),
-        None => request.headers.get(header::HOST).map(HeaderValue::as_bytes),
-    }
+    request.headers.get(header::HOST).map(HeaderValue::as_bytes)
 }
 
 impl FieldsMut<'_> {
@@ -294,26 +291,15 @@ fn checked(name: &[u8], value: &[u8]) -> Result<(HeaderName, HeaderValue), Statu
     Ok((name, value))
 }
 
-/// Changes path and query, and keeps the authority that an HTTP/2 request has.
 fn set_path(request: &mut RequestHeader, path: &[u8]) -> Option<()> {
     if !path.starts_with(b"/") && path != b"*" {
         return None;
     }
-    let mut parts = request.uri.clone().into_parts();
-    parts.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
-    request.set_uri(Uri::from_parts(parts).ok()?);
+    request.set_uri(PathAndQuery::try_from(path).ok()?.into());
     Some(())
 }
 
 fn set_authority(request: &mut RequestHeader, value: &[u8]) -> Option<()> {
-    let authority = http::uri::Authority::try_from(value).ok().filter(|authority| !authority.as_str().contains('@'))?;
-    if request.uri.authority().is_some() {
-        let mut parts = request.uri.clone().into_parts();
-        parts.authority = Some(authority.clone());
-        request.set_uri(Uri::from_parts(parts).ok()?);
-        if !request.headers.contains_key(header::HOST) {
-            return Some(());
-        }
-    }
+    let authority = Authority::try_from(value).ok().filter(|authority| !authority.as_str().contains('@'))?;
     request.insert_header(header::HOST, authority.as_str()).ok()
 }

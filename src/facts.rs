@@ -197,6 +197,7 @@ impl<'a> View<'a> {
             Variable::ClientPort => facts.client_port()?.to_string().into(),
             Variable::Domain => domain(request)?,
             Variable::SslDomain => facts.server_name.as_deref()?.into(),
+            Variable::Scheme => if facts.tls { "https" } else { "http" }.into(),
             Variable::LocalProtocol => protocol(facts.tls, request.version).into(),
             Variable::UpstreamProtocol => protocol(upstream?.tls, upstream?.version?).into(),
             Variable::UpstreamName => upstream?.name.as_ref().into(),

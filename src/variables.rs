@@ -52,6 +52,8 @@ variables! {
     SslDomain = "ssl_domain",
     /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2.0`, with `https` before it on TLS: `https HTTP/1.1`.
     LocalProtocol = "local_protocol",
+    /// `https` on TLS, else `http`.
+    Scheme = "scheme",
     /// Version of HTTP to the upstream.
     UpstreamProtocol = "upstream_protocol",
     UpstreamName = "upstream_name",

@@ -178,6 +178,10 @@ impl<'t, 's> Reader<'t, 's> {
     }
 
     fn help_for_unknown(&self, name: &str) -> String {
+        let elsewhere = ELSEWHERE.iter().filter(|(other, _)| *other == name).map(|(_, here)| *here);
+        if let Some(here) = elsewhere.into_iter().find(|here| self.level.key(here).is_some()) {
+            return format!("here it is called `{here}`: `{}`", self.example(here));
+        }
         let has = |level: &&&Level| level.keys.iter().any(|key| key.name == name);
         let homes: Vec<_> = LEVELS.iter().filter(has).map(|level| level.place).collect();
         if !homes.is_empty() {
@@ -190,6 +194,22 @@ impl<'t, 's> Reader<'t, 's> {
         }
     }
 }
+
+/// Names of keys in Envoy, in Istio, and in the tables beside this one; and what they are called here.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("fail_open", "failure_policy"),
+    ("failStrategy", "failure_policy"),
+    ("on_failure", "failure_policy"),
+    ("failure_policy", "on_failure"),
+    ("pluginName", "root_id"),
+    ("pluginConfig", "configuration"),
+    ("plugin_config", "configuration"),
+    ("config", "configuration"),
+    ("config", "wasm_main_config"),
+    ("environment_variables", "env"),
+    ("envs", "env"),
+    ("url", "wasm_path"),
+];
 
 fn owned(key: &Spanned<DeString>) -> Spanned<String> {
     Spanned::new(key.span(), key.get_ref().to_string())

@@ -42,10 +42,15 @@ where
     tracing_subscriber::registry().with(lines).with(levels(level))
 }
 
-/// What pingora says at `info` is noise unless somebody looks for something. Its crates share the prefix.
+/// What pingora says at `info` is noise unless somebody looks for something. Its crates share the prefix. So is, as an error, that
+/// an idle connection could not be used again and a new one is made.
 fn levels(level: LevelFilter) -> Targets {
-    let pingora = if level >= LevelFilter::Debug { level } else { level.min(LevelFilter::Warn) };
-    Targets::new().with_default(level.as_trace()).with_target("pingora", pingora.as_trace())
+    let (pingora, connectors) = match level >= LevelFilter::Debug {
+        true => (level, level),
+        false => (level.min(LevelFilter::Warn), LevelFilter::Off),
+    };
+    let levels = Targets::new().with_default(level.as_trace());
+    levels.with_target("pingora", pingora.as_trace()).with_target("pingora_core::connectors", connectors.as_trace())
 }
 
 impl<'s> MakeWriter<'s> for Sink {
@@ -120,6 +125,7 @@ mod tests {
     fn pingora_is_quieter_unless_debugging() {
         let all = [
             (Level::Error, "pingora_core::server", "e"),
+            (Level::Error, "pingora_core::connectors", "connectors"),
             (Level::Warn, "pingora_core::server", "w"),
             (Level::Info, "pingora_proxy", "i"),
             (Level::Debug, "pingora_proxy", "d"),
@@ -134,7 +140,7 @@ mod tests {
         assert_eq!(messages(LevelFilter::Error), "e");
         assert_eq!(messages(LevelFilter::Warn), "e, w");
         assert_eq!(messages(LevelFilter::Info), "e, w, own i");
-        assert_eq!(messages(LevelFilter::Debug), "e, w, i, d, own i, own d");
+        assert_eq!(messages(LevelFilter::Debug), "e, connectors, w, i, d, own i, own d");
     }
 
     /// A process has one logger: the test starts itself again for one of its own.

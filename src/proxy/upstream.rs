@@ -151,7 +151,7 @@ impl Upstream {
         let mut peer = Box::new(self.protocol.peer(selected.addr, &selected.host));
         peer.options.connection_timeout = Some(self.timeouts.connect);
         peer.options.read_timeout = Some(self.timeouts.silence);
-        // Connections stay with their worker: handed from one to another, Pingora can fail to reuse them.
+        // Connections stay with the worker whose reactor they are registered with: another would be woken by it each time.
         peer.group_key = worker::number() as u64;
         peer
     }

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: no new connections, and an end when the last request has ended.
+//! SIGTERM, SIGINT and SIGQUIT: no new connections, and an end when the last request has ended.
 
 use std::io;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use futures::future::select_all;
 use parking_lot::{Condvar, Mutex};
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::runtime::Runtime;
@@ -37,8 +38,9 @@ impl Shutdown {
     /// When the signals cannot be listened for.
     pub fn listen(&self, runtime: &Runtime) -> io::Result<impl ShutdownSignalWatch + use<>> {
         let _inside = runtime.enter();
-        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok(Signals { shutdown: self.clone(), signals: Mutex::new(Some((terminate, interrupt))) })
+        let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()].map(signal);
+        let signals = signals.into_iter().collect::<io::Result<_>>()?;
+        Ok(Signals { shutdown: self.clone(), signals: Mutex::new(signals) })
     }
 
     /// Waits for a signal.
@@ -63,15 +65,15 @@ impl Shutdown {
 struct Signals {
     shutdown: Shutdown,
     /// Until Pingora waits for them.
-    signals: Mutex<Option<(Signal, Signal)>>,
+    signals: Mutex<Vec<Signal>>,
 }
 
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
-        let signals = self.signals.lock().take();
-        if let Some((mut terminate, mut interrupt)) = signals {
-            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        let mut signals = std::mem::take(&mut *self.signals.lock());
+        if !signals.is_empty() {
+            select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv()))).await;
         }
         self.shutdown.come();
         ShutdownSignal::GracefulTerminate
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_is_none() {
+    fn a_signal_is_no_error() {
         let shutdown = Shutdown::default();
         shutdown.come();
         assert!(shutdown.wait(thread::spawn(|| ())).is_ok());

@@ -145,8 +145,8 @@ fn served(tls: &Tls) -> Result<Served, String> {
             .ok_or_else(|| format!("`cert`: certificate {} of {cert} is not an X.509 certificate", index + 1))
     };
     let certificates = chain.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
-    let none = || format!("`cert`: there is no certificate in {cert}");
-    let certificate = Arc::new(certificates.into_iter().next().ok_or_else(none)?);
+    let own = certificates.into_iter().next().ok_or_else(|| format!("`cert`: there is no certificate in {cert}"))?;
+    let certificate = Arc::new(own);
     let certified = CertifiedKey::new(chain, private);
     match certified.keys_match() {
         Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {

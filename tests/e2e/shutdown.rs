@@ -26,7 +26,8 @@ async fn held() -> (Origin, Arc<Notify>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_in_flight_ends_well() {
-    for (signal, client) in [(Signal::Terminate, http1()), (Signal::Interrupt, http1()), (Signal::Terminate, http2())] {
+    let signals = [Signal::Terminate, Signal::Interrupt, Signal::Quit].map(|signal| (signal, http1()));
+    for (signal, client) in signals.into_iter().chain([(Signal::Terminate, http2())]) {
         let (origin, release) = held().await;
         let log = "access_log = { path = 'access.log', format = '${http_request_path} ${status}' }\n";
         let proxy = Proxy::start(&format!("{log}{}", proxy_to(origin.addr())));

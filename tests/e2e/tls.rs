@@ -21,7 +21,7 @@ async fn the_name_chooses_the_certificate_and_the_server() {
     let config = secure("first.cn", &authority.issue("first.cn"))
         + &secure("*.example.cn", &authority.issue("*.example.cn"))
         + &secure("www.example.cn", &authority.issue("www.example.cn"));
-    let log = "access_log = { path = 'stdout', format = '${ssl_domain} ${domain} ${local_protocol} end' }\n";
+    let log = "access_log = { path = 'stdout', format = '${ssl_domain} ${domain} ${scheme} ${local_protocol} end' }\n";
     let proxy = Proxy::start(&format!("{log}{config}"));
     let port = proxy.tls_addr().port();
 
@@ -34,7 +34,7 @@ async fn the_name_chooses_the_certificate_and_the_server() {
             // The client trusts only a certificate for the name that it asks for.
             let answer = send(client.get(format!("https://{name}:{port}/"))).await;
             assert_eq!((answer.status, answer.text(), answer.version), (200, server.into(), version));
-            proxy.wait_for_stdout(&format!("{name} {name} https {version:?} end"));
+            proxy.wait_for_stdout(&format!("{name} {name} https https {version:?} end"));
         }
     }
 }

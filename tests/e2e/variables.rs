@@ -58,6 +58,7 @@ async fn every_variable_at_the_end_of_a_request() {
         ("domain", json!("www.example.cn")),
         ("ssl_domain", json!(null)),
         ("local_protocol", json!("HTTP/1.1")),
+        ("scheme", json!("http")),
         ("versions", json!(phasegate::VERSION)),
         ("http_request_method", json!("POST")),
         ("http_request_uri", json!("/p/q?a=b")),

@@ -14,7 +14,8 @@ use super::body::Payload;
 use super::h3::Http3;
 use super::request::Outgoing;
 use super::{CalloutError, chain};
-use crate::capability::net::{Open, Stream, Target};
+use crate::capability::net::{Stream, Target};
+use crate::observe::metrics::Counted;
 
 pub enum Connection {
     Http1(http1::SendRequest<Payload>),
@@ -73,7 +74,7 @@ impl Connection {
         Ok(Connection::Http2(sender))
     }
 
-    pub async fn http3(connection: quinn::Connection, open: Open) -> Result<Connection, Unmade> {
+    pub async fn http3(connection: quinn::Connection, open: Counted) -> Result<Connection, Unmade> {
         Ok(Connection::Http3(Http3::new(connection, open).await?))
     }
 

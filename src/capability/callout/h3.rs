@@ -15,7 +15,7 @@ use http_body_util::BodyExt;
 use super::chain;
 use super::connection::{Answer, Failure, Received, complete};
 use super::request::Outgoing;
-use crate::capability::net::Open;
+use crate::observe::metrics::Counted;
 
 /// Bytes of the header of a response, as RFC 9114, section 4.2.2, counts them.
 const LARGEST_HEADER: u64 = 64 << 10;
@@ -27,7 +27,7 @@ pub struct Http3 {
 }
 
 impl Http3 {
-    pub async fn new(connection: quinn::Connection, open: Open) -> Result<Http3, impl Error> {
+    pub async fn new(connection: quinn::Connection, open: Counted) -> Result<Http3, impl Error> {
         let quic = h3_quinn::Connection::new(connection.clone());
         let built = client::builder().max_field_section_size(LARGEST_HEADER).build(quic).await;
         built.map(|(mut driver, requests)| {

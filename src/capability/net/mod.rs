@@ -10,7 +10,7 @@ mod tests;
 mod tls;
 
 pub use policy::{Denied, Policy};
-pub use stream::{Duplex, Open, Stream};
+pub use stream::{Duplex, Stream};
 pub use target::{Host, Target};
 
 use std::io;
@@ -30,7 +30,7 @@ use self::quic::QuicStream;
 use self::tls::Tls;
 use super::cluster::{Endpoint, EndpointTls};
 use crate::config::{Diagnostics, Network as Config};
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{Counted, Metrics};
 
 /// What a stream goes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,7 +91,7 @@ pub(in crate::capability) struct Connected {
 pub(in crate::capability) enum Link {
     /// With the protocol that was agreed on (ALPN), if any.
     Stream(Stream, Option<Vec<u8>>),
-    Quic(quinn::Connection, Open),
+    Quic(quinn::Connection, Counted),
 }
 
 impl Network {
@@ -137,7 +137,7 @@ impl Network {
     ) -> Result<Connected, NetError> {
         let server_name = || server_name.map_or_else(|| target.host.server_name(), target::server_name);
         let addrs = resolve(policy, target).await?;
-        let open = Open::new(&self.open[transport as usize]);
+        let open = Counted::new(&self.open[transport as usize]);
         let failed = |error| NetError::Connect(target.clone(), error);
         let (addr, link) = match transport {
             Transport::Tcp => {
@@ -167,7 +167,7 @@ impl Network {
         let connecting = async {
             let tcp = tcp(endpoint.addr).await.map_err(failed)?;
             let open =
-                Open::new(&self.open[if endpoint.tls.is_some() { Transport::Ssl } else { Transport::Tcp } as usize]);
+                Counted::new(&self.open[if endpoint.tls.is_some() { Transport::Ssl } else { Transport::Tcp } as usize]);
             let Some(EndpointTls { server_name, verify }) = &endpoint.tls else {
                 return Ok(Link::Stream(Stream::new(tcp, open), None));
             };
@@ -244,7 +244,7 @@ async fn handshake(
     name: ServerName<'static>,
     target: &Target,
     tcp: TcpStream,
-    open: Open,
+    open: Counted,
 ) -> Result<Link, NetError> {
     let tls = TlsConnector::from(settings).connect(name, tcp).await;
     let tls = tls.map_err(|error| NetError::Tls(target.clone(), error))?;

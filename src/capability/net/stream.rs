@@ -4,8 +4,9 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::observe::metrics::Counted;
 
 /// Both directions of a stream.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -15,28 +16,12 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 /// An open stream; dropped, it is closed.
 pub struct Stream {
     io: Box<dyn Duplex>,
-    _open: Open,
+    _open: Counted,
 }
 
 impl Stream {
-    pub(super) fn new(io: impl Duplex + 'static, open: Open) -> Stream {
+    pub(super) fn new(io: impl Duplex + 'static, open: Counted) -> Stream {
         Stream { io: Box::new(io), _open: open }
-    }
-}
-
-/// A connection that counts as open until this is dropped.
-pub struct Open(Gauge);
-
-impl Open {
-    pub(super) fn new(gauge: &Gauge) -> Open {
-        gauge.inc();
-        Open(gauge.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 

@@ -135,6 +135,10 @@ impl Context<'_> {
     fn unknown_upstream(&mut self, span: Span, name: &str) {
         let address = name.split_once("://").map(|(_, rest)| rest.split('/').next().unwrap_or(rest));
         let help = match (address, nearest(name, self.upstreams.names())) {
+            (Some(address), _) if name.starts_with("https") => {
+                let address = with_port(address, name);
+                format!("name an `[upstream.NAME]` with `servers = [{{ addr = \"{address}\" }}]` and `tls = {{}}`")
+            }
             (Some(address), _) => format!("write the host and port alone: `{}`", with_port(address, name)),
             (None, Some(known)) => format!("did you mean `{known}`?"),
             // As a name it would be misleading.

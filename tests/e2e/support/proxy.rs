@@ -26,6 +26,7 @@ pub struct Proxy {
 pub enum Signal {
     Terminate,
     Interrupt,
+    Quit,
     HangUp,
     User1,
 }
@@ -205,6 +206,7 @@ impl Proxy {
         let name = match signal {
             Signal::Terminate => "TERM",
             Signal::Interrupt => "INT",
+            Signal::Quit => "QUIT",
             Signal::HangUp => "HUP",
             Signal::User1 => "USR1",
         };

@@ -8,6 +8,8 @@
 //! The address is the variable `client_ip`. An IPv4 address that is written as an IPv6 one (`::ffff:10.0.0.1`) counts as
 //! IPv4, in the lists too.
 //!
+//! There has to be one of the lists at least: without both, everybody would have access.
+//!
 //! Verdicts: `ok`; `return` with 403 and a line of text. A client whose address is not known is a failure.
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -29,6 +31,9 @@ struct Config {
 
 fn check(text: Option<String>) -> Result<Verdict, String> {
     let config = config::<Config>(&text)?;
+    if config.deny.is_empty() && config.allow.is_none() {
+        return Err("there is neither `deny` nor `allow`: everybody would have access".to_owned());
+    }
     let client = host::variable("client_ip")?.ok_or("the variable `client_ip` is not known")?;
     let client = client.parse().map_err(|error| format!("`client_ip` is `{client}`: {error}"))?;
     if config.allows(client) {

@@ -1,5 +1,5 @@
 # Phasegate and its sample plugins: docker build -t phasegate . && docker run -p 8080:8080 phasegate
-# A build that takes minutes instead of an hour, for trying things out: docker build --build-arg PROFILE=release -t phasegate .
+# A quicker build of a slower program, for trying things out: docker build --build-arg PROFILE=release -t phasegate .
 
 FROM rust:1.95-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends cmake && rm -rf /var/lib/apt/lists/* \

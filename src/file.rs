@@ -4,6 +4,9 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
+use sha2::Digest as _;
+use sha2::Sha256;
+
 /// Bytes of the largest file that is read: any plugin is smaller.
 const LARGEST: u64 = 256 << 20;
 
@@ -39,6 +42,13 @@ fn bytes_of(file: File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(LARGEST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LARGEST { Err(io::Error::other("it is larger than 256 MiB")) } else { Ok(bytes) }
+}
+
+/// The SHA-256 of content, by which it is told from other content.
+pub type Digest = [u8; 32];
+
+pub fn digest(content: &[u8]) -> Digest {
+    Sha256::digest(content).into()
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::file;
-use crate::wasm::Digest;
+use crate::file::{self, Digest};
 
 /// The files that a configuration is made of, as they were just before they were read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,5 +35,5 @@ impl Inputs {
 }
 
 fn digest(file: &Path) -> Option<Digest> {
-    file::read(file).ok().map(|content| Digest::of(&content))
+    file::read(file).ok().map(|content| file::digest(&content))
 }

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use http::{StatusCode, header};
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
 
 use crate::capability::Capabilities;
 use crate::capability::callout::{self, CalloutError};
@@ -260,7 +259,7 @@ async fn attempt(network: &Network, remote: &Remote) -> Result<Arc<[u8]>, FetchE
 }
 
 fn check(remote: &Remote, bytes: &[u8]) -> Result<(), FetchError> {
-    let (expected, found) = (remote.sha256, Sha256::digest(bytes).into());
+    let (expected, found) = (remote.sha256, file::digest(bytes));
     if expected == found { Ok(()) } else { Err(FetchError::Digest { expected, found, length: bytes.len() }) }
 }
 

@@ -1,18 +1,16 @@
 //! From a file to a compiled component: recognise, turn into a component, compile.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::{DefaultHasher, Hasher};
 use std::path::Path;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
 use wasmparser::{Encoding, Parser, Payload};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
 use super::entry::EntryPoint;
+use super::in_use::InUse;
 use crate::file;
 
 /// The custom section in which the SDK names the entry points that a plugin implements, comma-separated.
@@ -102,24 +100,9 @@ pub struct Module {
     pub declared: Option<Vec<EntryPoint>>,
 }
 
-/// The modules that are in use, by their content: a file that did not change is not compiled again.
+/// The modules that are in use.
 #[derive(Default)]
-pub struct Modules(Mutex<HashMap<Digest, Weak<Module>>>);
-
-/// By which the content of a file is told from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Digest {
-    length: usize,
-    hash: u64,
-}
-
-impl Digest {
-    pub fn of(bytes: &[u8]) -> Digest {
-        let mut hasher = DefaultHasher::new();
-        hasher.write(bytes);
-        Digest { length: bytes.len(), hash: hasher.finish() }
-    }
-}
+pub struct Modules(InUse<Module>);
 
 impl Modules {
     /// The module of a file.
@@ -128,15 +111,7 @@ impl Modules {
     /// When it is not a plugin.
     pub fn load(&self, engine: &Engine, path: &Path) -> Result<Arc<Module>, ModuleError> {
         let bytes = file::read(path)?;
-        let digest = Digest::of(&bytes);
-        if let Some(module) = self.0.lock().get(&digest).and_then(Weak::upgrade) {
-            return Ok(module);
-        }
-        let module = Arc::new(Module::compile(engine, bytes)?);
-        let mut modules = self.0.lock();
-        modules.retain(|_, module| module.strong_count() > 0);
-        modules.insert(digest, Arc::downgrade(&module));
-        Ok(module)
+        self.0.get_or_make(file::digest(&bytes), || Module::compile(engine, bytes))
     }
 }
 
@@ -252,21 +227,6 @@ mod tests {
         assert_eq!(found(b"\0asm\x01\0\0\0"), Some(Found::BareModule { exports: 0 }));
         assert!(matches!(inspect(b"\0asm\x01\0\0\0\x01"), Err(ModuleError::Damaged(_))));
         assert!(inspect(b"\0asm\x0d\0\x01\0").is_ok(), "an empty component");
-    }
-
-    #[test]
-    fn what_is_in_use_is_compiled_once_and_forgotten_after() {
-        let folder = tempfile::tempdir().unwrap();
-        let empty_component = b"\0asm\x0d\0\x01\0";
-        let paths = ["a", "b"].map(|name| folder.path().join(name));
-        paths.iter().for_each(|path| std::fs::write(path, empty_component).unwrap());
-        let (engine, modules) = (Engine::default(), Modules::default());
-        let [one, two] = paths.each_ref().map(|path| modules.load(&engine, path).unwrap());
-        assert!(Arc::ptr_eq(&one, &two));
-        drop((one, two));
-        std::fs::write(&paths[1], [empty_component, &b"\0\x02\x01x"[..]].concat()).unwrap();
-        let _three = modules.load(&engine, &paths[1]).unwrap();
-        assert_eq!(modules.0.lock().len(), 1);
     }
 
     #[test]

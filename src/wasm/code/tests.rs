@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use sha2::{Digest, Sha256};
+
 use super::*;
 use crate::config::{Config, Diagnostics};
 

@@ -3,15 +3,14 @@
 mod own_memory;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
 use wasmparser::{Encoding, ExternalKind, Parser, Payload, TypeRef};
 use wasmtime::{Engine, Module};
 
+use crate::file::{self, Digest};
+use crate::wasm::in_use::InUse;
 use crate::wasm::module::Found;
 
 /// The functions by whose export a module names the ABI that it was built for begin so.
@@ -108,9 +107,9 @@ impl fmt::Display for Instead {
     }
 }
 
-/// The filter modules that are in use, by their content: the same code is compiled once, whatever is configured with it.
+/// The filter modules that are in use.
 #[derive(Default)]
-pub struct FilterModules(Mutex<HashMap<[u8; 32], Weak<FilterModule>>>);
+pub struct FilterModules(InUse<FilterModule>);
 
 impl FilterModules {
     /// The module of this code.
@@ -118,10 +117,18 @@ impl FilterModules {
     /// # Errors
     /// When it is not a filter.
     pub fn load(&self, engine: &Engine, bytes: &[u8]) -> Result<Arc<FilterModule>, FilterModuleError> {
-        let digest = Sha256::digest(bytes).into();
-        if let Some(module) = self.in_use(&digest) {
-            return Ok(module);
-        }
+        let digest = file::digest(bytes);
+        self.0.get_or_make(digest, || FilterModule::compile(engine, bytes, digest))
+    }
+
+    /// The module whose code has this SHA-256, if it is in use: then the code need not be fetched.
+    pub fn in_use(&self, digest: &Digest) -> Option<Arc<FilterModule>> {
+        self.0.get(digest)
+    }
+}
+
+impl FilterModule {
+    fn compile(engine: &Engine, bytes: &[u8], digest: Digest) -> Result<FilterModule, FilterModuleError> {
         let Inspected { abi, is_whole } = inspect(bytes)?;
         let bytes = if is_whole {
             Cow::Borrowed(bytes)
@@ -130,16 +137,7 @@ impl FilterModules {
         };
         let module =
             Module::from_binary(engine, &bytes).map_err(|error| FilterModuleError::Compile(format!("{error:#}")))?;
-        let module = Arc::new(FilterModule { module, abi, digest });
-        let mut modules = self.0.lock();
-        modules.retain(|_, module| module.strong_count() > 0);
-        modules.insert(digest, Arc::downgrade(&module));
-        Ok(module)
-    }
-
-    /// The module whose code has this SHA-256, if it is in use: then the code need not be fetched.
-    pub fn in_use(&self, digest: &[u8; 32]) -> Option<Arc<FilterModule>> {
-        self.0.lock().get(digest).and_then(Weak::upgrade)
+        Ok(FilterModule { module, abi, digest })
     }
 }
 
@@ -262,7 +260,7 @@ mod tests {
             let bytes = wat(&format!("{MEMORY} {markers}"));
             let module = FilterModules::default().load(&Engine::default(), &bytes).unwrap();
             assert_eq!(module.abi, abi, "{versions:?}");
-            assert_eq!(module.digest, <[u8; 32]>::from(Sha256::digest(&bytes)));
+            assert_eq!(module.digest, file::digest(&bytes));
         }
     }
 
@@ -322,20 +320,5 @@ mod tests {
             assert!(imports.iter().all(|name| name == "proxy_done"), "{content}: {imports:?}");
             assert!(module.module.get_export("memory").is_some_and(|memory| memory.memory().is_some()), "{content}");
         }
-    }
-
-    #[test]
-    fn the_same_code_is_compiled_once_and_forgotten_after() {
-        let (engine, modules) = (Engine::default(), FilterModules::default());
-        let bytes = wat(&format!("{MEMORY} {}", marker("0_2_1")));
-        let one = modules.load(&engine, &bytes).unwrap();
-        let two = modules.load(&engine, &bytes).unwrap();
-        assert!(Arc::ptr_eq(&one, &two));
-        let digest = one.digest;
-        assert!(modules.in_use(&digest).is_some());
-        drop((one, two));
-        assert!(modules.in_use(&digest).is_none());
-        let _other = modules.load(&engine, &wat(&format!("{MEMORY} {}", marker("0_1_0")))).unwrap();
-        assert_eq!(modules.0.lock().len(), 1);
     }
 }

@@ -15,6 +15,7 @@ pub mod proxy;
 pub mod reload;
 pub mod server;
 pub mod snapshot;
+pub mod tls;
 pub mod variables;
 pub mod wasm;
 pub mod worker;

@@ -26,8 +26,8 @@ use crate::config::{self, Config, Diagnostics};
 use crate::observe::metrics::ReloadResult;
 use crate::proxy::upstream::UpstreamError;
 use crate::proxy::{Generation, Shared};
-use crate::server::tls::Certificates;
 use crate::snapshot::{Changes, Snapshot};
+use crate::tls::Certificates;
 use crate::wasm::{Host, Service};
 
 /// A file counts as written when nothing has happened to any of them for this long.

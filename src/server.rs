@@ -4,7 +4,6 @@ mod connections;
 mod listen;
 mod report;
 mod shutdown;
-pub mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,7 +23,7 @@ use tokio::sync::Semaphore;
 use self::connections::{Connected, Connections};
 use self::listen::{Bound, Prebound};
 use self::shutdown::Shutdown;
-use self::tls::Certificates;
+
 use crate::capability::Capabilities;
 use crate::capability::cluster::Announced;
 use crate::config::{Config, Diagnostic};
@@ -35,6 +34,7 @@ use crate::proxy::upstream::{self, UpstreamError};
 use crate::proxy::{Gateway, Generation, Listener, MOST_LEFT_BEHIND, Shared, listeners};
 use crate::reload::{self, Hangup, Inputs, Reloads, Running};
 use crate::snapshot::Snapshot;
+use crate::tls::Certificates;
 use crate::wasm::{self, Host};
 
 /// Why the server does not start.

@@ -12,9 +12,9 @@ use crate::config::{self, Diagnostics};
 use crate::observe::error_log::{self, ErrorLogGuard};
 use crate::observe::metrics::Metrics;
 use crate::reload::{Hangup, Inputs};
-use crate::server::tls::Certificates;
 use crate::server::{self, Start};
 use crate::snapshot::Snapshot;
+use crate::tls::Certificates;
 use crate::wasm::Host;
 
 /// A reverse proxy on Pingora that is programmed with WebAssembly.

@@ -67,7 +67,7 @@ impl Status {
     pub(super) fn of_trailers(trailers: HeaderMap) -> Status {
         let message =
             trailers.get(MESSAGE).map(|text| percent_decode(text.as_bytes()).decode_utf8_lossy().into_owned());
-        let code = trailers.get(STATUS).map(|code| code.to_str().ok().and_then(|code| code.parse().ok()));
+        let code = trailers.get(STATUS).map(|code| parse(code.as_bytes()));
         let trailers = Box::new(trailers);
         match code {
             Some(Some(code)) => Status { code, message: message.unwrap_or_default(), trailers },
@@ -100,6 +100,12 @@ impl Status {
             capabilities.callouts.failed();
         }
     }
+}
+
+/// Digits only (gRPC over HTTP2, "Responses").
+pub fn parse(code: &[u8]) -> Option<u32> {
+    let code = std::str::from_utf8(code).ok().filter(|code| code.bytes().all(|byte| byte.is_ascii_digit()))?;
+    code.parse().ok()
 }
 
 impl From<CalloutError> for Status {

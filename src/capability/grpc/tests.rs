@@ -119,6 +119,10 @@ async fn serve(
             end("x");
             response
         }
+        "SignedStatus" => {
+            end("+5");
+            response
+        }
         "NoMessage" => {
             end("0");
             response
@@ -240,6 +244,7 @@ async fn what_is_not_an_answer_is_a_status() {
         ("NoTrailers", 2, "the stream has ended without a status"),
         ("NoStatus", 2, "the trailers have no `grpc-status`"),
         ("BadStatus", 2, "`grpc-status` is not a number"),
+        ("SignedStatus", 2, "`grpc-status` is not a number"),
         ("NoMessage", 13, "there is no message"),
         ("Split", 13, "there is more than one message"),
         ("Cut", 13, "the stream has ended in the middle of a message"),
@@ -254,7 +259,7 @@ async fn what_is_not_an_answer_is_a_status() {
         assert_eq!((status.code, status.message.as_str()), (code, message), "{method}");
         assert_eq!(
             status.trailers.contains_key("grpc-status"),
-            ["Status", "Only", "BadStatus"].contains(&method),
+            ["Status", "Only", "BadStatus", "SignedStatus"].contains(&method),
             "{method}"
         );
     }

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use http::{HeaderMap, Version, header};
 
 use super::{Found, count, duration, int, put};
+use crate::capability::grpc::parse_status;
 use crate::facts::Origin;
 use crate::wasm::proxy_wasm::abi::Direction;
 use crate::wasm::proxy_wasm::fields::Fields;
@@ -126,7 +127,7 @@ fn grpc_status(http: &Http) -> Option<i64> {
     let said = [http.response.trailers.as_ref(), Some(&header.headers)];
     let said = said.into_iter().flatten().find_map(|headers| headers.get("grpc-status"));
     match said {
-        Some(status) => status.to_str().ok()?.parse().ok(),
+        Some(status) => parse_status(status.as_bytes()).map(Into::into),
         None => Some(grpc_status_of(header.status).into()),
     }
 }

@@ -27,6 +27,8 @@ pub struct Calls {
 
 /// A callout. Dropped, it is given up.
 pub struct InFlight {
+    /// The root context that waits for it.
+    root: u32,
     task: AbortHandle,
     /// What may be paused until it ends.
     behalf: Option<Behalf>,
@@ -42,11 +44,11 @@ pub struct Behalf {
 }
 
 impl InFlight {
-    pub fn new(task: AbortHandle, behalf: Option<Behalf>, sender: Option<GrpcStream>) -> InFlight {
+    pub fn new(root: u32, task: AbortHandle, behalf: Option<Behalf>, sender: Option<GrpcStream>) -> InFlight {
         if let Some(Behalf { stream, position, direction }) = &behalf {
             stream.lock().held(*direction, *position).callouts += 1;
         }
-        InFlight { task, behalf, sender }
+        InFlight { root, task, behalf, sender }
     }
 
     /// The direction for which it was made, if it was for a stream.
@@ -92,6 +94,11 @@ impl Calls {
     /// Takes a callout out: it has ended, or is given up when this is dropped.
     pub fn remove(&mut self, id: u32) -> Option<InFlight> {
         self.in_flight.remove(&id)
+    }
+
+    /// Gives up all that a root context waits for.
+    pub fn give_up(&mut self, root: u32) {
+        self.in_flight.retain(|_, call| call.root != root);
     }
 
     /// The direction of a stream that waits for a callout.

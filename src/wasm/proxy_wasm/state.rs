@@ -271,6 +271,13 @@ impl Hasher for Identically {
 }
 
 impl State {
+    /// A context is gone, and with a root context what it waits for.
+    pub fn forget(&mut self, context: u32) {
+        if let Some(Context::Root(_)) = self.contexts.remove(context) {
+            self.calls.give_up(context);
+        }
+    }
+
     /// Writes a line of the filter to the log.
     pub fn log(&self, level: log::Level, text: &str) {
         let Ok((_, root)) = self.contexts.root() else {

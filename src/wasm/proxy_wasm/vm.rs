@@ -150,7 +150,7 @@ impl Vm {
                 Ok(id)
             }
             Err(error) => {
-                state.contexts.remove(id);
+                state.forget(id);
                 Err(error)
             }
         }
@@ -273,18 +273,18 @@ impl Vm {
     }
 }
 
-/// The callbacks of root contexts.
+/// The callbacks of root contexts. Whoever calls one may have waited until its plugin was gone.
 impl Vm {
     /// # Errors
     /// A trap.
     pub fn on_tick(&mut self, root: u32) -> wasmtime::Result<()> {
-        run(&mut self.store, root, on(&self.callbacks.on_tick, root))
+        run_if_there(&mut self.store, root, on(&self.callbacks.on_tick, root))
     }
 
     /// # Errors
     /// A trap.
     pub fn on_queue_ready(&mut self, root: u32, queue: u32) -> wasmtime::Result<()> {
-        run(&mut self.store, root, on(&self.callbacks.on_queue_ready, (root, queue)))
+        run_if_there(&mut self.store, root, on(&self.callbacks.on_queue_ready, (root, queue)))
     }
 
     /// # Errors
@@ -292,31 +292,31 @@ impl Vm {
     pub fn on_http_call_response(&mut self, root: u32, id: u32, counts: [u32; 3]) -> wasmtime::Result<()> {
         let [headers, body, trailers] = counts;
         let callback = &self.callbacks.on_http_call_response;
-        run(&mut self.store, root, on(callback, (root, id, headers, body, trailers)))
+        run_if_there(&mut self.store, root, on(callback, (root, id, headers, body, trailers)))
     }
 
     /// # Errors
     /// A trap.
     pub fn on_grpc_receive_initial_metadata(&mut self, root: u32, id: u32, count: u32) -> wasmtime::Result<()> {
-        run(&mut self.store, root, on(&self.callbacks.on_grpc_receive_initial_metadata, (root, id, count)))
+        run_if_there(&mut self.store, root, on(&self.callbacks.on_grpc_receive_initial_metadata, (root, id, count)))
     }
 
     /// # Errors
     /// A trap.
     pub fn on_grpc_receive(&mut self, root: u32, id: u32, size: u32) -> wasmtime::Result<()> {
-        run(&mut self.store, root, on(&self.callbacks.on_grpc_receive, (root, id, size)))
+        run_if_there(&mut self.store, root, on(&self.callbacks.on_grpc_receive, (root, id, size)))
     }
 
     /// # Errors
     /// A trap.
     pub fn on_grpc_receive_trailing_metadata(&mut self, root: u32, id: u32, count: u32) -> wasmtime::Result<()> {
-        run(&mut self.store, root, on(&self.callbacks.on_grpc_receive_trailing_metadata, (root, id, count)))
+        run_if_there(&mut self.store, root, on(&self.callbacks.on_grpc_receive_trailing_metadata, (root, id, count)))
     }
 
     /// # Errors
     /// A trap.
     pub fn on_grpc_close(&mut self, root: u32, id: u32, status: u32) -> wasmtime::Result<()> {
-        run(&mut self.store, root, on(&self.callbacks.on_grpc_close, (root, id, status)))
+        run_if_there(&mut self.store, root, on(&self.callbacks.on_grpc_close, (root, id, status)))
     }
 
     /// The plugin is not configured any more: whether it can be deleted now, or only when it calls `proxy_done`.
@@ -328,13 +328,24 @@ impl Vm {
         Ok(run(&mut self.store, root, on_or(&self.callbacks.on_done, root, 1))? != 0)
     }
 
+    /// Of any context.
+    ///
     /// # Errors
     /// A trap.
     pub fn delete(&mut self, id: u32) -> wasmtime::Result<()> {
-        run(&mut self.store, id, on(&self.callbacks.on_delete, id))?;
-        self.store.data_mut().contexts.remove(id);
+        run_if_there(&mut self.store, id, on(&self.callbacks.on_delete, id))?;
+        self.store.data_mut().forget(id);
         Ok(())
     }
+}
+
+/// Runs a callback of a context, unless it has been deleted: guests do not know it any more then.
+fn run_if_there(
+    store: &mut Store<State>,
+    context: u32,
+    callback: impl FnOnce(&mut Store<State>) -> wasmtime::Result<()>,
+) -> wasmtime::Result<()> {
+    if store.data().contexts.contains(context) { run(store, context, callback) } else { Ok(()) }
 }
 
 /// Runs a callback of a context.

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 use super::*;
 
 fn started_with(services: &str) -> Proxy {
@@ -209,4 +211,66 @@ fn plugins_are_told_of_the_end_of_the_process_and_may_finish_what_they_do() {
     for name in ["soon", "later"] {
         assert_eq!((said(&proxy, name, "done"), said(&proxy, name, "deleted")), (1, 1), "{name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_called_back_of_a_plugin_that_is_gone() {
+    // One of them ticks all the time, also while it is told of its end: the next tick waits until then.
+    let guest = Guest::new()
+        .on(
+            "proxy_on_configure",
+            "(if (i32.eq (local.get $a) (i32.const 5)) (then
+               (i32.store (i32.const 0x80) (local.get $context)) (drop (call $tick_every (i32.const 1)))))",
+        )
+        .with("(global $turns (mut i32) (i32.const 50000000))")
+        .on(
+            "proxy_on_done",
+            "(if (i32.eq (local.get $context) (i32.load (i32.const 0x80))) (then
+               (loop $again
+                 (global.set $turns (i32.sub (global.get $turns) (i32.const 1))) (br_if $again (global.get $turns)))))",
+        )
+        .on("proxy_on_delete", "(i32.store (i32.const 0x84) (local.get $context))")
+        .on("proxy_on_tick", "(if (i32.eq (local.get $context) (i32.load (i32.const 0x84))) (then unreachable))");
+    let keys = "limits = { cpu_ms = 5000 }\n";
+    let config = |services: &str| {
+        let mut site = Site::with(services);
+        let keys = format!("instances = 1\n{keys}");
+        filtered(&mut site, "/", "respond = { status = 200 }", "stays", &guest.path(), &keys);
+        site.to_string()
+    };
+    let proxy = Proxy::start(&config(&(service("goes", &guest.path()) + keys + "configuration = 'ticks'\n")));
+    assert_eq!(proxy.metric("phasegate_filter_vms"), 1.0);
+    proxy.configure(&config(""));
+    assert_eq!(proxy.admin("POST", "/reload").0, 200);
+    proxy.wait_for_log("filters removed: goes");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(send(http1().get(proxy.url("/"))).await.status, 200);
+    assert!(!proxy.log().contains("failed:"), "{}", proxy.log());
+}
+
+fn probe(name: &str, plan: &Value) -> String {
+    format!("{}configuration = '''{plan}'''\n", service(name, &guests::path("pw_probe")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callouts_end_with_their_plugin() {
+    let silent = RawOrigin::start(|client, _| async move { std::mem::forget(client) }).await;
+    let config = |services: &str| {
+        let upstream = |name, keys| format!("[upstream.{name}]\nservers = [{{ addr = '{}' }}]\n{keys}", silent.addr());
+        let mut site = Site::with(&(upstream("http", "") + &upstream("grpc", "h2 = true\n") + services));
+        site.answered("/");
+        site.to_string()
+    };
+    let calls = json!({ "on_configure": [
+        ["http_call", { "cluster": "http", "timeout": 0 }],
+        ["grpc_call", { "cluster": "grpc", "timeout": 0 }],
+        ["grpc_stream", { "cluster": "grpc" }],
+    ] });
+    let stays = probe("stays", &json!({}));
+    let proxy = Proxy::start(&config(&(probe("calls", &calls) + &stays)));
+    proxy.wait_for_metric("phasegate_callouts_in_flight", 3.0);
+    proxy.configure(&config(&stays));
+    assert_eq!(proxy.admin("POST", "/reload").0, 200);
+    proxy.wait_for_metric("phasegate_callouts_in_flight", 0.0);
+    assert_eq!(proxy.metric("phasegate_filter_vms"), 1.0, "their VM goes on");
 }

@@ -107,7 +107,7 @@ pub fn grpc_stream(
             }
         }
     });
-    call.state().calls.insert(id, InFlight::new(task.abort_handle(), behalf, Some(sender)));
+    call.state().calls.insert(id, InFlight::new(root, task.abort_handle(), behalf, Some(sender)));
     Ok(())
 }
 
@@ -183,7 +183,7 @@ impl Begun {
                 let _ = slot.with(generation, |vm| deliver(vm, root, id, result));
             }
         });
-        state.calls.insert(id, InFlight::new(task.abort_handle(), behalf, None));
+        state.calls.insert(id, InFlight::new(root, task.abort_handle(), behalf, None));
     }
 }
 

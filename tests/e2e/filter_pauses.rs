@@ -203,12 +203,23 @@ async fn a_body_that_a_filter_has_emptied_ends_also_in_another_attempt() {
 async fn a_map_that_is_refused_is_as_it_was() {
     let origin = Origin::start(|request| reply(201, format!("{} {}", request.method, request.uri))).await;
     let plan = json!({
-        "on_request_headers": [["set_pairs", "request_headers", [[":path", "/b"], [":method", "PUT"], ["no name", "x"]]]],
-        "on_response_headers": [["set_pairs", "response_headers", [[":status", "404"], ["no name", "x"]]]],
+        "on_request_headers": [["if", "/request", [
+            ["set_pairs", "request_headers", [[":path", "/b"], [":method", "PUT"], ["no name", "x"]]],
+            ["get", "request_headers", ":path"], ["get", "request_headers", ":method"],
+        ]]],
+        "on_response_headers": [["if", "/response", [
+            ["set_pairs", "response_headers", [[":status", "404"], ["no name", "x"]]], ["get", "response_headers", ":status"],
+        ]]],
     });
     let proxy = Proxy::start(&through(origin.addr(), "", &pw_probe(&plan)));
-    let answer = send(http1().get(proxy.url("/a"))).await;
-    assert_eq!((answer.status, answer.text()), (201, "GET /a".into()));
+    for (path, status) in [("/request", 503), ("/response", 502)] {
+        let answer = send(http1().get(proxy.url(path))).await;
+        assert_eq!((answer.status, answer.text()), (status, "invalid header name: no name".into()));
+    }
+    for line in [r#"":path") -> "/request""#, r#"":method") -> "GET""#, r#"":status") -> "201""#] {
+        proxy.wait_for_log(line);
+    }
+    assert_eq!(origin.last().uri, "/response");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,8 +55,11 @@ impl Status {
     }
 
     pub(super) fn too_large(length: usize, limit: usize) -> Status {
-        let message = format!("a message of {length} bytes is larger than body_limit of [network], {limit} bytes");
-        Status::new(RESOURCE_EXHAUSTED, message)
+        Status::exhausted(format!("a message of {length} bytes is larger than body_limit of [network], {limit} bytes"))
+    }
+
+    pub(super) fn exhausted(error: impl Display) -> Status {
+        Status::new(RESOURCE_EXHAUSTED, error.to_string())
     }
 
     pub(super) fn deadline_exceeded(timeout: Duration) -> Status {

@@ -45,6 +45,7 @@ pub struct GrpcStream {
     request: Pipe,
     /// Bytes of the largest message.
     limit: usize,
+    failures: mpsc::UnboundedSender<SendError>,
     task: AbortHandle,
 }
 
@@ -57,8 +58,9 @@ pub fn stream(capabilities: &Arc<Capabilities>, call: GrpcCall) -> (GrpcStream, 
     let (sender, events) = mpsc::channel(MOST_EVENTS);
     let request = Request::default();
     let (pipe, limit) = (request.0.clone(), capabilities.callouts.body_limit());
-    let task = tokio::spawn(run(capabilities.clone(), call, request, sender));
-    (GrpcStream { request: pipe, limit, task: task.abort_handle() }, events)
+    let (failures, failed) = mpsc::unbounded_channel();
+    let task = tokio::spawn(run(capabilities.clone(), call, request, sender, failed));
+    (GrpcStream { request: pipe, limit, failures, task: task.abort_handle() }, events)
 }
 
 impl GrpcStream {
@@ -80,6 +82,12 @@ impl GrpcStream {
         Ok(())
     }
 
+    /// Ends the stream with the status for a message that was not sent.
+    pub fn fail(&self, why: SendError) {
+        // Where nobody listens it has ended already.
+        let _ = self.failures.send(why);
+    }
+
     /// Ends the request; the server may go on sending.
     pub fn close(&self) {
         self.request.finish();
@@ -93,11 +101,20 @@ impl Drop for GrpcStream {
     }
 }
 
-async fn run(capabilities: Arc<Capabilities>, call: GrpcCall, request: Request, events: mpsc::Sender<Event>) {
+async fn run(
+    capabilities: Arc<Capabilities>,
+    call: GrpcCall,
+    request: Request,
+    events: mpsc::Sender<Event>,
+    mut failed: mpsc::UnboundedReceiver<SendError>,
+) {
     let timeout = call.timeout;
     let receiving =
         async { Ok(receive(&capabilities, &call, &request, &events).await.unwrap_or_else(|status| status)) };
-    let status = within(timeout, receiving).await.unwrap_or_else(|status| status);
+    let status = tokio::select! {
+        status = within(timeout, receiving) => status.unwrap_or_else(|status| status),
+        Some(error) = failed.recv() => Status::exhausted(error),
+    };
     status.count(&capabilities);
     drop(request);
     // Whoever has dropped the events wants none.

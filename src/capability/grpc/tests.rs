@@ -407,9 +407,10 @@ async fn who_drops_a_stream_cancels_it() {
 async fn who_sends_too_much_is_told() {
     let server = Server::start().await;
     let capabilities = capabilities(server.addr);
-    let (stream, _events) = stream(&capabilities, to("Deaf"));
+    let (stream, mut events) = stream(&capabilities, to("Deaf"));
     let (length, limit) = ((1 << 20) + 1, 1 << 20);
     assert_eq!(stream.send(&vec![0; length], false), Err(SendError::TooLarge { length, limit }));
+    initial(&mut events).await;
     let message = vec![1; 100_000];
     let full = async {
         loop {
@@ -419,7 +420,10 @@ async fn who_sends_too_much_is_told() {
             }
         }
     };
-    assert!(matches!(soon(full).await, SendError::Full(waiting) if waiting > 1 << 20));
+    let full = soon(full).await;
+    assert!(matches!(full, SendError::Full(waiting) if waiting > 1 << 20));
+    stream.fail(full);
+    assert_eq!(end(&mut events).await, (8, false));
 }
 
 #[test]

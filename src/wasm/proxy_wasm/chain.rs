@@ -428,16 +428,10 @@ impl Filters {
         }
         let mut http = self.stream.lock();
         // Its own answer, if it had one, is not what the client gets.
-        http.reply = None;
-        http.details = Some("wasm_fail_stream".to_owned());
-        let is_grpc = http.is_grpc();
-        let reply = LocalReply {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            headers: Vec::new(),
-            body: Bytes::new(),
-            details: "wasm_fail_stream".to_owned(),
-        };
-        Err(Flow::Reply(if is_grpc { reply.into_grpc(14) } else { reply }))
+        (http.reply, http.failure) = (None, None);
+        let reply = http.failed(StatusCode::SERVICE_UNAVAILABLE, String::new());
+        http.details = Some(reply.details.clone());
+        Err(Flow::Reply(reply))
     }
 
     fn lane(&mut self, direction: Direction) -> &mut Lane {
@@ -490,7 +484,8 @@ impl Http {
             }
             return Err(Flow::Reset);
         }
-        if let Some(reply) = self.reply.take() {
+        let failure = self.failure.take();
+        if let Some(reply) = self.reply.take().or(failure) {
             self.details = Some(reply.details.clone());
             return Err(Flow::Reply(reply));
         }

@@ -6,7 +6,20 @@ use crate::exchange::{RequestHeader, ResponseHeader};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
-use super::abi::Status;
+use super::pairs::PairsError;
+
+/// Why a message could not be sent with what was to be set in it. In Envoy's words, where it has some.
+#[derive(Debug, thiserror::Error)]
+pub enum Unsendable {
+    #[error("invalid header name: {0}")]
+    Name(String),
+    #[error("invalid header value for: {0}")]
+    Value(String),
+    #[error("too many headers")]
+    TooMany,
+    #[error("invalid headers: {0}")]
+    Pairs(#[from] PairsError),
+}
 
 /// A map that can be read.
 #[derive(Clone, Copy)]
@@ -130,8 +143,8 @@ fn authority(request: &RequestHeader) -> Option<&[u8]> {
 
 impl FieldsMut<'_> {
     /// # Errors
-    /// When name or value are not valid, or there are too many.
-    pub fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), Status> {
+    /// When name or value are not valid, or there are too many; then the headers are as they were.
+    pub fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), Unsendable> {
         if self.set_pseudo(name, value)? {
             return Ok(());
         }
@@ -143,23 +156,12 @@ impl FieldsMut<'_> {
     ///
     /// # Errors
     /// As [`FieldsMut::add`].
-    pub fn replace(&mut self, name: &[u8], value: &[u8]) -> Result<(), Status> {
+    pub fn replace(&mut self, name: &[u8], value: &[u8]) -> Result<(), Unsendable> {
         if self.set_pseudo(name, value)? {
             return Ok(());
         }
         let (name, value) = checked(name, value)?;
-        if self.is_framing(&name) {
-            return Ok(());
-        }
-        match self {
-            FieldsMut::Request(request, _) => request.insert_header(name, value),
-            FieldsMut::Response(response) => response.insert_header(name, value),
-            FieldsMut::Plain(headers) => {
-                headers.try_insert(name, value).map_err(|_| Status::BadArgument)?;
-                return Ok(());
-            }
-        }
-        .map_err(|_| Status::BadArgument)
+        if self.is_framing(&name) { Ok(()) } else { self.insert(name, value) }
     }
 
     /// Pseudo-headers stay: a message is none without them.
@@ -180,8 +182,8 @@ impl FieldsMut<'_> {
     /// Puts these in the place of all that there are, but for pseudo-headers that are not among them.
     ///
     /// # Errors
-    /// As [`FieldsMut::add`]; then the headers are as they were.
-    pub fn set(&mut self, pairs: &[(&[u8], &[u8])]) -> Result<(), Status> {
+    /// As [`FieldsMut::add`].
+    pub fn set(&mut self, pairs: &[(&[u8], &[u8])]) -> Result<(), Unsendable> {
         // On a copy, which takes their place when all has gone well.
         match self {
             FieldsMut::Request(request, target) => {
@@ -203,7 +205,7 @@ impl FieldsMut<'_> {
         Ok(())
     }
 
-    fn set_all(&mut self, pairs: &[(&[u8], &[u8])]) -> Result<(), Status> {
+    fn set_all(&mut self, pairs: &[(&[u8], &[u8])]) -> Result<(), Unsendable> {
         let mut plain = Vec::with_capacity(pairs.len());
         for (name, value) in pairs {
             if !self.set_pseudo(name, value)? {
@@ -233,62 +235,67 @@ impl FieldsMut<'_> {
         *name == header::TRANSFER_ENCODING && !matches!(self, FieldsMut::Plain(_))
     }
 
-    fn append(&mut self, name: HeaderName, value: HeaderValue) -> Result<(), Status> {
+    fn insert(&mut self, name: HeaderName, value: HeaderValue) -> Result<(), Unsendable> {
+        let inserted = match self {
+            FieldsMut::Request(request, _) => request.insert_header(name, value).is_ok(),
+            FieldsMut::Response(response) => response.insert_header(name, value).is_ok(),
+            FieldsMut::Plain(headers) => headers.try_insert(name, value).is_ok(),
+        };
+        if inserted { Ok(()) } else { Err(Unsendable::TooMany) }
+    }
+
+    fn append(&mut self, name: HeaderName, value: HeaderValue) -> Result<(), Unsendable> {
+        // A message has one length.
+        if name == header::CONTENT_LENGTH {
+            return self.insert(name, value);
+        }
         let appended = match self {
             FieldsMut::Request(request, _) => request.append_header(name, value).is_ok(),
             FieldsMut::Response(response) => response.append_header(name, value).is_ok(),
             FieldsMut::Plain(headers) => headers.try_append(name, value).is_ok(),
         };
-        if appended { Ok(()) } else { Err(Status::BadArgument) }
+        if appended { Ok(()) } else { Err(Unsendable::TooMany) }
     }
 
-    /// Whether it was a pseudo-header.
-    fn set_pseudo(&mut self, name: &[u8], value: &[u8]) -> Result<bool, Status> {
-        match self {
+    /// Whether it was a pseudo-header. Those that the message does not have go nowhere, as in Envoy.
+    fn set_pseudo(&mut self, name: &[u8], value: &[u8]) -> Result<bool, Unsendable> {
+        let set = match self {
             FieldsMut::Request(request, target) => match name {
-                b":path" => {
-                    set_path(request, value).ok_or(Status::BadArgument)?;
-                    target.moved = true;
-                }
-                b":method" => {
-                    let method = Method::from_bytes(value).map_err(|_| Status::BadArgument)?;
-                    // The client would get a body that it does not expect, or wait for one that does not come.
-                    if (method == Method::HEAD) != (request.method == Method::HEAD) {
-                        return Err(Status::BadArgument);
-                    }
-                    request.set_method(method);
-                }
-                b":scheme" => {
-                    target.scheme = Some(std::str::from_utf8(value).map_err(|_| Status::BadArgument)?.to_owned())
-                }
+                b":path" => set_path(request, value).map(|()| target.moved = true),
+                b":method" => set_method(request, value),
+                b":scheme" => std::str::from_utf8(value).ok().map(|scheme| target.scheme = Some(scheme.to_owned())),
                 name if name == b":authority" || name.eq_ignore_ascii_case(b"host") => {
-                    set_authority(request, value).ok_or(Status::BadArgument)?;
-                    target.moved = true;
+                    set_authority(request, value).map(|()| target.moved = true)
                 }
-                _ => return not_pseudo(name),
+                _ => return Ok(name.starts_with(b":")),
             },
-            FieldsMut::Response(response) if name == b":status" => {
-                let status = StatusCode::from_bytes(value).map_err(|_| Status::BadArgument)?;
-                // The client would wait for another response behind one that it takes for interim.
-                if status.is_informational() && status != response.status {
-                    return Err(Status::BadArgument);
-                }
-                response.set_status(status).map_err(|_| Status::BadArgument)?;
-            }
-            _ => return not_pseudo(name),
-        }
-        Ok(true)
+            FieldsMut::Response(response) if name == b":status" => set_status(response, value),
+            _ => return Ok(name.starts_with(b":")),
+        };
+        set.map(|()| true).ok_or_else(|| Unsendable::Value(String::from_utf8_lossy(name).into_owned()))
     }
 }
 
-fn not_pseudo(name: &[u8]) -> Result<bool, Status> {
-    if name.starts_with(b":") { Err(Status::BadArgument) } else { Ok(false) }
+fn checked(name: &[u8], value: &[u8]) -> Result<(HeaderName, HeaderValue), Unsendable> {
+    let text = || String::from_utf8_lossy(name).into_owned();
+    let checked = HeaderName::from_bytes(name).map_err(|_| Unsendable::Name(text()))?;
+    let value = HeaderValue::from_bytes(value).map_err(|_| Unsendable::Value(text()))?;
+    Ok((checked, value))
 }
 
-fn checked(name: &[u8], value: &[u8]) -> Result<(HeaderName, HeaderValue), Status> {
-    let name = HeaderName::from_bytes(name).map_err(|_| Status::BadArgument)?;
-    let value = HeaderValue::from_bytes(value).map_err(|_| Status::BadArgument)?;
-    Ok((name, value))
+/// Between HEAD and another the client would get a body that it does not expect, or wait for one that does not come.
+fn set_method(request: &mut RequestHeader, method: &[u8]) -> Option<()> {
+    let method = Method::from_bytes(method).ok()?;
+    let same = (method == Method::HEAD) == (request.method == Method::HEAD);
+    same.then(|| request.set_method(method))
+}
+
+/// Behind a status that the client takes for interim it would wait for another, and after one that switches protocols there
+/// is no response.
+fn set_status(response: &mut ResponseHeader, status: &[u8]) -> Option<()> {
+    let status = StatusCode::from_bytes(status).ok()?;
+    let changes = status != response.status && (status.is_informational() || response.status.is_informational());
+    if changes { None } else { response.set_status(status).ok() }
 }
 
 fn set_path(request: &mut RequestHeader, path: &[u8]) -> Option<()> {

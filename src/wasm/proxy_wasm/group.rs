@@ -210,6 +210,7 @@ impl Group {
             slot: slot.clone(),
             is_trial,
             output: Default::default(),
+            at_limit: Default::default(),
             _alive: Counted::new(&self.services.capabilities.live.filter_vms),
         };
         Vm::start(&self.pre, state, self.cpu, &self.allowed)

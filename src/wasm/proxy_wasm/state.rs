@@ -1,6 +1,7 @@
 //! What the host keeps of a VM: the data of its store.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fmt::Display;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Weak};
 
@@ -45,6 +46,8 @@ pub struct State {
     /// Whether it shows that a plugin starts, and nothing more.
     pub is_trial: bool,
     pub output: Output,
+    /// The functions of which the log has said that they are at a limit.
+    pub at_limit: HashSet<&'static str>,
     pub _alive: Counted,
 }
 
@@ -287,6 +290,23 @@ impl State {
             return;
         }
         crate::wasm::log::write_filter(level, &root.identity.name, self.request_id().as_deref(), text);
+    }
+
+    /// What a filter has set cannot be sent, or kept: its stream ends, and nothing goes on without that. SDKs panic over
+    /// statuses that would say so, which would end all streams of the VM.
+    pub fn end_stream(&self, function: &str, why: &dyn Display) {
+        let Ok(context) = self.contexts.stream() else { return };
+        context.stream.lock().fail(why.to_string());
+        context.stream.wake();
+        self.log(log::Level::Warn, &format!("{function}: {why}: the stream ends"));
+    }
+
+    /// A function does not do what it was asked for: there is too much already. The log says it once, for it may be so for
+    /// long.
+    pub fn at_limit(&mut self, function: &'static str, error: &dyn Display) {
+        if self.at_limit.insert(function) {
+            self.log(log::Level::Warn, &format!("{function}: {error}"));
+        }
     }
 
     /// Counts a failure and logs it, once.

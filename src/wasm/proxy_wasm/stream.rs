@@ -9,7 +9,7 @@ use std::task::Poll;
 use crate::exchange::{RequestHeader, ResponseHeader, no_request, no_response};
 use bytes::Bytes;
 use futures::task::AtomicWaker;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::abi::Direction;
@@ -63,6 +63,8 @@ pub struct Http {
     pub target: Target,
     /// What ends the stream: the first that a filter sends.
     pub reply: Option<LocalReply>,
+    /// What ends the stream unless a filter sends a response itself: it cannot go on as the filters want it.
+    pub failure: Option<LocalReply>,
     pub closed: bool,
     /// Why the filters have ended the stream: what they say of their response.
     pub details: Option<String>,
@@ -123,7 +125,7 @@ pub struct Held {
 /// A response that a filter sends itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalReply {
-    pub status: http::StatusCode,
+    pub status: StatusCode,
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub body: Bytes,
     pub details: String,
@@ -202,6 +204,7 @@ impl Http {
             way,
             target: Target::default(),
             reply: None,
+            failure: None,
             closed: false,
             details: None,
             properties: HashMap::new(),
@@ -223,6 +226,24 @@ impl Http {
         match direction {
             Direction::Request => self.request.header.as_ref().map(|header| Fields::Request(header, self.scheme())),
             Direction::Response => self.response.header.as_ref().map(Fields::Response),
+        }
+    }
+
+    /// The response to a stream that fails by its filters.
+    pub fn failed(&self, status: StatusCode, body: String) -> LocalReply {
+        let details = "wasm_fail_stream".to_owned();
+        let reply = LocalReply { status, headers: Vec::new(), body: body.into(), details };
+        if self.is_grpc() { reply.into_grpc(u32::MAX) } else { reply }
+    }
+
+    /// The stream cannot go on: the first reason counts.
+    pub fn fail(&mut self, why: String) {
+        let status = match self.response.header.as_ref() {
+            Some(_) => StatusCode::BAD_GATEWAY,
+            None => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        if self.failure.is_none() {
+            self.failure = Some(self.failed(status, why));
         }
     }
 

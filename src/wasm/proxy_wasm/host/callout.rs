@@ -34,10 +34,11 @@ pub fn http_call(
     to: u32,
 ) -> Answer {
     let cluster = call.text(upstream, upstream_size)?;
-    let timeout = milliseconds(timeout)?;
+    // What is negative to the guest is wrong.
+    let timeout = milliseconds(i32::try_from(timeout).map_err(|_| Status::BadArgument)?.unsigned_abs());
     let mut request = parse_request(call.read(headers, headers_size)?.0)?;
     request.body = call.bytes(body, body_size)?;
-    request.trailers = parse_metadata(call.read(trailers, trailers_size)?.0, false)?;
+    request.trailers = parse_trailers(call.read(trailers, trailers_size)?.0)?;
     request.timeout = timeout;
     if !call.state().services.capabilities.clusters.is_known(&cluster) {
         return Err(Status::BadArgument.into());
@@ -69,7 +70,7 @@ pub fn grpc_call(
     to: u32,
 ) -> Answer {
     let what = [(upstream, upstream_size), (service, service_size), (method, method_size), (metadata, metadata_size)];
-    let request = GrpcCall { timeout: milliseconds(timeout)?, ..grpc_request(call, what)? };
+    let request = GrpcCall { timeout: milliseconds(timeout), ..grpc_request(call, what)? };
     let message = call.bytes(message, message_size)?;
     let begun = Begun::new(call, Kind::GrpcCall, to)?;
     let capabilities = call.state().services.capabilities.clone();
@@ -111,13 +112,18 @@ pub fn grpc_stream(
     Ok(())
 }
 
+/// As in Envoy, no message is a bad argument. Behind the end it goes nowhere; without one that cannot be sent, the stream ends.
 pub fn grpc_send(call: &mut Call<'_>, id: u32, message: u32, size: u32, end: u32) -> Answer {
     let (message, state) = call.read(message, size)?;
-    let sent = state.calls.sender(id)?.send(message, end != 0);
-    sent.map_err(|error| match error {
-        SendError::Closed => Status::BadArgument.into(),
-        error => failed(state, "proxy_grpc_send", &error),
-    })
+    let sender = state.calls.sender(id)?;
+    match sender.send(message, end != 0) {
+        Ok(()) | Err(SendError::Closed) => {}
+        Err(error) => {
+            sender.fail(error);
+            state.log(log::Level::Warn, &format!("proxy_grpc_send: {error}: the stream ends"));
+        }
+    }
+    Ok(())
 }
 
 /// Ends a call or a stream at once; nothing more comes of it.
@@ -187,22 +193,24 @@ impl Begun {
     }
 }
 
-/// 0 is none; what is negative to the guest is wrong.
-fn milliseconds(timeout: u32) -> Result<Option<Duration>, Status> {
-    let timeout = i32::try_from(timeout).map_err(|_| Status::BadArgument)?;
-    Ok((timeout > 0).then(|| Duration::from_millis(u64::from(timeout.unsigned_abs()))))
+/// 0 is none.
+fn milliseconds(timeout: u32) -> Option<Duration> {
+    (timeout > 0).then(|| Duration::from_millis(timeout.into()))
 }
 
 /// What a gRPC call and a gRPC stream begin with: where cluster, service, method and metadata are.
 fn grpc_request(
     call: &mut Call<'_>,
     [cluster, service, method, metadata]: [(u32, u32); 4],
-) -> Result<GrpcCall, Status> {
+) -> Result<GrpcCall, Refusal> {
     Ok(GrpcCall {
         cluster: grpc_cluster(call, cluster.0, cluster.1)?,
         service: call.text(service.0, service.1)?,
         method: call.text(method.0, method.1)?,
-        metadata: parse_metadata(call.read(metadata.0, metadata.1)?.0, true)?,
+        metadata: {
+            let (metadata, state) = call.read(metadata.0, metadata.1)?;
+            parse_metadata(metadata).map_err(|_| failed(state, "gRPC", &"the metadata cannot be sent"))?
+        },
         timeout: None,
     })
 }
@@ -261,15 +269,24 @@ fn parse_request(map: &[u8]) -> Result<ClusterCall, Status> {
     })
 }
 
-/// In gRPC, the value of a name that ends in `-bin` is any bytes, sent in base64 (gRPC over HTTP2, "Custom-Metadata").
-fn parse_metadata(map: &[u8], is_grpc: bool) -> Result<HeaderMap, Status> {
-    let mut metadata = HeaderMap::new();
+fn parse_trailers(map: &[u8]) -> Result<HeaderMap, Status> {
+    let mut trailers = HeaderMap::new();
     for (name, value) in pairs::decode(map).map_err(|_| Status::BadArgument)? {
+        trailers.try_append(header_name(name)?, header_value(value)?).map_err(|_| Status::BadArgument)?;
+    }
+    Ok(trailers)
+}
+
+/// The value of a name that ends in `-bin` is any bytes, sent in base64 (gRPC over HTTP2, "Custom-Metadata"). Pseudo-headers
+/// are those of the call: filters that hand on all headers of a request have others among them.
+fn parse_metadata(map: &[u8]) -> Result<HeaderMap, Status> {
+    let mut metadata = HeaderMap::new();
+    let pairs = pairs::decode(map).map_err(|_| Status::BadArgument)?;
+    for (name, value) in pairs.into_iter().filter(|(name, _)| !name.starts_with(b":")) {
         let name = header_name(name)?;
-        let value = if is_grpc && name.as_str().ends_with("-bin") {
-            header_value(BASE64_STANDARD.encode(value).as_bytes())?
-        } else {
-            header_value(value)?
+        let value = match name.as_str().ends_with("-bin") {
+            true => header_value(BASE64_STANDARD.encode(value).as_bytes())?,
+            false => header_value(value)?,
         };
         metadata.try_append(name, value).map_err(|_| Status::BadArgument)?;
     }

@@ -2,7 +2,7 @@
 
 use super::call::{Answer, Call};
 use crate::wasm::proxy_wasm::abi::{Direction, MapType, Status};
-use crate::wasm::proxy_wasm::fields::{Fields, FieldsMut};
+use crate::wasm::proxy_wasm::fields::{Fields, FieldsMut, Unsendable};
 use crate::wasm::proxy_wasm::module::Abi;
 use crate::wasm::proxy_wasm::pairs;
 use crate::wasm::proxy_wasm::state::State;
@@ -23,8 +23,7 @@ pub fn get_map_pairs(call: &mut Call<'_>, map: u32, to: u32, size: u32) -> Answe
 pub fn set_map_pairs(call: &mut Call<'_>, map: u32, from: u32, size: u32) -> Answer {
     let map = MapType::parse(map)?;
     let (bytes, state) = call.read(from, size)?;
-    let pairs = pairs::decode(bytes).map_err(|_| Status::BadArgument)?;
-    Ok(change(state, map, |mut fields| fields.set(&pairs))?)
+    Ok(change(state, "proxy_set_header_map_pairs", map, |mut fields| fields.set(&pairs::decode(bytes)?))?)
 }
 
 /// The first value. In ABI 0.1.0 a value that is not there is an empty one. Envoy calls it a bad argument when the whole map
@@ -44,19 +43,19 @@ pub fn get_map_value(call: &mut Call<'_>, map: u32, key: u32, key_size: u32, to:
 pub fn add_map_value(call: &mut Call<'_>, map: u32, key: u32, key_size: u32, value: u32, size: u32) -> Answer {
     let map = MapType::parse(map)?;
     let (key, value, state) = call.read_two((key, key_size), (value, size))?;
-    Ok(change(state, map, |mut fields| fields.add(key, value))?)
+    Ok(change(state, "proxy_add_header_map_value", map, |mut fields| fields.add(key, value))?)
 }
 
 pub fn replace_map_value(call: &mut Call<'_>, map: u32, key: u32, key_size: u32, value: u32, size: u32) -> Answer {
     let map = MapType::parse(map)?;
     let (key, value, state) = call.read_two((key, key_size), (value, size))?;
-    Ok(change(state, map, |mut fields| fields.replace(key, value))?)
+    Ok(change(state, "proxy_replace_header_map_value", map, |mut fields| fields.replace(key, value))?)
 }
 
 pub fn remove_map_value(call: &mut Call<'_>, map: u32, key: u32, key_size: u32) -> Answer {
     let map = MapType::parse(map)?;
     let (key, state) = call.read(key, key_size)?;
-    Ok(change(state, map, |mut fields| {
+    Ok(change(state, "proxy_remove_header_map_value", map, |mut fields| {
         fields.remove(key);
         Ok(())
     })?)
@@ -88,14 +87,15 @@ fn of_stream<T>(state: &State, map: MapType, look: impl FnOnce(Fields<'_>) -> T)
     fields.map(look)
 }
 
-/// Changes a map, if it may still be changed.
+/// Changes a map, if it may still be changed. What cannot be sent is no bad argument, as in Envoy: the stream ends.
 fn change(
     state: &mut State,
+    function: &str,
     map: MapType,
-    change: impl FnOnce(FieldsMut<'_>) -> Result<(), Status>,
+    change: impl FnOnce(FieldsMut<'_>) -> Result<(), Unsendable>,
 ) -> Result<(), Status> {
-    let mut http = state.contexts.stream().map_err(|_| Status::BadArgument)?.stream.lock();
-    let http = &mut *http;
+    let mut locked = state.contexts.stream().map_err(|_| Status::BadArgument)?.stream.lock();
+    let http = &mut *locked;
     let fields = match map {
         MapType::RequestHeaders if http.request.open.header => {
             let header = http.request.header.as_mut();
@@ -110,5 +110,10 @@ fn change(
         }
         _ => None,
     };
-    change(fields.ok_or(Status::BadArgument)?)
+    let changed = change(fields.ok_or(Status::BadArgument)?);
+    drop(locked);
+    if let Err(error) = changed {
+        state.end_stream(function, &error);
+    }
+    Ok(())
 }

@@ -1,15 +1,19 @@
 //! Metrics that filters define.
 
-use super::call::{Answer, Call, failed};
+use super::call::{Answer, Call};
 use crate::observe::defined_metrics::{MetricError, MetricKind};
 use crate::wasm::proxy_wasm::abi::Status;
 
+/// Where there can be no more metrics, or none of this name, the id is one of none.
 pub fn define(call: &mut Call<'_>, kind: u32, name: u32, size: u32, to: u32) -> Answer {
     let kind = *MetricKind::ALL.get(kind as usize).ok_or(Status::BadArgument)?;
     let name = call.text(name, size)?;
     let state = call.state();
     let defined = state.services.capabilities.metrics.define(kind, &name);
-    let id = defined.map_err(|error| failed(state, "proxy_define_metric", &error))?;
+    let id = defined.unwrap_or_else(|error| {
+        state.at_limit("proxy_define_metric", &error);
+        0
+    });
     Ok(call.write_u32(to, id)?)
 }
 

@@ -1,6 +1,6 @@
 //! Properties.
 
-use super::call::{Answer, Call, failed};
+use super::call::{Answer, Call};
 use crate::wasm::proxy_wasm::abi::Status;
 use crate::wasm::proxy_wasm::property;
 
@@ -13,8 +13,11 @@ pub fn get(call: &mut Call<'_>, path: u32, path_size: u32, to: u32, size: u32) -
 
 pub fn set(call: &mut Call<'_>, path: u32, path_size: u32, value: u32, size: u32) -> Answer {
     let (path, value, state) = call.read_two((path, path_size), (value, size))?;
-    property::set(state, path, value).map_err(|status| match status {
-        Status::InternalFailure => failed(state, "proxy_set_property", &"the filters of a stream can set 1 MiB"),
-        status => status.into(),
-    })
+    match property::set(state, path, value) {
+        Err(Status::InternalFailure) => {
+            state.end_stream("proxy_set_property", &"the filters of a stream can set 1 MiB");
+            Ok(())
+        }
+        set => Ok(set?),
+    }
 }

@@ -50,7 +50,9 @@ impl Group {
         let known: Vec<_> = plugins.iter().filter_map(Weak::upgrade).collect();
         let running = known.iter().find(|plugin| plugin.identity.is_same(&identity)).cloned();
         let is_new = running.is_none();
-        let plugin = running.unwrap_or_else(|| Arc::new(Plugin { identity: Arc::new(identity), group: self.clone() }));
+        let plugin = running.unwrap_or_else(|| {
+            Arc::new(Plugin { identity: Arc::new(identity), group: self.clone(), revival: OnceLock::new() })
+        });
         self.start(&plugin, is_new, &known)?;
         if is_new {
             plugins.push(Arc::downgrade(&plugin));
@@ -101,48 +103,66 @@ impl Group {
         }
         let slots = self.slots();
         let (others, first) = slots.split_at(worker::number() % slots.len());
-        let in_order = || first.iter().chain(others);
-        if policy == FailurePolicy::Reload
-            && let Some(slot) = in_order().find(|slot| slot.has_failed())
-        {
-            self.reload(slot, identity, Some(stream));
-        }
+        // One that has failed may be starting, which can take long.
+        let in_order = || first.iter().chain(others).filter(|slot| !slot.has_failed());
         let free = in_order().find_map(|slot| slot.try_open(identity, context));
-        free.or_else(|| in_order().find_map(|slot| slot.open(identity, context))).unwrap_or(Err(Lost))
-    }
-
-    /// Starts a VM that has failed anew, unless that is too soon.
-    fn reload(self: &Arc<Group>, slot: &Arc<Slot>, identity: &Arc<Identity>, stream: Option<&Arc<Stream>>) {
-        let plugins: Vec<_> = self.plugins.lock().iter().filter_map(Weak::upgrade).collect();
-        match slot.restart(backoff(), |slot| self.vm_with(slot, &plugins)) {
-            Ok(Restart::Unneeded) => {}
-            Ok(Restart::TooSoon) => _ = identity.metrics.reload_backoff.inc(),
-            Ok(Restart::Done) if slot.runs(identity) => _ = identity.metrics.reload_success.inc(),
-            Ok(Restart::Done) => _ = identity.metrics.reload_failure.inc(),
-            Err(error) => {
-                identity.metrics.reload_failure.inc();
-                identity.failed_to_start(&error, stream);
-            }
+        let opened = free.or_else(|| in_order().find_map(|slot| slot.open(identity, context)));
+        if opened.is_none() && policy == FailurePolicy::Reload {
+            identity.metrics.reload_backoff.inc();
         }
+        opened.unwrap_or(Err(Lost))
     }
 
-    /// Has each VM that fails started anew, also when no stream asks for it, as long as the answer lives.
+    /// Has the plugin started anew in each VM that fails, as long as the answer lives.
     pub fn revive(&self, plugin: &Arc<Plugin>) -> Vec<Task> {
         let revive = |slot: &Arc<Slot>| {
             let (plugin, slot, fails) = (Arc::downgrade(plugin), Arc::downgrade(slot), slot.fails());
             let reviving = self.services.background().spawn(async move {
                 loop {
-                    fails.notified().await;
-                    while let Some(slot) = slot.upgrade().filter(|slot| slot.has_failed()) {
-                        tokio::time::sleep(backoff().saturating_sub(slot.age())).await;
-                        let Some(plugin) = plugin.upgrade() else { return };
-                        plugin.group.reload(&slot, &plugin.identity, None);
+                    let failed = fails.notified();
+                    let (plugin, slot) = (plugin.clone(), slot.clone());
+                    let reload = move || {
+                        let (plugin, slot) = (plugin.upgrade()?, slot.upgrade()?);
+                        plugin.group.reload(&slot, &plugin.identity)
+                    };
+                    // It may take as long as a plugin may need to start.
+                    match tokio::task::spawn_blocking(reload).await {
+                        Ok(Some(pause)) => tokio::time::sleep(pause).await,
+                        _ => failed.await,
                     }
                 }
             });
             Task(reviving.abort_handle())
         };
         self.slots().iter().map(revive).collect()
+    }
+
+    /// Starts a plugin anew where it does not run any more: when to look again; none, when it runs.
+    fn reload(self: &Arc<Group>, slot: &Arc<Slot>, identity: &Arc<Identity>) -> Option<Duration> {
+        if slot.runs(identity) {
+            return None;
+        }
+        let plugins: Vec<_> = self.plugins.lock().iter().filter_map(Weak::upgrade).collect();
+        let started = match slot.restart(backoff(), |slot| self.vm_with(slot, &plugins)) {
+            Ok(Restart::TooSoon(pause)) => return Some(pause),
+            Ok(Restart::Done) => Ok(()),
+            // It was left out of the VM, which works for others: it may hurt one of its own first.
+            Ok(Restart::Unneeded) => self.lone(identity, true).and_then(|_| {
+                slot.start_plugin(identity).unwrap_or(Ok(0))?;
+                Ok(())
+            }),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = started {
+            identity.failed_to_start(&error, None);
+        }
+        let metrics = &identity.metrics;
+        if slot.runs(identity) {
+            metrics.reload_success.inc()
+        } else {
+            metrics.reload_failure.inc()
+        };
+        Some(backoff())
     }
 
     pub fn shut_down(self: &Arc<Group>, identity: &Arc<Identity>) {

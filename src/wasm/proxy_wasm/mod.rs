@@ -32,7 +32,7 @@ use self::module::{FilterModule, FilterModuleError, FilterModules};
 use self::state::{Environment, State};
 use crate::capability::Capabilities;
 use crate::config::abi::{HOST_FUNCTIONS, WASI_FUNCTIONS};
-use crate::config::{Code, FilterConfig};
+use crate::config::{Code, FailurePolicy, FilterConfig};
 use crate::observe::metrics::FilterMetrics;
 use crate::wasm::code::{CodeError, CodeStore};
 
@@ -152,7 +152,11 @@ impl FilterHost {
             configuration: config.configuration.as_deref().map(Arc::from),
             metrics,
         };
-        Ok(self.group(&module, config, slots)?.plugin(identity)?)
+        let plugin = self.group(&module, config, slots)?.plugin(identity)?;
+        if config.failure_policy == FailurePolicy::Reload {
+            plugin.revival.get_or_init(|| plugin.group.revive(&plugin));
+        }
+        Ok(plugin)
     }
 
     /// Shuts all plugins down, and waits for those that will tell when they are done, for so long at the most. Blocks.

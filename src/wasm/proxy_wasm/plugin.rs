@@ -1,6 +1,6 @@
 //! A plugin: a filter or a service as it is configured, and the group of VMs that it runs in.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::group::Group;
 use super::state::Task;
@@ -38,6 +38,8 @@ impl Identity {
 pub struct Plugin {
     pub identity: Arc<Identity>,
     pub group: Arc<Group>,
+    /// There once a filter or service wants it started anew after failures.
+    pub revival: OnceLock<Vec<Task>>,
 }
 
 impl Drop for Plugin {
@@ -50,12 +52,10 @@ impl Drop for Plugin {
 pub struct Service {
     pub plugin: Arc<Plugin>,
     pub failure_policy: FailurePolicy,
-    _revival: Vec<Task>,
 }
 
 impl Service {
     pub fn new(plugin: Arc<Plugin>, failure_policy: FailurePolicy) -> Service {
-        let revival = if failure_policy == FailurePolicy::Reload { plugin.group.revive(&plugin) } else { Vec::new() };
-        Service { plugin, failure_policy, _revival: revival }
+        Service { plugin, failure_policy }
     }
 }

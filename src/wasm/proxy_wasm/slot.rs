@@ -47,7 +47,8 @@ pub enum Restart {
     Done,
     /// Somebody else has done it.
     Unneeded,
-    TooSoon,
+    /// By so much.
+    TooSoon(Duration),
 }
 
 /// A stream context: where it is, and in which VM.
@@ -94,11 +95,13 @@ impl Slot {
         generation: u64,
         callback: impl FnOnce(&mut Vm) -> wasmtime::Result<R>,
     ) -> Result<R, Lost> {
-        let mut place = self.vm.lock();
-        if self.generation() != generation {
+        // Nobody waits for a VM that is starting because theirs has failed.
+        let is_gone = || self.generation() != generation;
+        if is_gone() {
             return Err(Lost);
         }
-        self.run(&mut place, callback)
+        let mut place = self.vm.lock();
+        if is_gone() { Err(Lost) } else { self.run(&mut place, callback) }
     }
 
     /// Opens a stream in the VM; none when there is no VM.
@@ -165,7 +168,7 @@ impl Slot {
 
     /// Keeps the VM for a plugin that is to call `proxy_done`: in a tick, or when a callout is answered.
     fn park(self: &Arc<Slot>, vm: &mut Vm, id: u32) {
-        let background = vm.state().services.background().clone();
+        let services = vm.state().services.clone();
         let Some(root) = vm.state().contexts.root_mut(id) else { return };
         let (slot, generation) = (self.clone(), self.generation());
         let waiting = background.spawn(async move {
@@ -185,14 +188,9 @@ impl Slot {
         self.has_failed.load(Ordering::Relaxed)
     }
 
-    /// Notified when the VM fails.
+    /// All who wait are notified when the VM fails.
     pub fn fails(&self) -> Arc<Notify> {
         self.fails.clone()
-    }
-
-    /// How long ago the VM was started, or that was tried.
-    pub fn age(&self) -> Duration {
-        self.vm.lock().started.elapsed()
     }
 
     /// Puts a new VM in the place of one that has failed, if that was started this long ago.
@@ -208,8 +206,9 @@ impl Slot {
         if place.vm.is_some() {
             return Ok(Restart::Unneeded);
         }
-        if place.started.elapsed() < pause {
-            return Ok(Restart::TooSoon);
+        let rest = pause.saturating_sub(place.started.elapsed());
+        if !rest.is_zero() {
+            return Ok(Restart::TooSoon(rest));
         }
         place.started = Instant::now();
         place.vm = Some(start(&Arc::downgrade(self))?);
@@ -254,7 +253,7 @@ impl Slot {
     fn abandon(&self, place: &mut Place) {
         self.generation.fetch_add(1, Ordering::Relaxed);
         self.has_failed.store(true, Ordering::Relaxed);
-        self.fails.notify_one();
+        self.fails.notify_waiters();
         if let Some(mut vm) = place.vm.take() {
             for stream in vm.state().contexts.streams() {
                 stream.wake();

@@ -201,11 +201,43 @@ async fn reload_a_new_vm_serves_after_the_backoff() {
             assert!(std::time::Instant::now() < deadline);
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
-        assert_eq!(reloads("success"), f64::from(round));
+        eventually("it is counted", || reloads("success") == f64::from(round));
         assert_eq!(reloads("backoff"), refused);
     }
     assert!(refused > 40.0, "two backoffs of a second at least, {refused} requests 20 ms apart");
     eventually("four VMs have started", || proxy.log().matches("started").count() == 4);
+    assert_eq!(proxy.metric("phasegate_filter_vms"), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reload_a_filter_that_does_not_start_again_is_tried_again_and_hurts_no_other_of_its_vm() {
+    let guest = super::services::sick().on(
+        "proxy_on_request_headers",
+        &format!("(if {HARMED} (then (drop (call $proxy_set_shared_data 'sick' 'ab' (i32.const 0))) unreachable))"),
+    );
+    let mut site = Site::with("threads = 2");
+    for name in ["weak", "well"] {
+        let keys =
+            format!("configuration = '{name}-'\nfailure_policy = 'reload'\ninstances = 1\n").replace("weak-", "weak");
+        filtered(&mut site, &format!("/{name}"), "respond = { status = 200 }", name, &guest.path(), &keys);
+    }
+    let proxy = Proxy::start(&site.to_string());
+    let client = http1();
+    let get = async |path: &str| send(client.get(proxy.url(path))).await.status;
+    assert_eq!((get("/weak").await, get("/well").await), (200, 200));
+    assert_eq!(send(client.get(proxy.url("/weak")).header("x-harm", "1")).await.status, 503);
+    let works = async |path: &str| {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while get(path).await != 200 {
+            assert!(std::time::Instant::now() < deadline, "{path}");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    works("/well").await;
+    assert_eq!(get("/weak").await, 503, "it has refused");
+    works("/weak").await;
+    assert_eq!(get("/well").await, 200);
+    assert_eq!((failures(&proxy, "weak", "instantiate"), failures(&proxy, "well", "instantiate")), (2.0, 0.0));
     assert_eq!(proxy.metric("phasegate_filter_vms"), 1.0);
 }
 

@@ -274,3 +274,38 @@ async fn callouts_end_with_their_plugin() {
     proxy.wait_for_metric("phasegate_callouts_in_flight", 0.0);
     assert_eq!(proxy.metric("phasegate_filter_vms"), 1.0, "their VM goes on");
 }
+
+/// Refuses its configuration as often as a text that is shared is long, which becomes shorter each time.
+pub fn sick() -> Guest {
+    Guest::new()
+        .with(
+            "(func $found (result i32) (i32.eqz
+               (call $proxy_get_shared_data 'sick' (i32.const 0x80) (i32.const 0x84) (i32.const 0x88))))",
+        )
+        .on(
+            "proxy_on_configure",
+            "(if (i32.ne (local.get $a) (i32.const 4)) (then (return (i32.const 1))))
+             (drop (call $tick_every (i32.const 20)))
+             (if (call $found) (then
+               (if (i32.load (i32.const 0x84)) (then
+                 (drop (call $proxy_set_shared_data 'sick'
+                   (i32.load (i32.const 0x80)) (i32.sub (i32.load (i32.const 0x84)) (i32.const 1)) (i32.const 0)))
+                 (return (i32.const 0))))))",
+        )
+}
+
+#[test]
+fn a_service_that_does_not_start_again_is_tried_again() {
+    let guest = sick().on(
+        "proxy_on_tick",
+        "(if (i32.eqz (call $found)) (then
+           (drop (call $proxy_set_shared_data 'sick' 'ab' (i32.const 0))) unreachable))
+         (call $say 'works')",
+    );
+    let proxy = started_with(&(service("weak", &guest.path()) + "configuration = 'weak'\nfailure_policy = 'reload'\n"));
+    eventually("it works", || said(&proxy, "weak", "works") >= 3);
+    assert_eq!((failures(&proxy, "weak", "trap"), failures(&proxy, "weak", "instantiate")), (1.0, 2.0));
+    let reloads =
+        |result| proxy.metric(&format!("phasegate_filter_vm_reloads_total{{filter=\"weak\",result=\"{result}\"}}"));
+    assert_eq!((reloads("failure"), reloads("success")), (2.0, 1.0));
+}

@@ -178,11 +178,6 @@ impl Group {
         }
     }
 
-    /// Whether a plugin that is shut down has not called `proxy_done` yet.
-    pub fn is_parked(&self) -> bool {
-        self.slots().iter().any(|slot| slot.is_parked())
-    }
-
     fn slots(&self) -> &[Arc<Slot>] {
         self.slots.get().map_or(&[], Vec::as_slice)
     }

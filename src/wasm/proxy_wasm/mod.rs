@@ -54,6 +54,8 @@ pub struct FilterHost {
 /// What all VMs use.
 pub struct Services {
     pub capabilities: Arc<Capabilities>,
+    /// Shared by all plugins that are to call `proxy_done`.
+    pub parked: Arc<()>,
     background: OnceLock<Handle>,
 }
 
@@ -115,7 +117,7 @@ impl FilterHost {
     /// # Errors
     /// When a host function is bound twice.
     pub fn new(engine: &Engine, code: CodeStore, capabilities: Arc<Capabilities>) -> wasmtime::Result<FilterHost> {
-        let services = Arc::new(Services { capabilities, background: OnceLock::new() });
+        let services = Arc::new(Services { capabilities, parked: Arc::default(), background: OnceLock::new() });
         Ok(FilterHost {
             linker: host::linker(engine)?,
             code,
@@ -166,7 +168,7 @@ impl FilterHost {
             group.shut_down_all();
         }
         let start = Instant::now();
-        while groups.iter().any(|group| group.is_parked()) && start.elapsed() < within {
+        while Arc::strong_count(&self.services.parked) > 1 && start.elapsed() < within {
             std::thread::sleep(Duration::from_millis(5));
         }
     }

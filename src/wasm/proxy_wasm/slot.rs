@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::Services;
 use super::abi::Direction;
 use super::plugin::Identity;
-use super::state::{Effect, StreamContext, Task};
+use super::state::{Effect, Parked, StreamContext, Task};
 use super::vm::{StartError, Vm};
 use crate::capability::shared::QueueListener;
 use crate::wasm::Failure;
@@ -171,17 +171,12 @@ impl Slot {
         let services = vm.state().services.clone();
         let Some(root) = vm.state().contexts.root_mut(id) else { return };
         let (slot, generation) = (self.clone(), self.generation());
-        let waiting = background.spawn(async move {
+        let waiting = services.background().spawn(async move {
             tokio::time::sleep(LONGEST_FAREWELL).await;
             // A failure is logged.
             let _ = slot.with(generation, |vm| vm.delete(id));
         });
-        root.parked = Some(Task(waiting.abort_handle()));
-    }
-
-    /// Whether a plugin that is shut down has not called `proxy_done` yet.
-    pub fn is_parked(&self) -> bool {
-        self.vm.lock().vm.as_mut().is_some_and(|vm| vm.state().contexts.is_parked())
+        root.parked = Some(Parked { _waiting: Task(waiting.abort_handle()), _counts: services.parked.clone() });
     }
 
     pub fn has_failed(&self) -> bool {
@@ -234,7 +229,7 @@ impl Slot {
             while let Some(effect) = vm.state().effects.pop() {
                 match effect {
                     Effect::Tick(root) => self.arm(vm, root),
-                    Effect::Done(root) => vm.delete(root)?,
+                    Effect::Done(root, _parked) => vm.delete(root)?,
                 }
             }
             Ok(result)

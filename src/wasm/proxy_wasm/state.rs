@@ -106,8 +106,15 @@ pub struct Root {
     pub tick: Tick,
     /// The properties that it has declared.
     pub declared: Vec<Declared>,
-    /// There when `proxy_on_done` has answered false: it is deleted on `proxy_done`. The task keeps the VM until then.
-    pub parked: Option<Task>,
+    /// There when `proxy_on_done` has answered false: it is deleted on `proxy_done`.
+    pub parked: Option<Parked>,
+}
+
+/// Of a plugin that is shut down, and has not called `proxy_done` yet: the end of the process waits for it.
+pub struct Parked {
+    /// Keeps the VM until then.
+    pub _waiting: Task,
+    pub _counts: Arc<()>,
 }
 
 /// The clock of a root context.
@@ -158,7 +165,7 @@ pub enum Effect {
     /// The tick of this root context has changed.
     Tick(u32),
     /// `proxy_done` of this root context.
-    Done(u32),
+    Done(u32, Parked),
 }
 
 impl Contexts {
@@ -197,11 +204,6 @@ impl Contexts {
             Some(Context::Root(root)) => Some(root),
             _ => None,
         }
-    }
-
-    /// Whether a root context waits for `proxy_done`.
-    pub fn is_parked(&self) -> bool {
-        self.all.values().any(|context| matches!(context, Context::Root(Root { parked: Some(_), .. })))
     }
 
     /// The properties that the context that calls has declared; none without a context.

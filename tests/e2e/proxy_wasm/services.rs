@@ -309,3 +309,23 @@ fn a_service_that_does_not_start_again_is_tried_again() {
         |result| proxy.metric(&format!("phasegate_filter_vm_reloads_total{{filter=\"weak\",result=\"{result}\"}}"));
     assert_eq!((reloads("failure"), reloads("success")), (2.0, 1.0));
 }
+
+#[test]
+fn the_end_of_the_process_waits_for_plugins_that_a_reload_has_removed() {
+    let guest = hello(1000)
+        .with("(global $ending (mut i32) (i32.const 0))")
+        .on("proxy_on_done", "(global.set $ending (i32.const 1)) (return (i32.const 0))")
+        .on("proxy_on_tick", "(if (global.get $ending) (then (drop (call $proxy_done))))")
+        .on("proxy_on_delete", "(call $say 'deleted')");
+    let config = |services: &str| {
+        let mut site = Site::with(&format!("grace_period_ms = 5000\n{services}"));
+        site.answered("/");
+        site.to_string()
+    };
+    let proxy = Proxy::start(&config(&service("later", &guest.path())));
+    proxy.configure(&config(""));
+    assert_eq!(proxy.admin("POST", "/reload").0, 200);
+    proxy.wait_for_log("filters removed: later");
+    assert_eq!(proxy.terminate().code(), Some(0));
+    assert_eq!(said(&proxy, "later", "deleted"), 1);
+}

@@ -62,8 +62,8 @@ pub fn set_effective_context(call: &mut Call<'_>, context: u32) -> Answer {
 pub fn done(call: &mut Call<'_>) -> Answer {
     let state = call.state();
     let (id, _) = state.contexts.root()?;
-    state.contexts.root_mut(id).and_then(|root| root.parked.take()).ok_or(Status::NotFound)?;
-    state.effects.push(Effect::Done(id));
+    let parked = state.contexts.root_mut(id).and_then(|root| root.parked.take()).ok_or(Status::NotFound)?;
+    state.effects.push(Effect::Done(id, parked));
     Ok(())
 }
 

@@ -49,7 +49,7 @@ pub struct RunLog {
     touched: bool,
 }
 
-/// Standard output and error of a guest, until [`RunLog`] turns them into lines.
+/// Standard output and error of a guest, until they are lines of the log.
 #[derive(Default)]
 pub struct Output(Mutex<Vec<(log::Level, Vec<u8>)>>);
 
@@ -60,6 +60,20 @@ impl Output {
             Some((last, line)) if *last == level => line.extend_from_slice(bytes),
             _ => open.push((level, bytes.to_vec())),
         }
+    }
+
+    /// Takes the lines out that are complete, and what is too long for one.
+    pub fn take_lines(&self) -> Vec<(log::Level, Vec<u8>)> {
+        let mut open = self.0.lock();
+        let mut taken = std::mem::take(&mut *open);
+        if let Some((level, last)) = taken.last_mut() {
+            let complete = if last.len() > LONGEST_LINE { Some(last.len()) } else { end_of_line(last) };
+            let rest = last.split_off(complete.unwrap_or_default());
+            if !rest.is_empty() {
+                open.push((*level, rest));
+            }
+        }
+        taken
     }
 }
 
@@ -105,18 +119,8 @@ impl RunLog {
     /// Writes the lines that the guest has completed.
     pub fn flush(&mut self, request: Option<&Shared>) {
         self.touched = true;
-        let mut open = std::mem::take(&mut *self.output.0.lock());
-        let last = open.pop();
-        for (level, bytes) in open {
+        for (level, bytes) in self.output.take_lines() {
             self.lines(level, &bytes, request);
-        }
-        if let Some((level, mut bytes)) = last {
-            let complete = if bytes.len() > LONGEST_LINE { Some(bytes.len()) } else { end_of_line(&bytes) };
-            let rest = bytes.split_off(complete.unwrap_or_default());
-            self.lines(level, &bytes, request);
-            if !rest.is_empty() {
-                self.output.0.lock().push((level, rest));
-            }
         }
     }
 
@@ -141,4 +145,28 @@ impl RunLog {
 /// The length of all complete lines.
 fn end_of_line(bytes: &[u8]) -> Option<usize> {
     bytes.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use log::Level::{Error, Info};
+
+    use super::*;
+
+    #[test]
+    fn output_becomes_lines_and_each_keeps_its_level() {
+        let output = Output::default();
+        let write = |level, text: &str| {
+            output.write(level, text.as_bytes());
+            let lines = output.take_lines().into_iter().filter(|(_, bytes)| !bytes.is_empty());
+            lines.map(|(level, bytes)| (level, String::from_utf8(bytes).unwrap())).collect::<Vec<_>>()
+        };
+        let line = |level, text: &str| (level, text.to_owned());
+        assert_eq!(write(Info, "no end"), []);
+        assert_eq!(write(Error, "an error\nand"), [line(Info, "no end"), line(Error, "an error\n")]);
+        assert_eq!(write(Error, " more\n\n"), [line(Error, "and more\n\n")]);
+        let long = "x".repeat(LONGEST_LINE);
+        assert_eq!(write(Info, &long), []);
+        assert_eq!(write(Info, "x"), [line(Info, &(long + "x"))]);
+    }
 }

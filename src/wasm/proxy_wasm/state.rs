@@ -22,6 +22,7 @@ use crate::capability::shared::{Namespace, QueueListener};
 use crate::observe::metrics::Counted;
 use crate::wasm::Failure;
 use crate::wasm::limits::{Cpu, Memory};
+use crate::wasm::log::Output;
 
 /// The data of a VM's store.
 pub struct State {
@@ -45,18 +46,12 @@ pub struct State {
     pub slot: Weak<Slot>,
     /// Whether it shows that a plugin starts, and nothing more.
     pub is_trial: bool,
+    /// What the guest has written without ending the line.
     pub output: Output,
     /// The functions of which the log has said that they are at a limit.
     pub at_limit: HashSet<&'static str>,
     pub _alive: Counted,
 }
-
-/// What the guest has written without ending the line.
-#[derive(Default)]
-pub struct Output(Vec<u8>);
-
-/// Bytes of a line at the most.
-const LONGEST_LINE: usize = 8 << 10;
 
 /// What all VMs of a group have in common.
 pub struct Environment {
@@ -350,14 +345,9 @@ impl wasi::Host for State {
     }
 
     fn output(&mut self, level: log::Level, text: &[u8]) {
-        self.output.0.extend_from_slice(text);
-        let complete = match self.output.0.iter().rposition(|byte| *byte == b'\n') {
-            Some(at) => at + 1,
-            None if self.output.0.len() > LONGEST_LINE => self.output.0.len(),
-            None => return,
-        };
-        let rest = self.output.0.split_off(complete);
-        let lines = std::mem::replace(&mut self.output.0, rest);
-        self.log(level, String::from_utf8_lossy(&lines).trim_end());
+        self.output.write(level, text);
+        for (level, lines) in self.output.take_lines() {
+            self.log(level, String::from_utf8_lossy(&lines).trim_end());
+        }
     }
 }

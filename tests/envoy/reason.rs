@@ -91,7 +91,7 @@ reasons! {
     WrongHeader => "header names and values that cannot be sent, in the other functions",
         [
             "add_an_empty_name", "add_an_unknown_pseudo_header", "a_line_break_in_a_value", "a_nul_in_a_value",
-            "a_space_in_a_name", "a_status_that_is_none",
+            "a_space_in_a_name", "a_status_that_is_none", "a_line_break_in_a_value_of_a_response",
         ];
     AddedPseudo => "pseudo-headers that are added", ["add_pseudo_headers"];
     RemovedPseudo => "pseudo-headers that are removed",
@@ -127,10 +127,10 @@ reasons! {
         ];
     GrpcMetadata => "trailing metadata of a gRPC stream without messages", ["stream_fails_at_once", "stream_is_reset"];
     GrpcMessages => "a gRPC call with two answers", ["unary_with_two_answers"];
-    GrpcSendAfterEnd => "`proxy_grpc_send` after the end", ["stream_after_its_end"];
     MetricTwice => "ids of metrics", [];
     NegativeGauge => "a gauge below 0", ["metrics"];
     StartsTwice => "a plugin that starts", ["call_in_configure"];
+    StartsAnew => "a VM that `failure_policy` `reload` starts anew", ["trap_and_reload"];
     Allocator => "an allocator that traps, or calls a function that it may not call",
         ["allocator_traps", "allocator_calls_the_host"];
     EarlyLog => "what a guest logs before it is known for what: `_start`, its allocator",

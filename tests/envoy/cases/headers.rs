@@ -158,6 +158,14 @@ fn changes() -> Vec<Case> {
             ]}),
         ),
         Case::probe(
+            "a_line_break_in_a_value_of_a_response",
+            json!({ "on_response_headers": [
+                ["add", "response_headers", "x-break", "a\r\nx-injected: 1"], ["pairs", "response_headers"],
+            ]}),
+        )
+        .request(get("/"))
+        .request(get("/").h2()),
+        Case::probe(
             "remove_the_status",
             json!({ "on_response_headers": [
                 ["remove", "response_headers", ":status"], ["pairs", "response_headers"],

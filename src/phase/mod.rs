@@ -2,10 +2,12 @@
 //! Pingora nor Wasmtime.
 
 mod chain;
+mod failure;
 #[cfg(test)]
 mod tests;
 
 pub use chain::{Action, Chain, ChainBuilder, End, Step, Walk};
+pub use failure::FailureKind;
 
 use std::fmt;
 

@@ -21,9 +21,9 @@ use super::stream::{Step, Streaming, WITHOUT_CLIENT};
 use crate::config::OnFailure;
 use crate::exchange::{self, Ask, Exchange, Refused, Reply, Shared, plain_copy, stream};
 use crate::facts::Origin;
-use crate::phase::{End, Phase, Verdict, Walk};
+use crate::phase::{End, FailureKind, Phase, Verdict, Walk};
 use crate::snapshot::{LiveChain, LiveScript};
-use crate::wasm::{Failure, FailureKind};
+use crate::wasm::Failure;
 
 /// What a phase lends to plugins, beside the request header of the client.
 pub enum Subject<'a> {

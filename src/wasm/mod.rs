@@ -19,7 +19,7 @@ mod state;
 
 pub use cache::CacheError;
 pub use entry::EntryPoint;
-pub use failure::{Failure, FailureKind};
+pub use failure::Failure;
 pub use module::{Module, ModuleError};
 pub use proxy_wasm::abi::Direction;
 pub use proxy_wasm::{End, Filter, FilterChain, Filters, Flow, LocalReply, Plugin, Service, Stream};

@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::Counted;
-use crate::wasm::FailureKind;
+use crate::phase::FailureKind;
 
 /// The counters of one filter.
 #[derive(Clone, Debug)]

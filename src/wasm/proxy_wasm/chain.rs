@@ -21,7 +21,7 @@ use super::stream::{Http, LocalReply, Stream};
 use crate::config::FailurePolicy;
 use crate::facts::{Facts, Way};
 use crate::observe::metrics::Counted;
-use crate::wasm::FailureKind;
+use crate::phase::FailureKind;
 
 pub use self::lane::End;
 

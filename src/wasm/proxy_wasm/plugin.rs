@@ -8,7 +8,7 @@ use super::stream::Stream;
 use super::vm::StartError;
 use crate::config::FailurePolicy;
 use crate::observe::metrics::FilterMetrics;
-use crate::wasm::FailureKind;
+use crate::phase::FailureKind;
 
 /// By which a plugin is known in its VMs. Those of the same identity share a root context.
 pub struct Identity {

@@ -7,7 +7,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use status::{Status, parse as parse_status};
+pub use status::{Status, code_of_http, parse as parse_status};
 pub use stream::{Event, GrpcStream, SendError, stream};
 
 use std::time::Duration;

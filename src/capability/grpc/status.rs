@@ -33,6 +33,18 @@ pub struct Status {
     pub trailers: Box<HeaderMap>,
 }
 
+/// The status of gRPC for one of HTTP: grpc/doc/http-grpc-status-mapping.md.
+pub fn code_of_http(status: StatusCode) -> u32 {
+    match status.as_u16() {
+        400 => INTERNAL,
+        401 => UNAUTHENTICATED,
+        403 => PERMISSION_DENIED,
+        404 => UNIMPLEMENTED,
+        429 | 502 | 503 | 504 => UNAVAILABLE,
+        _ => UNKNOWN,
+    }
+}
+
 impl Status {
     fn new(code: u32, message: impl Into<String>) -> Status {
         Status { code, message: message.into(), trailers: Box::default() }
@@ -79,17 +91,9 @@ impl Status {
         }
     }
 
-    /// Of a response that is not one of gRPC: doc/http-grpc-status-mapping.md.
+    /// Of a response that is not one of gRPC.
     pub(super) fn of_http(status: StatusCode) -> Status {
-        let code = match status.as_u16() {
-            400 => INTERNAL,
-            401 => UNAUTHENTICATED,
-            403 => PERMISSION_DENIED,
-            404 => UNIMPLEMENTED,
-            429 | 502 | 503 | 504 => UNAVAILABLE,
-            _ => UNKNOWN,
-        };
-        Status::new(code, format!("the server answered {status}, and not in gRPC"))
+        Status::new(code_of_http(status), format!("the server answered {status}, and not in gRPC"))
     }
 
     /// Of a response that breaks off.

@@ -35,6 +35,11 @@ pub fn linker(engine: &Engine, store_waits: bool) -> wasmtime::Result<Linker<Sta
     Ok(linker)
 }
 
+/// What a plugin gets as `err`.
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}
+
 impl From<WitVerdict> for Verdict {
     fn from(verdict: WitVerdict) -> Verdict {
         match verdict {

@@ -1,4 +1,5 @@
 use super::bindings::phasegate::plugin::wasm_socket::{Host, SocketType};
+use super::text;
 use crate::capability::net::Transport;
 use crate::wasm::state::State;
 
@@ -55,8 +56,4 @@ impl From<SocketType> for Transport {
             SocketType::Quic => Transport::Quic,
         }
     }
-}
-
-fn text(error: impl ToString) -> String {
-    error.to_string()
 }

@@ -4,6 +4,7 @@ use ::http::{HeaderMap, Method as HttpMethod};
 
 use super::bindings::phasegate::plugin::wasm_http::{Method, Request, Response};
 use super::bindings::phasegate::plugin::wasm_std::{EntryPoint, Host};
+use super::text;
 use crate::VERSION;
 use crate::capability::mailbox::{self, Message};
 use crate::exchange::{BodyOr, Edit, Refused, Reply, contains, first_value, pairs};
@@ -253,10 +254,6 @@ impl State {
     ) -> Result<(), String> {
         self.exchange().and_then(|mut exchange| edit(exchange.edit_response(function)?)).map_err(text)
     }
-}
-
-fn text(error: impl ::std::error::Error) -> String {
-    error.to_string()
 }
 
 impl From<EntryPoint> for wasm::EntryPoint {

@@ -1,5 +1,6 @@
 use super::bindings::phasegate::plugin::wasm_http::{Method, Request};
 use super::bindings::phasegate::plugin::wasm_websocket::{Host, Message, SocketType};
+use super::text;
 use crate::capability::websocket::{self, Handshake};
 use crate::wasm::state::State;
 
@@ -56,8 +57,4 @@ impl Host for State {
     async fn socket_close_code(&mut self, fd: u64) -> Result<Option<(u16, String)>, String> {
         Ok(self.run().sockets.websocket(fd).map_err(text)?.close_code())
     }
-}
-
-fn text(error: impl ToString) -> String {
-    error.to_string()
 }

@@ -15,7 +15,6 @@ mod stream;
 use wasmtime::{Caller, Engine, Linker};
 
 use self::call::Call;
-pub use self::stream::grpc_status_of;
 use super::state::State;
 use super::wasi;
 

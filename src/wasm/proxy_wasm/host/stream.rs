@@ -3,6 +3,7 @@
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::call::{Answer, Call, header_name, header_value};
+use crate::capability::grpc::code_of_http;
 use crate::wasm::proxy_wasm::abi::{Direction, Status, StreamType};
 use crate::wasm::proxy_wasm::pairs;
 use crate::wasm::proxy_wasm::state::State;
@@ -121,7 +122,7 @@ impl LocalReply {
     /// The same as a gRPC response of trailers only (gRPC over HTTP2, "Responses"). Statuses beyond 16 stand for none:
     /// that of HTTP says it.
     pub fn into_grpc(mut self, grpc_status: u32) -> LocalReply {
-        let status = if grpc_status <= 16 { grpc_status } else { grpc_status_of(self.status) };
+        let status = if grpc_status <= 16 { grpc_status } else { code_of_http(self.status) };
         self.status = StatusCode::OK;
         self.headers.retain(|(name, _)| *name != header::CONTENT_TYPE);
         self.headers.push((header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")));
@@ -137,15 +138,3 @@ impl LocalReply {
 
 /// What is not printable ASCII, and `%`.
 const GRPC_MESSAGE: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
-
-/// The gRPC status for one of HTTP (grpc/doc/http-grpc-status-mapping.md).
-pub fn grpc_status_of(status: StatusCode) -> u32 {
-    match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502 | 503 | 504 => 14,
-        _ => 2,
-    }
-}

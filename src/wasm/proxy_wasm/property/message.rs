@@ -5,11 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use http::{HeaderMap, Version, header};
 
 use super::{Found, count, duration, int, put};
-use crate::capability::grpc::parse_status;
+use crate::capability::grpc::{code_of_http, parse_status};
 use crate::facts::Origin;
 use crate::wasm::proxy_wasm::abi::Direction;
 use crate::wasm::proxy_wasm::fields::Fields;
-use crate::wasm::proxy_wasm::host::grpc_status_of;
 use crate::wasm::proxy_wasm::pairs;
 use crate::wasm::proxy_wasm::stream::Http;
 
@@ -128,7 +127,7 @@ fn grpc_status(http: &Http) -> Option<i64> {
     let said = said.into_iter().flatten().find_map(|headers| headers.get("grpc-status"));
     match said {
         Some(status) => parse_status(status.as_bytes()).map(Into::into),
-        None => Some(grpc_status_of(header.status).into()),
+        None => Some(code_of_http(header.status).into()),
     }
 }
 

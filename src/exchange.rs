@@ -425,7 +425,7 @@ impl Edit<'_> {
     /// # Errors
     /// For a name or value that is not valid HTTP, and for headers that frame the message.
     pub fn append(&mut self, name: String, value: String) -> Result<(), Refused> {
-        self.editable(&name)?;
+        self.editable(&name, &value)?;
         let value = header_value(&name, value)?;
         match self {
             Edit::Request(header) => header.append_header(name, value),
@@ -440,7 +440,7 @@ impl Edit<'_> {
     /// As [`Edit::append`].
     pub fn append_all(&mut self, pairs: Vec<(String, String)>) -> Result<(), Refused> {
         for (name, value) in &pairs {
-            self.editable(name)?;
+            self.editable(name, value)?;
             header_value(name, value.clone())?;
         }
         pairs.into_iter().try_for_each(|(name, value)| self.append(name, value))
@@ -451,7 +451,7 @@ impl Edit<'_> {
     /// # Errors
     /// As [`Edit::append`].
     pub fn set(&mut self, name: String, value: String) -> Result<(), Refused> {
-        self.editable(&name)?;
+        self.editable(&name, &value)?;
         let value = header_value(&name, value)?;
         match self {
             Edit::Request(header) => header.insert_header(name, value),
@@ -460,11 +460,14 @@ impl Edit<'_> {
         .or_else(too_many)
     }
 
-    fn editable(&self, name: &str) -> Result<(), Refused> {
-        not_keeping(name)?;
-        if let Edit::Request(_) = self {
-            not_of_hop(name)?;
+    fn editable(&self, name: &str, value: &str) -> Result<(), Refused> {
+        match self {
+            // What a server of gRPC wants to be told, and all that HTTP/2 has of it.
+            Edit::Request(_) if name.eq_ignore_ascii_case("te") && value == "trailers" => return Ok(()),
+            Edit::Request(_) => not_of_hop(name)?,
+            Edit::Response(_) => {}
         }
+        not_keeping(name)?;
         editable(name)
     }
 
@@ -618,6 +621,16 @@ fn final_status(status: u16) -> Result<StatusCode, Refused> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_would_be_lost_in_a_request_is_refused() {
+        let mut request = no_request();
+        let mut set = |name: &str, value: &str| Edit::Request(&mut request).set(name.to_owned(), value.to_owned());
+        for (name, value) in [("te", "gzip"), ("Connection", "close"), ("upgrade", "x"), ("Proxy-Authorization", "x")] {
+            assert!(matches!(set(name, value), Err(Refused::Framing(_))), "{name}: {value}");
+        }
+        assert_eq!(set("TE", "trailers"), Ok(()));
+    }
 
     #[test]
     fn names_are_tokens_and_framing_belongs_to_the_proxy() {

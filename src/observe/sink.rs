@@ -102,13 +102,15 @@ impl Shared {
                 batch.insert(0, b'\n');
             }
             let (count, written) = write_all(&mut out, &batch);
-            torn = batch[..count].last().map_or(torn, |&last| last != b'\n');
             if let Err(error) = &written {
-                self.dropped.inc_by(batch[count..].iter().filter(|&&byte| byte == b'\n').count() as u64);
+                // That which ends the torn line is none of its own.
+                let lines = &batch[count.max(torn.into())..];
+                self.dropped.inc_by(lines.iter().filter(|&&byte| byte == b'\n').count() as u64);
                 if !failing {
                     log::error!("{name}: cannot write, lines are lost: {error}");
                 }
             }
+            torn = batch[..count].last().map_or(torn, |&last| last != b'\n');
             failing = written.is_err();
             if closed {
                 break;
@@ -221,6 +223,44 @@ mod tests {
         assert_eq!(written.recv().unwrap(), b"two\n");
         drop(guard);
         assert_eq!(dropped.get(), 1);
+    }
+
+    #[test]
+    fn a_torn_line_is_ended_and_counted_once() {
+        /// Takes three bytes, then nothing twice, then everything.
+        struct Full(Arc<Mutex<Vec<u8>>>, usize);
+
+        impl Write for Full {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.1 += 1;
+                let taken = match self.1 {
+                    1 => 3,
+                    2 | 3 => return Err(io::Error::other("disk full")),
+                    _ => bytes.len(),
+                };
+                self.0.lock().extend_from_slice(&bytes[..taken]);
+                Ok(taken)
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let (written, dropped) = (Arc::new(Mutex::new(Vec::new())), Counter::default());
+        let (sink, guard) = Sink::start("test", Full(written.clone(), 0), dropped.clone()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        for (line, lost) in [("torn", 1), ("lost", 2)] {
+            sink.push(line.as_bytes());
+            while dropped.get() < lost {
+                assert!(Instant::now() < deadline);
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        sink.push(b"whole");
+        drop(guard);
+        assert_eq!(String::from_utf8(written.lock().clone()).unwrap(), "tor\nwhole\n");
+        assert_eq!(dropped.get(), 2);
     }
 
     #[test]

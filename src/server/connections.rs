@@ -12,8 +12,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use crate::observe::metrics::Counted;
 use crate::proxy::watched;
 
-/// With which a client of HTTP/2 begins (RFC 9113, section 3.4). No request of HTTP/1 is shorter.
-const PREFACE: &[u8; 3] = b"PRI";
+/// With which a client of HTTP/2 begins (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How much of it tells it from a request of HTTP/1, which can be shorter than all of it.
+const TELLING: usize = 3;
 
 /// How many there are.
 #[derive(Clone, Default)]
@@ -41,9 +44,8 @@ impl<A> Connected<A> {
         let Some(h2c) = &self.h2c else {
             return Some((&self.app, matches!(stream.selected_alpn_proto(), Some(ALPN::H2))));
         };
-        let mut beginning = [0; PREFACE.len()];
-        tokio::time::timeout(self.idle, stream.try_peek(&mut beginning)).await.ok()?.ok()?;
-        Some(if beginning == *PREFACE { (h2c, true) } else { (&self.app, false) })
+        let is_http2 = tokio::time::timeout(self.idle, begins_http2(stream)).await.ok()?.ok()?;
+        Some(if is_http2 { (h2c, true) } else { (&self.app, false) })
     }
 }
 
@@ -60,5 +62,18 @@ impl<A: ServerApp + Send + Sync> ServerApp for Connected<A> {
 
     async fn cleanup(&self) {
         self.app.cleanup().await;
+        if let Some(h2c) = &self.h2c {
+            h2c.cleanup().await;
+        }
     }
+}
+
+async fn begins_http2(stream: &mut Stream) -> std::io::Result<bool> {
+    let mut beginning = [0; PREFACE.len()];
+    stream.try_peek(&mut beginning[..TELLING]).await?;
+    if beginning[..TELLING] != PREFACE[..TELLING] {
+        return Ok(false);
+    }
+    stream.try_peek(&mut beginning).await?;
+    Ok(beginning == *PREFACE)
 }

@@ -343,7 +343,13 @@ async fn an_idle_connection_is_closed_and_no_other() {
         let silent = Raw::connect(proxy.addr()).await;
         let mut begun = Raw::connect(proxy.addr()).await;
         begun.send("GET / HTTP/1.1\r\nhost: a\r\nx-endless").await;
-        for mut idle in [served, silent, begun] {
+        // With which HTTP/2 begins, too.
+        let mut short = Raw::connect(proxy.addr()).await;
+        short.send("PRI").await;
+        let mut other = Raw::connect(proxy.addr()).await;
+        other.send("PRI / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert_eq!(other.read_response().await.status(), 200);
+        for mut idle in [served, silent, begun, short, other] {
             assert!(soon("the end of the connection", idle.is_closed()).await);
         }
 

@@ -1,7 +1,7 @@
 //! The VMs of one key: the same code, `vm_id`, `vm_configuration` and limits. All plugins with that key share them.
 
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use wasmtime::InstancePre;
@@ -20,6 +20,9 @@ use crate::worker;
 
 /// How long a VM that has failed is left alone at least (as Envoy's `reload_config`).
 const BACKOFF: Duration = Duration::from_secs(1);
+
+/// After an attempt to start a plugin anew, so many times as long as it took there is none: a start may compute for long.
+const REST: u32 = 10;
 
 pub struct Group {
     pub environment: Arc<Environment>,
@@ -143,6 +146,7 @@ impl Group {
             return None;
         }
         let plugins: Vec<_> = self.plugins.lock().iter().filter_map(Weak::upgrade).collect();
+        let began = Instant::now();
         let started = match slot.restart(backoff(), |slot| self.vm_with(slot, &plugins)) {
             Ok(Restart::TooSoon(pause)) => return Some(pause),
             Ok(Restart::Done) => Ok(()),
@@ -162,7 +166,7 @@ impl Group {
         } else {
             metrics.reload_failure.inc()
         };
-        Some(backoff())
+        Some(backoff().max(began.elapsed() * REST))
     }
 
     pub fn shut_down(self: &Arc<Group>, identity: &Arc<Identity>) {

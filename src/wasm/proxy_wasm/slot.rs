@@ -32,7 +32,7 @@ pub struct Slot {
 struct Place {
     /// None after a failure.
     vm: Option<Vm>,
-    /// When it was started, or that was tried.
+    /// When it had been started, or that had been tried.
     started: Instant,
 }
 
@@ -152,8 +152,11 @@ impl Slot {
         self.vm.lock().vm.as_ref().is_some_and(|vm| vm.root(identity).is_some())
     }
 
-    /// Shuts a plugin down, if it runs here.
+    /// Shuts a plugin down, if it runs here. In a VM that has failed none does: it may be starting, and that is not waited for.
     pub fn shut_down(self: &Arc<Slot>, identity: &Arc<Identity>) {
+        if self.has_failed() {
+            return;
+        }
         let mut place = self.vm.lock();
         let Some(root) = place.vm.as_ref().and_then(|vm| vm.root(identity)) else { return };
         // A failure is logged, and nobody waits for more.
@@ -205,8 +208,9 @@ impl Slot {
         if !rest.is_zero() {
             return Ok(Restart::TooSoon(rest));
         }
+        let vm = start(&Arc::downgrade(self));
         place.started = Instant::now();
-        place.vm = Some(start(&Arc::downgrade(self))?);
+        place.vm = Some(vm?);
         self.has_failed.store(false, Ordering::Relaxed);
         drop(place);
         self.settle();

@@ -210,6 +210,29 @@ async fn reload_a_new_vm_serves_after_the_backoff() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reload_the_end_of_the_process_does_not_wait_for_a_filter_that_starts() {
+    let guest = Guest::new()
+        .on("proxy_on_request_headers", "(drop (call $proxy_set_shared_data 'gone' 'x' (i32.const 0))) unreachable")
+        .on(
+            "proxy_on_configure",
+            "(if (i32.eqz (call $proxy_get_shared_data 'gone' (i32.const 0x40) (i32.const 0x44) (i32.const 0x48)))
+               (then (loop $for_ever (br $for_ever))))",
+        );
+    let mut site = Site::with("grace_period_ms = 2000");
+    let keys = "failure_policy = 'reload'\ninstances = 1\n";
+    filtered(&mut site, "/", "respond = { status = 200 }", "stuck", &guest.path(), keys);
+    let proxy = Proxy::start(&site.to_string());
+    assert_eq!(send(http1().get(proxy.url("/"))).await.status, 503);
+    proxy.wait_for_metric("phasegate_filter_vms", 0.0);
+    // It starts, for ten seconds.
+    proxy.wait_for_metric("phasegate_filter_vms", 1.0);
+    let start = std::time::Instant::now();
+    proxy.signal(Signal::Terminate);
+    assert_eq!(proxy.wait_for_exit().code(), Some(0));
+    assert!(start.elapsed() < std::time::Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reload_a_filter_that_does_not_start_again_is_tried_again_and_hurts_no_other_of_its_vm() {
     let guest = super::services::sick().on(
         "proxy_on_request_headers",

@@ -585,7 +585,7 @@ fn not_framing(name: &str) -> Result<(), Refused> {
 
 /// What Pingora takes out of a request on its way: a header that a plugin sets would be lost.
 fn not_of_hop(name: &str) -> Result<(), Refused> {
-    const OF_HOP: [HeaderName; 4] =
+    static OF_HOP: [HeaderName; 4] =
         [header::UPGRADE, header::TRAILER, header::PROXY_AUTHORIZATION, header::PROXY_AUTHENTICATE];
     refused_of(&OF_HOP, name)
 }

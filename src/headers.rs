@@ -3,7 +3,7 @@
 use http::{HeaderName, StatusCode, header};
 
 /// By these a message says whether its connection is kept, and how: HTTP/2 has none of them (RFC 9113, section 8.2.2).
-pub const KEEPING: [HeaderName; 4] = [
+pub static KEEPING: [HeaderName; 4] = [
     header::CONNECTION,
     header::TE,
     HeaderName::from_static("keep-alive"),

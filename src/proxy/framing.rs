@@ -8,6 +8,17 @@ use super::context::Context;
 use super::error;
 use crate::headers::{KEEPING, has_body, is_framing};
 
+/// Whether there is nothing to check, and nothing about a connection. In one pass: every response comes by here.
+pub fn is_plain(response: &ResponseHeader) -> bool {
+    let mut framed = false;
+    response.headers.iter().all(|(name, value)| match *name {
+        header::CONTENT_LENGTH => !std::mem::replace(&mut framed, true) && is_length(value),
+        header::TRANSFER_ENCODING => !std::mem::replace(&mut framed, true) && is_chunked(value),
+        header::UPGRADE => false,
+        _ => !KEEPING.contains(name),
+    })
+}
+
 /// Checks how a response of the upstream is framed.
 ///
 /// # Errors
@@ -24,8 +35,11 @@ pub fn check(response: &mut ResponseHeader) -> pingora::Result<()> {
         response.insert_header(header::CONTENT_LENGTH, length.ok_or_else(error::bad_framing)?)?;
     }
     let mut codings = response.headers.get_all(header::TRANSFER_ENCODING).iter();
-    let is_chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
     if codings.next().is_none_or(is_chunked) && codings.next().is_none() { Ok(()) } else { Err(error::bad_framing()) }
+}
+
+fn is_chunked(coding: &HeaderValue) -> bool {
+    coding.as_bytes().eq_ignore_ascii_case(b"chunked")
 }
 
 /// A number that has one spelling.
@@ -40,10 +54,6 @@ pub fn is_length(value: &HeaderValue) -> bool {
 /// Takes out of a response what is about the connection that it came by (RFC 9110, section 7.6.1), and what else HTTP/2 does
 /// not have. What is about the client's connection Pingora writes.
 pub fn end_connection(response: &mut ResponseHeader) {
-    // One pass for what is rarely there: every response comes by here.
-    if !response.headers.keys().any(|name| KEEPING.contains(name) || *name == header::UPGRADE) {
-        return;
-    }
     let options =
         response.headers.get_all(header::CONNECTION).iter().flat_map(|line| line.as_bytes().split(|b| *b == b','));
     let named: Vec<_> = options.filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok()).collect();

@@ -350,7 +350,7 @@ impl ProxyHttp for Gateway {
         if response.status == StatusCode::SWITCHING_PROTOCOLS && !session.is_upgrade_req() {
             return Err(error::unasked_upgrade());
         }
-        if response.status != StatusCode::SWITCHING_PROTOCOLS {
+        if response.status != StatusCode::SWITCHING_PROTOCOLS && !framing::is_plain(response) {
             framing::check(response)?;
             framing::end_connection(response);
         }

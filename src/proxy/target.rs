@@ -67,11 +67,13 @@ const HOSTS: &str = "the request names more than one host";
 /// What servers read in more than one way: lengths that stand there twice or begin with a zero, and codings of transfer other
 /// than `chunked`, which would be lost on the way (RFC 9112, sections 6.1 and 6.3).
 fn one_framing(request: &RequestHeader) -> Result<(), &'static str> {
-    let mut lengths = request.headers.get_all(header::CONTENT_LENGTH).iter();
-    match lengths.next() {
-        Some(length) if !framing::is_length(length) => return Err("the content-length of the request is no number"),
-        Some(_) if lengths.next().is_some() => return Err("the request has more than one content-length"),
-        _ => {}
+    if let Some(length) = request.headers.get(header::CONTENT_LENGTH) {
+        if !framing::is_length(length) {
+            return Err("the content-length of the request is no number");
+        }
+        if request.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
+            return Err("the request has more than one content-length");
+        }
     }
     let mut codings = request.headers.get_all(header::TRANSFER_ENCODING).iter();
     match codings.next() {

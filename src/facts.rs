@@ -275,7 +275,7 @@ fn push_escaped(text: &mut String, value: &str) {
     text.push_str(rest);
 }
 
-/// Host without a port, lower case: from the request target of HTTP/2, else from the `Host` header.
+/// Host without a port, lower case.
 pub fn domain(request: &RequestHeader) -> Option<Cow<'_, str>> {
     let host = host_of(request.headers.get(header::HOST)?.to_str().ok()?);
     Some(if host.bytes().any(|b| b.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host.into() })

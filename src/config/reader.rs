@@ -178,8 +178,8 @@ impl<'t, 's> Reader<'t, 's> {
     }
 
     fn help_for_unknown(&self, name: &str) -> String {
-        let elsewhere = ELSEWHERE.iter().filter(|(other, _)| *other == name).map(|(_, here)| *here);
-        if let Some(here) = elsewhere.into_iter().find(|here| self.level.key(here).is_some()) {
+        let known = ELSEWHERE.iter().find(|(other, here)| *other == name && self.level.key(here).is_some());
+        if let Some((_, here)) = known {
             return format!("here it is called `{here}`: `{}`", self.example(here));
         }
         let has = |level: &&&Level| level.keys.iter().any(|key| key.name == name);

@@ -18,8 +18,7 @@ use prometheus_client::registry::Registry;
 
 use self::filters::Filters;
 use super::defined_metrics::DefinedMetrics;
-use crate::phase::FailureKind;
-use crate::phase::{Place, Verdict};
+use crate::phase::{FailureKind, Place, Verdict};
 
 /// The content type of `Metrics::encode`.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -6,7 +6,7 @@ use pingora::prelude::Session;
 
 use super::context::Context;
 use super::error;
-use crate::headers::{KEEPING, has_body, is_framing};
+use crate::headers::{KEEPING, connection_tokens, has_body, is_at_most_chunked, is_chunked, is_framing, is_length};
 
 /// Whether there is nothing to check, and nothing about a connection. In one pass: every response comes by here.
 pub fn is_plain(response: &ResponseHeader) -> bool {
@@ -34,29 +34,14 @@ pub fn check(response: &mut ResponseHeader) -> pingora::Result<()> {
         let length: Option<u64> = first.and_then(|first| first.trim().parse().ok());
         response.insert_header(header::CONTENT_LENGTH, length.ok_or_else(error::bad_framing)?)?;
     }
-    let mut codings = response.headers.get_all(header::TRANSFER_ENCODING).iter();
-    if codings.next().is_none_or(is_chunked) && codings.next().is_none() { Ok(()) } else { Err(error::bad_framing()) }
-}
-
-fn is_chunked(coding: &HeaderValue) -> bool {
-    coding.as_bytes().eq_ignore_ascii_case(b"chunked")
-}
-
-/// A number that has one spelling.
-pub fn is_length(value: &HeaderValue) -> bool {
-    match value.as_bytes() {
-        [] => false,
-        [b'0', _, ..] => false,
-        digits => digits.iter().all(u8::is_ascii_digit),
-    }
+    if is_at_most_chunked(&response.headers) { Ok(()) } else { Err(error::bad_framing()) }
 }
 
 /// Takes out of a response what is about the connection that it came by (RFC 9110, section 7.6.1), and what else HTTP/2 does
 /// not have. What is about the client's connection Pingora writes.
 pub fn end_connection(response: &mut ResponseHeader) {
-    let options =
-        response.headers.get_all(header::CONNECTION).iter().flat_map(|line| line.as_bytes().split(|b| *b == b','));
-    let named: Vec<_> = options.filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok()).collect();
+    let tokens = connection_tokens(&response.headers);
+    let named: Vec<_> = tokens.filter_map(|token| HeaderName::from_bytes(token).ok()).collect();
     let named = named.iter().filter(|name| !is_framing(name));
     for name in named.chain(&KEEPING).chain([&header::UPGRADE]) {
         response.remove_header(name);

@@ -394,7 +394,7 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         self.take_leave(session, ctx);
-        if ctx.filtering.is_some() {
+        if ctx.filtering.is_some() && !framing::is_plain(response) {
             // Filters may set any header.
             framing::end_connection(response);
         }

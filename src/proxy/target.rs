@@ -4,8 +4,7 @@ use http::uri::{PathAndQuery, Uri};
 use http::{HeaderName, HeaderValue, Method, Version, header};
 use pingora::http::RequestHeader;
 
-use super::framing;
-use crate::headers::is_framing;
+use crate::headers::{connection_tokens, is_at_most_chunked, is_framing, is_length};
 
 /// Leaves a path as the target of the request (RFC 9112, section 3.2), or `*` for OPTIONS, and its host in `host`, whatever the
 /// version. The error is what is wrong.
@@ -68,29 +67,25 @@ const HOSTS: &str = "the request names more than one host";
 /// than `chunked`, which would be lost on the way (RFC 9112, sections 6.1 and 6.3).
 fn one_framing(request: &RequestHeader) -> Result<(), &'static str> {
     if let Some(length) = request.headers.get(header::CONTENT_LENGTH) {
-        if !framing::is_length(length) {
+        if !is_length(length) {
             return Err("the content-length of the request is no number");
         }
         if request.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
             return Err("the request has more than one content-length");
         }
     }
-    let mut codings = request.headers.get_all(header::TRANSFER_ENCODING).iter();
-    match codings.next() {
-        Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") || codings.next().is_some() => {
-            Err("the transfer-encoding of the request is not `chunked`")
-        }
-        _ => Ok(()),
+    if is_at_most_chunked(&request.headers) {
+        Ok(())
+    } else {
+        Err("the transfer-encoding of the request is not `chunked`")
     }
 }
 
 /// Removes what the client says is for this connection only (RFC 9110, section 7.6.1): here, because Pingora would remove it after
 /// plugins have set headers for the upstream.
 fn remove_nominated(request: &mut RequestHeader) -> Result<(), &'static str> {
-    let lines = request.headers.get_all(header::CONNECTION).iter();
-    let tokens = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
     let (options, nominated): (Vec<_>, Vec<_>) =
-        tokens.filter(|token| !token.is_empty()).partition(|token| is_option(token));
+        connection_tokens(&request.headers).partition(|token| is_option(token));
     if nominated.is_empty() {
         return Ok(());
     }

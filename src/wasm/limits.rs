@@ -172,9 +172,11 @@ impl Cpu {
         if let Some(last) = &mut self.last {
             last.yielded = yields;
         }
-        // Tokio's way of yielding, for it looks after its connections in between.
-        let others = || UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()));
-        Ok(if yields { others() } else { UpdateDeadline::Continue(1) })
+        Ok(match yields {
+            // Tokio's way of yielding, for it looks after its connections in between.
+            true => UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())),
+            false => UpdateDeadline::Continue(1),
+        })
     }
 
     /// Adds the CPU time since the last tick; up to the first, none: nobody knows when in an epoch the run has begun. After a

@@ -9,7 +9,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use pingora::apps::{HttpServerOptions, ServerApp};
@@ -22,7 +21,7 @@ use tokio::sync::Semaphore;
 
 use self::connections::{Connected, Connections};
 use self::listen::{Bound, Prebound};
-use self::shutdown::Shutdown;
+use self::shutdown::{Grace, Shutdown};
 
 use crate::capability::Capabilities;
 use crate::capability::cluster::Announced;
@@ -79,7 +78,7 @@ pub struct Start {
     pub hangup: Hangup,
 }
 
-/// Serves until SIGTERM or SIGINT, and then until the requests in flight have ended, or the grace period has.
+/// Serves until SIGTERM, SIGINT or SIGQUIT, and then until the requests in flight have ended, or the grace period has.
 ///
 /// # Errors
 /// When an upstream's name does not resolve, the access log cannot be opened or an address is taken; when the server ends
@@ -161,11 +160,11 @@ pub fn run(start: Start) -> Result<(), ServerError> {
     shutdown.wait(serving)?;
     shared.ready.store(false, Ordering::Relaxed);
     log::info!("shutting down");
-    let stopped = Instant::now();
-    shutdown::drain(&metrics, &connections, grace_period);
+    let grace = Grace::new(shutdown, grace_period);
+    shutdown::drain(&metrics, &connections, &grace);
     // Requests need them to the end.
-    capabilities.named.shut_down(grace_period.saturating_sub(stopped.elapsed()));
-    host.filters().shut_down(grace_period.saturating_sub(stopped.elapsed()));
+    capabilities.named.shut_down(|| grace.is_over());
+    host.filters().shut_down(|| grace.is_over());
     // The engine's clock ticks until the last request and session have ended.
     drop((host, reloads));
     Ok(())

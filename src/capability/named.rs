@@ -117,11 +117,10 @@ impl NamedSessions {
         }
     }
 
-    /// Quits all sessions and waits for their end, for so long at the most; then they are cancelled. Blocks.
-    pub fn shut_down(&self, within: Duration) {
+    /// Quits all sessions and waits for their end, or until the time for it is over; then they are cancelled. Blocks.
+    pub fn shut_down(&self, is_over: impl Fn() -> bool) {
         self.replace(Vec::new());
-        let start = Instant::now();
-        while self.live.named_sessions.get() > 0 && start.elapsed() < within {
+        while self.live.named_sessions.get() > 0 && !is_over() {
             std::thread::sleep(Duration::from_millis(5));
         }
         *self.home.lock() = None;
@@ -479,7 +478,7 @@ mod tests {
         test.send("hang");
         eventually_running(&test).await;
         let start = Instant::now();
-        test.named.shut_down(Duration::from_millis(10));
+        test.named.shut_down(|| start.elapsed() > Duration::from_millis(10));
         assert!(start.elapsed() < GRACE);
         test.wait_for(0).await;
     }

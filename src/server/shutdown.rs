@@ -1,4 +1,5 @@
-//! SIGTERM, SIGINT and SIGQUIT: no new connections, and an end when the last request has ended.
+//! SIGTERM, SIGINT and SIGQUIT: no new connections, and an end when the last request has ended. A SIGINT after that,
+//! as by a second Ctrl-C, ends the waiting.
 
 use std::io;
 use std::sync::Arc;
@@ -6,7 +7,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use futures::future::select_all;
 use parking_lot::{Condvar, Mutex};
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::runtime::Runtime;
@@ -26,9 +26,20 @@ const LATECOMERS: Duration = Duration::from_millis(100);
 /// still be on its way.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// Knows whether a signal has come.
+/// What signals have asked for.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Asked {
+    #[default]
+    Nothing,
+    /// To end when the requests in flight have ended.
+    End,
+    /// To end at once.
+    EndNow,
+}
+
+/// Knows which signals have come.
 #[derive(Clone, Default)]
-pub struct Shutdown(Arc<(Mutex<bool>, Condvar)>);
+pub struct Shutdown(Arc<(Mutex<Asked>, Condvar)>);
 
 impl Shutdown {
     /// What tells Pingora, and this. From now on a signal does not end the process at once; one that comes before anybody
@@ -38,9 +49,9 @@ impl Shutdown {
     /// When the signals cannot be listened for.
     pub fn listen(&self, runtime: &Runtime) -> io::Result<impl ShutdownSignalWatch + use<>> {
         let _inside = runtime.enter();
-        let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()].map(signal);
-        let signals = signals.into_iter().collect::<io::Result<_>>()?;
-        Ok(Signals { shutdown: self.clone(), signals: Mutex::new(signals) })
+        let terminate = signal(SignalKind::terminate())?;
+        let (interrupt, quit) = (signal(SignalKind::interrupt())?, signal(SignalKind::quit())?);
+        Ok(Signals { shutdown: self.clone(), signals: Mutex::new(Some([terminate, interrupt, quit])) })
     }
 
     /// Waits for a signal.
@@ -48,52 +59,85 @@ impl Shutdown {
     /// # Errors
     /// When the server ends first.
     pub fn wait(&self, server: JoinHandle<()>) -> Result<(), ServerError> {
-        let (came, changed) = &*self.0;
-        let mut came = came.lock();
-        while !*came && !server.is_finished() {
-            changed.wait_for(&mut came, Duration::from_millis(200));
+        let (asked, changed) = &*self.0;
+        let mut asked = asked.lock();
+        while *asked == Asked::Nothing && !server.is_finished() {
+            changed.wait_for(&mut asked, Duration::from_millis(200));
         }
-        if *came { Ok(()) } else { Err(ServerError::Ended { panicked: server.join().is_err() }) }
+        let by_itself = *asked == Asked::Nothing;
+        if by_itself { Err(ServerError::Ended { panicked: server.join().is_err() }) } else { Ok(()) }
     }
 
-    fn come(&self) {
-        *self.0.0.lock() = true;
+    fn ask(&self, what: Asked) {
+        *self.0.0.lock() = what;
         self.0.1.notify_all();
+    }
+}
+
+/// How long an end may take.
+pub struct Grace {
+    shutdown: Shutdown,
+    end: Instant,
+}
+
+impl Grace {
+    /// From now on, for so long, or until SIGINT comes.
+    pub fn new(shutdown: Shutdown, period: Duration) -> Grace {
+        Grace { shutdown, end: Instant::now() + period }
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.is_cut_short() || Instant::now() >= self.end
+    }
+
+    fn is_cut_short(&self) -> bool {
+        *self.shutdown.0.0.lock() == Asked::EndNow
     }
 }
 
 struct Signals {
     shutdown: Shutdown,
-    /// Until Pingora waits for them.
-    signals: Mutex<Vec<Signal>>,
+    /// SIGTERM, SIGINT, SIGQUIT. Until Pingora waits for them.
+    signals: Mutex<Option<[Signal; 3]>>,
 }
 
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
-        let mut signals = std::mem::take(&mut *self.signals.lock());
-        if !signals.is_empty() {
-            select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv()))).await;
+        let signals = self.signals.lock().take();
+        if let Some([mut terminate, mut interrupt, mut quit]) = signals {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                _ = quit.recv() => {}
+            }
+            let shutdown = self.shutdown.clone();
+            shutdown.ask(Asked::End);
+            tokio::spawn(async move {
+                interrupt.recv().await;
+                shutdown.ask(Asked::EndNow);
+            });
         }
-        self.shutdown.come();
         ShutdownSignal::GracefulTerminate
     }
 }
 
-/// Waits until no request is in flight and their connections have ended, for at most the grace period.
-pub fn drain(metrics: &Metrics, connections: &Connections, grace: Duration) {
-    let start = Instant::now();
-    let left = || grace.saturating_sub(start.elapsed());
-    thread::sleep(LATECOMERS.min(grace));
+/// Waits until no request is in flight and their connections have ended, or the grace period is over.
+pub fn drain(metrics: &Metrics, connections: &Connections, grace: &Grace) {
+    let latecomers = Instant::now() + LATECOMERS;
+    while Instant::now() < latecomers && !grace.is_over() {
+        thread::sleep(STEP);
+    }
     while metrics.requests_in_flight() > 0 {
-        if left().is_zero() {
-            log::warn!("the grace period is over: {} requests are cut off", metrics.requests_in_flight());
+        if grace.is_over() {
+            let why = if grace.is_cut_short() { "SIGINT came during the shutdown" } else { "the grace period is over" };
+            log::warn!("{why}: {} requests are cut off", metrics.requests_in_flight());
             return;
         }
         thread::sleep(STEP);
     }
-    let end = Instant::now() + FAREWELL.min(left());
-    while connections.count() > 0 && Instant::now() < end {
+    let end = Instant::now() + FAREWELL;
+    while connections.count() > 0 && Instant::now() < end && !grace.is_over() {
         thread::sleep(STEP);
     }
 }
@@ -113,7 +157,7 @@ mod tests {
     #[test]
     fn a_signal_is_no_error() {
         let shutdown = Shutdown::default();
-        shutdown.come();
+        shutdown.ask(Asked::End);
         assert!(shutdown.wait(thread::spawn(|| ())).is_ok());
     }
 }

@@ -85,6 +85,28 @@ async fn a_request_that_hangs_is_cut_off_after_the_grace_period() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_second_interrupt_waits_no_longer() {
+    let (origin, _release) = held().await;
+    let proxy = Proxy::start(&proxy_to(origin.addr()));
+
+    let answer = tokio::spawn(http1().get(proxy.url("/")).send());
+    eventually("the request is with the origin", || origin.received().len() == 1);
+    let start = Instant::now();
+    for signal in [Signal::Interrupt, Signal::Terminate] {
+        proxy.signal(signal);
+        proxy.wait_for_log("shutting down");
+    }
+    // SIGTERM was no reason: what supervises processes may send it more than once.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!answer.is_finished());
+    proxy.signal(Signal::Interrupt);
+    assert_eq!(proxy.wait_for_exit().code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(proxy.log().contains("SIGINT came during the shutdown: 1 requests are cut off"), "{}", proxy.log());
+    assert!(soon("the end of the request", answer).await.unwrap().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_that_waits_is_in_flight_too() {
     let config = server("path = '/'\nrespond = { status = 200, body = 'ok' }")
         + &script("wasm_access", &guests::path("verdict"), "sleep 600 then ok");

@@ -21,7 +21,7 @@ mod wasi;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::{self, Handle};
@@ -161,14 +161,13 @@ impl FilterHost {
         Ok(plugin)
     }
 
-    /// Shuts all plugins down, and waits for those that will tell when they are done, for so long at the most. Blocks.
-    pub fn shut_down(&self, within: Duration) {
+    /// Shuts all plugins down, and waits for those that will tell when they are done, or until the time for it is over. Blocks.
+    pub fn shut_down(&self, is_over: impl Fn() -> bool) {
         let groups: Vec<_> = self.groups.lock().values().filter_map(Weak::upgrade).collect();
         for group in &groups {
             group.shut_down_all();
         }
-        let start = Instant::now();
-        while Arc::strong_count(&self.services.parked) > 1 && start.elapsed() < within {
+        while Arc::strong_count(&self.services.parked) > 1 && !is_over() {
             std::thread::sleep(Duration::from_millis(5));
         }
     }

@@ -32,7 +32,7 @@ pub struct Facts {
     pub tls: bool,
     pub server_name: Option<String>,
     pub upstream: Option<UpstreamFacts>,
-    /// Servers of the upstream that were tried.
+    /// Attempts at the upstream. The same server may be tried again.
     pub attempts: u32,
     /// Where the response comes from.
     pub origin: Option<Origin>,

@@ -47,7 +47,7 @@ pub fn is_framing(name: &HeaderName) -> bool {
     matches!(*name, header::CONTENT_LENGTH | header::TRANSFER_ENCODING)
 }
 
-/// RFC 9110, section 6.4.1.
+/// RFC 9110, sections 6.4.1 and 15.3.6.
 pub fn has_body(status: StatusCode) -> bool {
     !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::RESET_CONTENT)
 }

@@ -24,7 +24,6 @@ use self::watch::Watch;
 use crate::capability::Capabilities;
 use crate::config::{self, Config, Diagnostics};
 use crate::observe::metrics::ReloadResult;
-use crate::proxy::upstream::UpstreamError;
 use crate::proxy::{Generation, Shared};
 use crate::snapshot::{Changes, Snapshot};
 use crate::tls::Certificates;
@@ -225,15 +224,14 @@ impl Reloader {
         if matches!(trigger, Trigger::Files) && self.seen.know(&inputs) {
             return Outcome::Unchanged;
         }
+        // Until it has come to something: that may end in a panic, which must not be tried again and again.
+        self.seen.failed = Some(inputs.clone());
         match self.replace(config, &inputs, diagnostics) {
             Ok(changes) => {
                 self.seen = Seen { running: inputs, failed: None };
                 Outcome::Ok { changes, took: started.elapsed() }
             }
-            Err(outcome) => {
-                self.seen.failed = Some(inputs);
-                outcome
-            }
+            Err(outcome) => outcome,
         }
     }
 
@@ -265,7 +263,7 @@ impl Reloader {
         let built = Generation::build(config, snapshot, Some(&current), &self.shared.metrics);
         let (next, _) = match built {
             Ok(built) => built,
-            Err(error) => return Err(Outcome::not_built(&error, diagnostics)),
+            Err(error) => return Err(Outcome::wrong(&diagnostics.alone(error.diagnostic()))),
         };
         if diagnostics.iter().next().is_some() {
             log::warn!("the configuration has warnings:{}", indented(&diagnostics.to_string()));
@@ -316,16 +314,6 @@ impl Seen {
 impl Outcome {
     fn wrong(diagnostics: &Diagnostics) -> Outcome {
         Outcome::Failed { shown: diagnostics.to_string(), told: diagnostics.without_lines() }
-    }
-
-    fn not_built(error: &UpstreamError, diagnostics: Diagnostics) -> Outcome {
-        match error.diagnostic() {
-            Some(diagnostic) => Outcome::wrong(&diagnostics.alone(diagnostic)),
-            None => {
-                let shown = format!("error: {error}\n");
-                Outcome::Failed { told: shown.clone(), shown }
-            }
-        }
     }
 
     fn result(&self) -> ReloadResult {

@@ -25,12 +25,12 @@ use self::shutdown::{Grace, Shutdown};
 
 use crate::capability::Capabilities;
 use crate::capability::cluster::Announced;
-use crate::config::{Config, Diagnostic};
+use crate::config::{Config, Diagnostic, Listener};
 use crate::observe::access_log::{AccessLog, AccessLogError};
 use crate::observe::admin::Admin;
 use crate::observe::metrics::Metrics;
-use crate::proxy::upstream::{self, UpstreamError};
-use crate::proxy::{Gateway, Generation, Listener, MOST_LEFT_BEHIND, Shared, listeners};
+use crate::proxy::upstream::{self, ResolveError};
+use crate::proxy::{Gateway, Generation, MOST_LEFT_BEHIND, Shared};
 use crate::reload::{self, Hangup, Inputs, Reloads, Running};
 use crate::snapshot::Snapshot;
 use crate::tls::Certificates;
@@ -40,7 +40,7 @@ use crate::wasm::{self, Host};
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     #[error(transparent)]
-    Upstream(#[from] UpstreamError),
+    Resolve(#[from] ResolveError),
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
     #[error("cannot listen on {addr}: {source}")]
@@ -57,7 +57,7 @@ impl ServerError {
     /// With its place, if it is something in the configuration that turned out to be wrong.
     pub fn diagnostic(&self) -> Option<Diagnostic> {
         match self {
-            ServerError::Upstream(error) => error.diagnostic(),
+            ServerError::Resolve(error) => Some(error.diagnostic()),
             _ => None,
         }
     }
@@ -86,7 +86,7 @@ pub struct Start {
 pub fn run(start: Start) -> Result<(), ServerError> {
     let Start { config, capabilities, announced, host, snapshot, services, certificates, metrics, inputs, hangup } =
         start;
-    let (listeners, admin, grace_period) = (listeners(&config), config.admin, config.grace_period);
+    let (listeners, admin, grace_period) = (config.listeners(), config.admin, config.grace_period);
     let keepalive_timeout = config.keepalive_timeout;
     let shutdown = Shutdown::default();
     let signals = shutdown.listen(hangup.runtime()).map_err(ServerError::Signals)?;

@@ -18,10 +18,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use crate::config::{Config, Diagnostic, Diagnostics, HostPattern, Tls};
+use crate::config::{Config, Diagnostic, Diagnostics, HostPattern, Router, Tls};
 use crate::facts::{Certificate, Handshake};
 use crate::pem;
-use crate::proxy::Router;
 
 /// The certificates of every address that speaks TLS.
 #[derive(Default)]

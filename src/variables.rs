@@ -92,7 +92,7 @@ variables! {
     CacheStatus = "http_cache_status",
     /// `true` when a time limit ended the request.
     IsTimeoutExit = "is_timeout_exit",
-    /// `ext1`, `ext2` or `ext3` from the first such verdict on.
+    /// `ext1`, `ext2` or `ext3`: the last such verdict.
     WasmExt = "wasm_ext",
 }
 

@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 /// A name, and the only rooms of `src` in which it may stand.
 const RULES: &[(&str, &[&str])] = &[
     ("wasmtime", &["wasm"]),
-    ("pingora", &["proxy", "server", "server.rs", "tls.rs", "exchange.rs", "facts", "facts.rs", "observe/admin.rs"]),
+    (
+        "pingora",
+        &["proxy", "server", "server.rs", "tls.rs", "exchange", "exchange.rs", "facts", "facts.rs", "observe/admin.rs"],
+    ),
     ("redis", &["capability/store", "config/leaf.rs"]),
-    ("crate::proxy", &["proxy", "server", "server.rs", "tls.rs", "reload", "reload.rs"]),
+    ("crate::proxy", &["proxy", "server", "server.rs", "reload.rs"]),
     ("crate::server", &["server", "cli"]),
     ("crate::snapshot", &["snapshot.rs", "proxy", "server", "server.rs", "reload.rs", "cli"]),
     (

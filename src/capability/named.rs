@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
-use tokio::runtime::{Builder, Handle};
-use tokio::sync::{Notify, oneshot};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::mailbox::{self, Inbox, MailError, Mailboxes, Message};
 use crate::observe::metrics::{Counted, Live};
+use crate::worker::Home;
 
 /// How long a session that is to quit may take before it is cancelled.
 pub const GRACE: Duration = Duration::from_secs(1);
@@ -128,22 +129,12 @@ impl NamedSessions {
 
     fn home(&self) -> std::io::Result<Handle> {
         let mut home = self.home.lock();
-        if let Some(home) = &*home {
-            return Ok(home.handle.clone());
-        }
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
-        let (stop, stopped) = oneshot::channel::<()>();
-        std::thread::Builder::new().name("sessions".into()).spawn(move || drop(runtime.block_on(stopped)))?;
-        *home = Some(Home { handle: handle.clone(), _stop: stop });
-        Ok(handle)
+        let home = match &mut *home {
+            Some(home) => home,
+            none => none.insert(Home::start("sessions")?),
+        };
+        Ok(home.handle().clone())
     }
-}
-
-/// The thread that sessions run on. Dropped, it ends with all that runs there.
-struct Home {
-    handle: Handle,
-    _stop: oneshot::Sender<()>,
 }
 
 /// One name.

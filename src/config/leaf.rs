@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
+use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use http::{HeaderValue, StatusCode, Uri};
@@ -58,6 +59,15 @@ impl Leaf for NonZeroU64 {
 
     fn from_value(value: &DeValue) -> Option<Self> {
         u64::from_value(value).and_then(NonZeroU64::new)
+    }
+}
+
+/// In milliseconds.
+impl Leaf for Duration {
+    const EXPECTED: &'static str = NonZeroU64::EXPECTED;
+
+    fn from_value(value: &DeValue) -> Option<Self> {
+        NonZeroU64::from_value(value).map(|ms| Duration::from_millis(ms.get()))
     }
 }
 
@@ -147,15 +157,14 @@ impl Leaf for UriPath {
 
 /// What to request of a server: a path, maybe with a query.
 #[derive(Clone, Debug)]
-pub struct Target(pub String);
+pub struct Target(pub PathAndQuery);
 
 impl Leaf for Target {
     const EXPECTED: &'static str = "a path that starts with \"/\", percent-encoded as it is requested";
 
     fn from_value(value: &DeValue) -> Option<Self> {
-        let target = value.as_str()?;
-        let valid = target.starts_with('/') && !target.contains('#') && target.parse::<PathAndQuery>().is_ok();
-        valid.then(|| Target(target.to_owned()))
+        let target = value.as_str().filter(|target| target.starts_with('/') && !target.contains('#'))?;
+        target.parse().ok().map(Target)
     }
 }
 

@@ -6,6 +6,7 @@ mod diagnostic;
 mod excerpt;
 mod keys;
 mod leaf;
+mod listener;
 mod model;
 mod net;
 mod reader;
@@ -17,6 +18,7 @@ mod template;
 mod tests;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Span, key};
+pub use listener::{Listener, Router};
 pub use model::*;
 #[cfg(test)]
 pub use net::load_rules;

@@ -4,10 +4,12 @@ pub use filter::*;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
 use http::{HeaderMap, StatusCode};
 use ipnet::IpNet;
 use log::LevelFilter;
@@ -208,7 +210,7 @@ impl Default for Timeouts {
 pub struct UpstreamServer {
     /// `host:port`.
     pub addr: String,
-    pub weight: u16,
+    pub weight: NonZeroU16,
     pub place: Place,
 }
 
@@ -251,7 +253,7 @@ impl Balance {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
     /// What to GET; without it a connection is enough.
-    pub path: Option<String>,
+    pub path: Option<PathAndQuery>,
     pub interval: Duration,
 }
 

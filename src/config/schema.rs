@@ -5,7 +5,8 @@ mod filter;
 pub use filter::{Filter, FilterLimits, Remote, Service};
 
 use std::net::SocketAddr;
-use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroUsize};
+use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
@@ -27,8 +28,8 @@ pub struct Main {
     pub error_log: Option<LevelFilter>,
     pub access_log: Option<AccessLog>,
     pub grace_period_ms: Option<u64>,
-    pub client_timeout_ms: Option<NonZeroU64>,
-    pub keepalive_timeout_ms: Option<NonZeroU64>,
+    pub client_timeout_ms: Option<Duration>,
+    pub keepalive_timeout_ms: Option<Duration>,
     pub body_limit: Option<Size>,
     pub trusted_proxies: Vec<IpNet>,
     pub cache: Option<String>,
@@ -132,7 +133,7 @@ pub struct Store {
     pub size: Option<Size>,
     pub url: Option<RedisUrl>,
     pub prefix: Option<String>,
-    pub timeout_ms: Option<NonZeroU64>,
+    pub timeout_ms: Option<Duration>,
     /// The keys that belong to one kind and are there.
     pub memory_keys: Vec<Spanned<&'static str>>,
     pub redis_keys: Vec<Spanned<&'static str>>,
@@ -162,8 +163,8 @@ pub struct Upstream {
     pub health_check: Option<HealthCheck>,
     pub tls: Option<UpstreamTls>,
     pub h2: Option<bool>,
-    pub connect_timeout_ms: Option<NonZeroU64>,
-    pub silence_timeout_ms: Option<NonZeroU64>,
+    pub connect_timeout_ms: Option<Duration>,
+    pub silence_timeout_ms: Option<Duration>,
 }
 
 pub struct UpstreamServers {
@@ -216,7 +217,7 @@ impl FromTable for UpstreamTls {
 
 pub struct HealthCheck {
     pub path: Option<Target>,
-    pub interval_ms: Option<NonZeroU64>,
+    pub interval_ms: Option<Duration>,
 }
 
 impl FromTable for HealthCheck {
@@ -450,8 +451,8 @@ impl FromTable for Session {
 #[derive(Default)]
 pub struct Limits {
     pub memory: Option<Spanned<Size>>,
-    pub cpu_ms: Option<NonZeroU64>,
-    pub wall_ms: Option<NonZeroU64>,
+    pub cpu_ms: Option<Duration>,
+    pub wall_ms: Option<Duration>,
 }
 
 impl FromTable for Limits {

@@ -1,7 +1,9 @@
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
 use proptest::prelude::*;
 
 use super::keys::LEVELS;
@@ -156,16 +158,22 @@ fn upstreams_by_name_and_by_address() {
     let names: Vec<_> = config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
     assert_eq!(names, ["origin", "127.0.0.1:9003"], "equal addresses share an upstream");
     let origin = &config.upstreams[0];
-    assert_eq!(origin.servers[0], UpstreamServer { addr: "127.0.0.1:9001".into(), weight: 2, place: Place::default() });
+    assert_eq!(
+        origin.servers[0],
+        UpstreamServer { addr: "127.0.0.1:9001".into(), weight: NonZeroU16::new(2).unwrap(), place: Place::default() }
+    );
     assert_eq!(
         origin.servers[1],
-        UpstreamServer { addr: "origin.example.cn:9002".into(), weight: 1, place: Place::default() }
+        UpstreamServer { addr: "origin.example.cn:9002".into(), weight: NonZeroU16::MIN, place: Place::default() }
     );
     assert_eq!(&FULL[origin.servers[1].place.0.clone()], "\"origin.example.cn:9002\"");
     assert_eq!(origin.balance, Balance::Hash);
     assert!(origin.hash_key.is_some());
     let check = origin.health_check.clone().unwrap();
-    assert_eq!((check.path.as_deref(), check.interval), (Some("/healthz"), Duration::from_millis(200)));
+    assert_eq!(
+        (check.path.as_ref().map(PathAndQuery::as_str), check.interval),
+        (Some("/healthz"), Duration::from_millis(200))
+    );
 }
 
 #[test]

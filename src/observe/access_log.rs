@@ -30,8 +30,8 @@ pub struct AccessLog(Sink);
 pub struct AccessLogGuard(#[expect(dead_code, reason = "its drop is what it is for")] SinkGuard);
 
 impl AccessLog {
-    /// Opens the target (a file is appended to, or made with the folders above it) and starts the writer: a thread, so call it after any fork. Lines that cannot be kept or written
-    /// are counted in `dropped`.
+    /// Opens the target (a file is appended to, or made with the folders above it) and starts the writer: a thread, so call
+    /// it after any fork. Lines that cannot be kept or written are counted in `dropped`.
     pub fn open(target: &LogTarget, dropped: Counter) -> Result<(AccessLog, AccessLogGuard), AccessLogError> {
         const THREAD: &str = "access log";
         let started = match target {

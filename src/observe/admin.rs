@@ -22,7 +22,7 @@ pub type Reload = Box<dyn Fn() -> BoxFuture<'static, (StatusCode, Value)> + Send
 /// What the admin endpoint shows.
 pub struct Admin {
     pub metrics: Arc<Metrics>,
-    /// Whether to send this process requests: false until it can serve them, and again when it shuts down.
+    /// Whether to send this process requests: this endpoint opens last, so they can be until the process shuts down.
     pub ready: Arc<AtomicBool>,
     /// `GET /plugins`
     pub plugins: Report,

@@ -229,6 +229,7 @@ impl Gateway {
         }
         ctx.facts.duration = Some(ctx.facts.started.elapsed());
         let mut state = state.lock();
+        ctx.facts.timed_out |= state.filters.have_timed_out();
         let replaced = state.response == Response::Past;
         let stream = state.filters.stream().clone();
         {

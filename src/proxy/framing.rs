@@ -48,6 +48,14 @@ pub fn end_connection(response: &mut ResponseHeader) {
     }
 }
 
+/// An interim response is not about a connection either, and has no body (RFC 9110, sections 8.6 and 15.2).
+pub fn end_interim(response: &mut ResponseHeader) {
+    end_connection(response);
+    for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
+        response.remove_header(&name);
+    }
+}
+
 /// Frames a response of the upstream whose status may have been changed: what follows its header is as it was.
 pub fn frame(session: &Session, response: &mut ResponseHeader, ctx: &mut Context) -> pingora::Result<()> {
     let request = session.req_header();

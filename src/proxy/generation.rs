@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use pingora::services::background::GenBackgroundService;
 
-use super::route::{self, Router};
-use super::upstream::{HealthChecks, Upstream, UpstreamError};
+use super::upstream::{HealthChecks, ResolveError, Upstream};
 use crate::capability::cluster::Cluster;
-use crate::config::{Config, Template};
+use crate::config::{Config, Router, Template};
 use crate::observe::metrics::{Counted, Metrics};
 use crate::snapshot::Snapshot;
 
@@ -39,7 +38,7 @@ impl Generation {
         snapshot: Snapshot,
         before: Option<&Generation>,
         metrics: &Metrics,
-    ) -> Result<(Generation, Vec<HealthService>), UpstreamError> {
+    ) -> Result<(Generation, Vec<HealthService>), ResolveError> {
         let mut upstreams = Vec::new();
         let mut services = Vec::new();
         for spec in &config.upstreams {
@@ -55,7 +54,7 @@ impl Generation {
         }
         let generation = Generation {
             number: before.map_or(1, |before| before.number + 1),
-            routers: route::listeners(&config).iter().map(|listener| listener.router(&config)).collect(),
+            routers: config.listeners().iter().map(|listener| Router::of(&config, listener)).collect(),
             config,
             snapshot,
             upstreams,

@@ -1,4 +1,5 @@
-//! The proxy itself: what happens to a request on its way. Each hook is a few lines that name the phase.
+//! The proxy itself: what happens to a request on its way. The hooks, in their order; what a step does is in the file of its
+//! name.
 
 mod activity;
 mod body;
@@ -10,7 +11,6 @@ mod framing;
 mod generation;
 mod replay;
 mod respond;
-mod route;
 mod run;
 mod stream;
 mod target;
@@ -18,7 +18,6 @@ pub mod upstream;
 
 pub use activity::watched;
 pub use generation::Generation;
-pub use route::{Listener, Router, listeners};
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -158,7 +157,7 @@ impl ProxyHttp for Gateway {
     /// None: Pingora's own module, compression, would be asked at every step of a request and do nothing.
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
-    /// `wasm_access`, `wasm_serverless`, and the handlers that need no upstream.
+    /// `wasm_access`, `wasm_serverless`, `proxy_wasm`, and the handlers that need no upstream.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<bool> {
         let generation = self.shared.current.load_full();
         ctx.arrive(session, &generation.config.trusted_proxies);
@@ -345,6 +344,7 @@ impl ProxyHttp for Gateway {
             response.set_version(Version::HTTP_11);
         }
         if is_interim(response.status) {
+            framing::end_interim(response);
             return Ok(());
         }
         if response.status == StatusCode::SWITCHING_PROTOCOLS && !session.is_upgrade_req() {

@@ -22,31 +22,24 @@ use self::protocol::Protocol;
 use crate::config::{self, Balance, Ca, Diagnostic, Span, Timeouts};
 use crate::worker;
 
-/// The weights a server may have. The selection keeps an entry for each unit of weight.
-const WEIGHTS: std::ops::RangeInclusive<usize> = 1..=65535;
-
 /// How often, for each server, a selection is asked for its next choice before any usable server will do.
 const TRIES_PER_SERVER: usize = 8;
 
-/// Why an upstream cannot be built.
+/// A name of an upstream's server has no address.
 #[derive(Debug, thiserror::Error)]
-pub enum UpstreamError {
-    #[error("upstream `{upstream}` has no servers")]
-    NoServers { upstream: String },
-    #[error("upstream `{upstream}`: the weight of `{addr}` is {weight}, it must be from 1 to 65535")]
-    Weight { upstream: String, addr: String, weight: usize },
-    #[error("upstream `{upstream}`: cannot resolve `{addr}`: {source}")]
-    Resolve { upstream: String, addr: String, place: Span, source: io::Error },
-    #[error("upstream `{upstream}`: `{path}` is not a path to request for a health check")]
-    HealthPath { upstream: String, path: String },
+#[error("upstream `{upstream}`: cannot resolve `{addr}`: {source}")]
+pub struct ResolveError {
+    upstream: String,
+    addr: String,
+    place: Span,
+    source: io::Error,
 }
 
-impl UpstreamError {
-    /// With its place, if it is something in the configuration that turned out to be wrong.
-    pub fn diagnostic(&self) -> Option<Diagnostic> {
-        let UpstreamError::Resolve { place, .. } = self else { return None };
+impl ResolveError {
+    /// With its place in the configuration.
+    pub fn diagnostic(&self) -> Diagnostic {
         let help = "names are resolved at the start: look whether it is right, or write an address";
-        Some(Diagnostic::error(place.clone(), self.to_string()).help(help))
+        Diagnostic::error(self.place.clone(), self.to_string()).help(help)
     }
 }
 
@@ -99,16 +92,13 @@ impl Upstream {
     pub fn build(
         spec: &config::Upstream,
         ca: Option<&Ca>,
-    ) -> Result<(Arc<Upstream>, Option<GenBackgroundService<HealthChecks>>), UpstreamError> {
+    ) -> Result<(Arc<Upstream>, Option<GenBackgroundService<HealthChecks>>), ResolveError> {
         let servers = resolve(spec)?;
         let protocol = Protocol::of(spec);
-        let health = match &spec.health_check {
-            Some(check) => {
-                let checks = HealthChecks::new(&spec.name, check, &servers, &protocol, ca)?;
-                Some(GenBackgroundService::new(format!("health {}", spec.name), Arc::new(checks)))
-            }
-            None => None,
-        };
+        let health = spec.health_check.as_ref().map(|check| {
+            let checks = HealthChecks::new(&spec.name, check, &servers, &protocol, ca);
+            GenBackgroundService::new(format!("health {}", spec.name), Arc::new(checks))
+        });
         let picker = Picker::new(spec.balance, &servers);
         Ok((
             Arc::new(Upstream {
@@ -255,31 +245,25 @@ impl Drop for Active {
 }
 
 /// All addresses, each once: servers that come to the same address add up their weights.
-fn resolve(spec: &config::Upstream) -> Result<Box<[Arc<Server>]>, UpstreamError> {
+fn resolve(spec: &config::Upstream) -> Result<Box<[Arc<Server>]>, ResolveError> {
     let mut servers = BTreeMap::<SocketAddr, Server>::new();
     for config::UpstreamServer { addr: authority, weight, place } in &spec.servers {
-        let weight = &usize::from(*weight);
-        if !WEIGHTS.contains(weight) {
-            let (upstream, addr) = (spec.name.clone(), authority.clone());
-            return Err(UpstreamError::Weight { upstream, addr, weight: *weight });
-        }
+        // The selection keeps an entry for each unit of it.
+        let weight = usize::from(weight.get());
         let addrs = addresses(authority).map_err(|source| {
             let (upstream, addr) = (spec.name.clone(), authority.clone());
-            UpstreamError::Resolve { upstream, addr, place: place.0.clone(), source }
+            ResolveError { upstream, addr, place: place.0.clone(), source }
         })?;
         for addr in addrs {
             servers.entry(addr).and_modify(|server| server.weight += weight).or_insert_with(|| Server {
                 addr,
                 authority: authority.clone(),
                 host: host_of(authority).into(),
-                weight: *weight,
+                weight,
                 healthy: AtomicBool::new(true),
                 active: AtomicUsize::new(0),
             });
         }
-    }
-    if servers.is_empty() {
-        return Err(UpstreamError::NoServers { upstream: spec.name.clone() });
     }
     Ok(servers.into_values().map(Arc::new).collect())
 }

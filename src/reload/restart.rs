@@ -1,5 +1,4 @@
-use crate::config::{AccessLog, Ca, Config, LogTarget, Network, Upstream};
-use crate::proxy::{Listener, listeners};
+use crate::config::{AccessLog, Ca, Config, Listener, LogTarget, Network, Upstream};
 
 /// The keys in which a configuration differs from the running one, and which stand as long as the process does.
 pub fn needed_for(running: &Config, new: &Config) -> Vec<String> {
@@ -70,7 +69,7 @@ fn checked_upstreams(running: &[Upstream], new: &[Upstream]) -> Vec<String> {
 
 fn listen(running: &Config, new: &Config) -> Option<String> {
     let key = |listener: &Listener| (listener.addr, listener.tls, listener.h2);
-    let (running, new) = (listeners(running), listeners(new));
+    let (running, new) = (running.listeners(), new.listeners());
     let (running, new): (Vec<_>, Vec<_>) = (running.iter().map(key).collect(), new.iter().map(key).collect());
     let gone = running.iter().filter(|listener| !new.contains(listener));
     let come = new.iter().filter(|listener| !running.contains(listener));

@@ -39,12 +39,17 @@ pub struct Connected<A> {
 }
 
 impl<A> Connected<A> {
-    /// Whose a connection is, and whether it speaks HTTP/2. None: the client says nothing, for too long.
-    async fn app_of(&self, stream: &mut Stream) -> Option<(&Arc<A>, bool)> {
+    /// Whose a connection is, and whether it speaks HTTP/2. None: the client says nothing, for too long or until the shutdown.
+    async fn app_of(&self, stream: &mut Stream, shutdown: &ShutdownWatch) -> Option<(&Arc<A>, bool)> {
         let Some(h2c) = &self.h2c else {
             return Some((&self.app, matches!(stream.selected_alpn_proto(), Some(ALPN::H2))));
         };
-        let is_http2 = tokio::time::timeout(self.idle, begins_http2(stream)).await.ok()?.ok()?;
+        let mut shutdown = shutdown.clone();
+        let is_http2 = tokio::select! {
+            biased;
+            begins = tokio::time::timeout(self.idle, begins_http2(stream)) => begins.ok()?.ok()?,
+            _ = shutdown.wait_for(|begun| *begun) => return None,
+        };
         Some(if is_http2 { (h2c, true) } else { (&self.app, false) })
     }
 }
@@ -53,7 +58,7 @@ impl<A> Connected<A> {
 impl<A: ServerApp + Send + Sync> ServerApp for Connected<A> {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let _open = Counted::new(&self.connections.0);
-        let (app, is_http2) = self.app_of(&mut stream).await?;
+        let (app, is_http2) = self.app_of(&mut stream, shutdown).await?;
         if is_http2 {
             return app.process_new(stream, shutdown).await;
         }

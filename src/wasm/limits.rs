@@ -77,8 +77,12 @@ impl Memory {
 }
 
 impl ResourceLimiter for Memory {
-    fn memory_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
-        let used = self.used + desired.saturating_sub(current);
+    fn memory_growing(&mut self, current: usize, desired: usize, max: Option<usize>) -> wasmtime::Result<bool> {
+        // Wasmtime asks first: what the memory itself does not allow is only -1 to the guest, and not used.
+        if max.is_some_and(|max| desired > max) {
+            return Ok(false);
+        }
+        let used = self.used.saturating_add(desired.saturating_sub(current));
         if used > self.limit {
             // A trap of our own says more than the guest's "out of memory".
             return Err(Exceeded::Memory(self.limit).into());
@@ -87,9 +91,9 @@ impl ResourceLimiter for Memory {
         Ok(true)
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
-        let bytes = desired.saturating_sub(current).saturating_mul(size_of::<usize>());
-        self.memory_growing(0, bytes, None)
+    fn table_growing(&mut self, current: usize, desired: usize, max: Option<usize>) -> wasmtime::Result<bool> {
+        let bytes = |elements: usize| elements.saturating_mul(size_of::<usize>());
+        self.memory_growing(bytes(current), bytes(desired), max.map(bytes))
     }
 }
 
@@ -221,6 +225,18 @@ mod tests {
         assert_eq!(memory.used(), 1 << 20);
         let error = memory.memory_growing(512 << 10, 576 << 10, None).unwrap_err();
         assert_eq!(error.downcast_ref(), Some(&Exceeded::Memory(1 << 20)));
+    }
+
+    #[test]
+    fn what_a_memory_does_not_allow_itself_is_not_counted() {
+        let mut memory = Memory::new(1 << 20);
+        assert!(memory.memory_growing(0, 64 << 10, Some(128 << 10)).unwrap());
+        assert!(!memory.memory_growing(64 << 10, 512 << 10, Some(128 << 10)).unwrap());
+        assert!(!memory.table_growing(0, 20, Some(10)).unwrap());
+        assert_eq!(memory.used(), 64 << 10);
+        // A 64-bit memory.
+        assert!(memory.memory_growing(64 << 10, usize::MAX, None).is_err());
+        assert!(memory.table_growing(0, usize::MAX, None).is_err());
     }
 
     #[test]

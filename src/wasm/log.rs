@@ -101,12 +101,8 @@ impl RunLog {
         &self.output
     }
 
-    pub fn enabled(&self, level: log::Level) -> bool {
-        enabled(level)
-    }
-
     pub fn write(&self, level: log::Level, text: &str, request: Option<&Shared>) {
-        if self.enabled(level) {
+        if enabled(level) {
             let id = self.request_id(request);
             let (script, place, id) = (&self.script, self.place, id.as_deref().unwrap_or("-"));
             // Each line by itself: none can look like a line of the proxy.

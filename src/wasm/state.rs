@@ -9,7 +9,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::entry::EntryPoint;
 use super::limits::{Cpu, Memory};
-use super::log::RunLog;
+use super::log::{RunLog, enabled};
 use super::script::Script;
 use super::session::{Session, SpawnError};
 use crate::capability::background::BackgroundError;
@@ -191,7 +191,7 @@ impl State {
 
     pub fn logs(&mut self, level: log::Level) -> bool {
         self.cpu.host_call();
-        self.log.enabled(level)
+        enabled(level)
     }
 
     pub fn log(&mut self, level: log::Level, text: &str) {

@@ -203,7 +203,7 @@ async fn a_client_that_asks_may_go_on_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn informational_responses_go_by_and_chains_run_on_the_final_one() {
     let origin = RawOrigin::saying(
-        "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n\
+        "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\ncontent-length: 5\r\nconnection: close\r\n\r\n\
          HTTP/1.1 103 Early Hints\r\nlink: </b.css>; rel=preload\r\n\r\n\
          HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
     )
@@ -220,6 +220,8 @@ async fn informational_responses_go_by_and_chains_run_on_the_final_one() {
     for link in ["</a.css>; rel=preload", "</b.css>; rel=preload"] {
         let hints = client.read_response().await;
         assert_eq!((hints.status(), hints.header("link")), (103, Some(link)));
+        // What would have the client wait for a body, or close the connection.
+        assert_eq!((hints.header("content-length"), hints.header("connection")), (None, None));
         assert!(phases.iter().all(|phase| hints.header(&format!("x-{}", phase_name(phase))).is_none()));
     }
     let response = client.read_response().await;

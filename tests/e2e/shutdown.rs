@@ -62,11 +62,14 @@ async fn an_idle_server_ends_at_once() {
     assert_eq!(kept.read_response().await.status(), 200);
     let http2 = http2();
     assert_eq!(send(http2.get(proxy.url("/"))).await.status, 200);
+    // One that has not said yet what it speaks.
+    let mut silent = Raw::connect(proxy.addr()).await;
 
     let start = Instant::now();
     assert_eq!(proxy.terminate().code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     assert!(kept.is_closed().await);
+    assert!(silent.is_closed().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

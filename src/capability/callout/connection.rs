@@ -130,7 +130,7 @@ impl Connection {
     }
 }
 
-/// Whether a response has a body, be it empty (RFC 9110, section 6.4.1).
+/// Whether a response has a body, be it empty (RFC 9110, section 6.4.1). That of a 205 should be empty, but is read as it comes.
 fn has_body(method: &Method, status: StatusCode) -> bool {
     *method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }

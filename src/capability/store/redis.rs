@@ -10,12 +10,12 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
     RedisError, RedisResult, Script, ScriptInvocation, cmd,
 };
-use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Mutex;
 
 use super::StoreError;
 use super::value::{Kind, Value};
 use crate::config::RedisStore;
+use crate::worker::Home;
 
 /// `STRLEN` fails when the key is a hash; `SET` alone would replace it.
 static SET: LazyLock<Script> = LazyLock::new(|| {
@@ -55,7 +55,7 @@ pub struct Redis {
     link: Arc<Mutex<Option<Link>>>,
     /// The connection lives on a thread of its own: the workers that call are several runtimes, which end when they like.
     /// The thread starts with the first call.
-    runtime: OnceLock<Result<Runtime, String>>,
+    home: OnceLock<Result<Home, String>>,
 }
 
 #[derive(Clone)]
@@ -79,7 +79,7 @@ enum Shape {
 
 impl Redis {
     pub fn new(config: RedisStore) -> Redis {
-        Redis { config, link: Arc::default(), runtime: OnceLock::new() }
+        Redis { config, link: Arc::default(), home: OnceLock::new() }
     }
 
     pub async fn set(&self, key: &str, value: Value, ttl: Option<Duration>) -> Result<(), StoreError> {
@@ -170,14 +170,14 @@ impl Redis {
     where
         T: FromRedisValue + Send + 'static,
     {
-        let Redis { config, link, runtime } = self;
-        let runtime = runtime
-            .get_or_init(|| start_thread().map_err(|error| error.to_string()))
+        let Redis { config, link, home } = self;
+        let home = home
+            .get_or_init(|| Home::start("store").map_err(|error| error.to_string()))
             .as_ref()
             .map_err(|error| StoreError::Unreachable(error.clone()))?;
         let timeout = config.timeout;
         let work = make(call, link.clone(), config.url.clone());
-        let answer = match runtime.spawn(tokio::time::timeout(timeout, work)).await {
+        let answer = match home.handle().spawn(tokio::time::timeout(timeout, work)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => {
                 // It may have gone silent for good: what comes next tries another one.
@@ -190,19 +190,6 @@ impl Redis {
         };
         answer.map_err(|error| explain(key, shape, &error))
     }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        // Waiting for a runtime to end is not allowed in another one.
-        if let Some(Ok(runtime)) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-fn start_thread() -> std::io::Result<Runtime> {
-    Builder::new_multi_thread().worker_threads(1).thread_name("store").enable_all().build()
 }
 
 async fn make<T: FromRedisValue>(call: Call, link: Arc<Mutex<Option<Link>>>, url: String) -> RedisResult<T> {

@@ -121,7 +121,6 @@ impl Context<'_> {
 
     /// Those of a script in this phase; none: of a named session.
     pub fn limits(&mut self, phase: Option<Phase>, limits: &schema::Limits) -> Limits {
-        let millis = |ms: std::num::NonZeroU64| Duration::from_millis(ms.get());
         if let Some(memory) = limits.memory.as_ref().filter(|memory| memory.get_ref().0 < LEAST_MEMORY) {
             let message = "`memory` is less than one page of WebAssembly memory";
             self.error(
@@ -130,8 +129,8 @@ impl Context<'_> {
         }
         Limits {
             memory: limits.memory.as_ref().map_or(MEMORY, |memory| memory.get_ref().0),
-            cpu: limits.cpu_ms.map_or(CPU, millis),
-            wall: limits.wall_ms.map(millis).or(phase.filter(|phase| *phase != Phase::Serverless).map(|_| WALL)),
+            cpu: limits.cpu_ms.unwrap_or(CPU),
+            wall: limits.wall_ms.or(phase.filter(|phase| *phase != Phase::Serverless).map(|_| WALL)),
         }
     }
 

@@ -1,5 +1,4 @@
 use std::collections::HashMap;
-use std::num::NonZeroU64;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -96,7 +95,7 @@ impl Context<'_> {
             url: url.to_string(),
             sha256: sha256?.0,
             retries: retries.unwrap_or(RETRIES),
-            timeout: timeout_ms.map(NonZeroU64::get).map_or(FETCH, Duration::from_millis),
+            timeout: timeout_ms.unwrap_or(FETCH),
         };
         Some((name, Code::Remote(remote), span))
     }

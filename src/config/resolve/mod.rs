@@ -45,10 +45,8 @@ pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -
         error_log: main.error_log.unwrap_or(defaults.error_log),
         access_log: main.access_log.and_then(|log| cx.access_log(log)),
         grace_period: main.grace_period_ms.map_or(defaults.grace_period, Duration::from_millis),
-        keepalive_timeout: main
-            .keepalive_timeout_ms
-            .map_or(defaults.keepalive_timeout, |ms| Duration::from_millis(ms.get())),
-        client_timeout: main.client_timeout_ms.map_or(defaults.client_timeout, |ms| Duration::from_millis(ms.get())),
+        keepalive_timeout: main.keepalive_timeout_ms.unwrap_or(defaults.keepalive_timeout),
+        client_timeout: main.client_timeout_ms.unwrap_or(defaults.client_timeout),
         body_limit: main.body_limit.map_or(defaults.body_limit, |size| size.0),
         trusted_proxies: main.trusted_proxies,
         cache: main.cache.map_or(defaults.cache, |path| cx.cache(&path)),

@@ -1,4 +1,3 @@
-use std::num::NonZeroU64;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -7,6 +6,9 @@ use super::Context;
 use crate::config::leaf::{RedisUrl, StoreKind};
 use crate::config::model::{RedisStore, Store};
 use crate::config::{Diagnostic, schema};
+
+/// For a call of the store.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Context<'_> {
     pub fn store(&mut self, store: schema::Store) -> Store {
@@ -25,7 +27,7 @@ impl Context<'_> {
                 Store::Redis(RedisStore {
                     url: store.url.map(|RedisUrl(url)| url).unwrap_or_default(),
                     prefix: store.prefix.unwrap_or_else(|| "phasegate:".to_owned()),
-                    timeout: Duration::from_millis(store.timeout_ms.map_or(1000, NonZeroU64::get)),
+                    timeout: store.timeout_ms.unwrap_or(TIMEOUT),
                 })
             }
         }

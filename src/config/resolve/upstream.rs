@@ -1,5 +1,5 @@
 use std::collections::HashMap;
-use std::num::{NonZeroU16, NonZeroU64};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -38,10 +38,6 @@ impl Upstreams {
     }
 }
 
-fn millis(ms: Option<NonZeroU64>) -> Option<Duration> {
-    ms.map(|ms| Duration::from_millis(ms.get()))
-}
-
 impl Context<'_> {
     pub fn declare_upstreams(&mut self, upstreams: Vec<(Spanned<String>, schema::Upstream)>) {
         for (name, upstream) in upstreams {
@@ -76,7 +72,7 @@ impl Context<'_> {
         }
         let servers = upstream.servers.and_then(|servers| servers.list).unwrap_or_default();
         let server = |server: schema::UpstreamServer| {
-            let (addr, weight) = (server.addr?, server.weight.map_or(1, NonZeroU16::get));
+            let (addr, weight) = (server.addr?, server.weight.unwrap_or(NonZeroU16::MIN));
             let place = Place(addr.span());
             Some(UpstreamServer { addr: addr.into_inner().0, weight, place })
         };
@@ -87,15 +83,15 @@ impl Context<'_> {
             hash_key: upstream.hash_key.and_then(|key| self.template(&key)),
             health_check: upstream.health_check.map(|check| HealthCheck {
                 path: check.path.map(|path| path.0),
-                interval: millis(check.interval_ms).unwrap_or(Duration::from_secs(1)),
+                interval: check.interval_ms.unwrap_or(Duration::from_secs(1)),
             }),
             tls: upstream
                 .tls
                 .map(|tls| UpstreamTls { sni: tls.sni.map(|sni| sni.0), verify: tls.verify.unwrap_or(true) }),
             h2: upstream.h2.unwrap_or(false),
             timeouts: Timeouts {
-                connect: millis(upstream.connect_timeout_ms).unwrap_or(Timeouts::default().connect),
-                silence: millis(upstream.silence_timeout_ms).unwrap_or(Timeouts::default().silence),
+                connect: upstream.connect_timeout_ms.unwrap_or(Timeouts::default().connect),
+                silence: upstream.silence_timeout_ms.unwrap_or(Timeouts::default().silence),
             },
         }
     }
@@ -119,7 +115,7 @@ impl Context<'_> {
         if let Some(HostPort(addr)) = HostPort::parse(target.get_ref()) {
             return Some(self.upstreams.add(Upstream {
                 name: addr.clone(),
-                servers: vec![UpstreamServer { addr, weight: 1, place: Place(target.span()) }],
+                servers: vec![UpstreamServer { addr, weight: NonZeroU16::MIN, place: Place(target.span()) }],
                 balance: Balance::default(),
                 hash_key: None,
                 health_check: None,

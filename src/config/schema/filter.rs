@@ -1,6 +1,7 @@
 //! Proxy-Wasm filters and services.
 
-use std::num::{NonZeroU64, NonZeroUsize};
+use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use toml::Spanned;
 
@@ -64,7 +65,7 @@ pub struct Remote {
     pub url: Option<HttpUrl>,
     pub sha256: Option<Sha256>,
     pub retries: Option<u32>,
-    pub timeout_ms: Option<NonZeroU64>,
+    pub timeout_ms: Option<Duration>,
 }
 
 impl FromTable for Remote {

@@ -18,7 +18,7 @@ pub struct FilterMetrics {
     in_flight: Gauge,
     paused: Gauge,
     failures: [Counter; FailureKind::ALL.len()],
-    /// Streams that found their VM failed: it was too early to load it anew, it was loaded, it failed again.
+    /// Streams that found no VM after a failure; attempts to start the filter anew that succeeded, and that failed.
     pub reload_backoff: Counter,
     pub reload_success: Counter,
     pub reload_failure: Counter,
@@ -62,7 +62,7 @@ impl Filters {
         registry.register("filter_failures", "Failures of filters", failures.clone());
         registry.register(
             "filter_vm_reloads",
-            "Streams that found the VM of a filter failed, by what came of it",
+            "Attempts to start failed filters anew, and streams that found none meanwhile (backoff)",
             vm_reloads.clone(),
         );
         Filters { streams, in_flight, paused, local_replies, failures, vm_reloads }

@@ -16,8 +16,8 @@ use pingora::server::ShutdownWatch;
 use pingora::services::background::BackgroundService;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::Server;
 use super::protocol::{Protocol, connector_options};
-use super::{Server, UpstreamError};
 use crate::config::{Ca, HealthCheck};
 
 /// A check that takes longer has failed.
@@ -56,34 +56,25 @@ impl HealthChecks {
         servers: &[Arc<Server>],
         protocol: &Protocol,
         ca: Option<&Ca>,
-    ) -> Result<Self, UpstreamError> {
+    ) -> Self {
         let target = |server: &Arc<Server>| {
-            let request =
-                match &check.path {
-                    Some(path) => Some(request(path, &server.authority).ok_or_else(|| UpstreamError::HealthPath {
-                        upstream: upstream.to_owned(),
-                        path: path.clone(),
-                    })?),
-                    None => None,
-                };
+            let request = check.path.as_ref().map(|path| request(path, &server.authority));
             let mut peer = protocol.peer(server.addr, &server.host);
             // Every check makes a connection of its own.
             peer.options.max_h2_streams = 1;
-            Ok(Target { server: server.clone(), peer, request })
+            Target { server: server.clone(), peer, request }
         };
-        let targets = servers.iter().map(target).collect::<Result<_, _>>()?;
-        Ok(HealthChecks {
+        HealthChecks {
             upstream: upstream.to_owned(),
             interval: check.interval,
-            targets,
+            targets: servers.iter().map(target).collect(),
             options: connector_options(ca),
-        })
+        }
     }
 
     async fn run(&self) {
         let connector = Connector::new(Some(self.options.clone()));
-        // An interval of zero would panic.
-        let mut rounds = interval(self.interval.max(Duration::from_millis(1)));
+        let mut rounds = interval(self.interval);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             rounds.tick().await;
@@ -143,13 +134,10 @@ impl Target {
     }
 }
 
-/// None: this is no path.
-fn request(path: &str, authority: &str) -> Option<RequestHeader> {
-    // Pingora takes any bytes for a path.
-    path.parse::<PathAndQuery>().ok().filter(|_| path.starts_with('/'))?;
-    let mut request = RequestHeader::build("GET", path.as_bytes(), None).ok()?;
-    request.insert_header("host", authority).ok()?;
-    request.insert_header("user-agent", "phasegate health check").ok()?;
-    request.insert_header("connection", "close").ok()?;
-    Some(request)
+fn request(path: &PathAndQuery, authority: &str) -> RequestHeader {
+    let mut request = RequestHeader::build("GET", path.as_str().as_bytes(), None).expect("a path");
+    for (name, value) in [("host", authority), ("user-agent", "phasegate health check"), ("connection", "close")] {
+        request.insert_header(name, value).expect("an authority and a constant are values of headers");
+    }
+    request
 }

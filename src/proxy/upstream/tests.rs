@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 use pingora::services::background::BackgroundService;
@@ -11,7 +12,7 @@ fn spec(balance: Balance, servers: &[(&str, u16)]) -> config::Upstream {
     let place = config::Place::default;
     let server = |(addr, weight): &(&str, u16)| config::UpstreamServer {
         addr: addr.to_string(),
-        weight: *weight,
+        weight: NonZeroU16::new(*weight).unwrap(),
         place: place(),
     };
     let servers = servers.iter().map(server).collect();
@@ -29,10 +30,6 @@ fn spec(balance: Balance, servers: &[(&str, u16)]) -> config::Upstream {
 
 fn upstream(balance: Balance, servers: &[(&str, u16)]) -> Arc<Upstream> {
     Upstream::build(&spec(balance, servers), None).unwrap().0
-}
-
-fn error(spec: config::Upstream) -> String {
-    Upstream::build(&spec, None).err().unwrap().to_string()
 }
 
 /// How many of `n` selections, each let go at once, went to each port.
@@ -161,22 +158,15 @@ fn servers_that_have_failed_a_request_are_passed_over() {
 }
 
 #[test]
-fn errors_name_the_upstream_and_the_address() {
-    let spec = |servers| spec(Balance::RoundRobin, servers);
-    assert_eq!(error(spec(&[])), "upstream `origin` has no servers");
-    assert!(error(spec(&[("127.0.0.1", 1)])).starts_with("upstream `origin`: cannot resolve `127.0.0.1`: "));
-    assert!(error(spec(&[("127.0.0.1:80", 0)])).starts_with("upstream `origin`: the weight of `127.0.0.1:80` is 0"));
-    for path in ["a b", "healthz", "/a b", ""] {
-        let health_check = Some(config::HealthCheck { path: Some(path.into()), interval: Duration::from_secs(1) });
-        let spec = config::Upstream { health_check, ..spec(&[("127.0.0.1:80", 1)]) };
-        let message = format!("upstream `origin`: `{path}` is not a path to request for a health check");
-        assert_eq!(error(spec), message);
-    }
+fn an_error_names_the_upstream_and_the_address() {
+    let error = Upstream::build(&spec(Balance::RoundRobin, &[("127.0.0.1", 1)]), None).err().unwrap();
+    assert!(error.to_string().starts_with("upstream `origin`: cannot resolve `127.0.0.1`: "));
 }
 
 /// An upstream of this one server whose health checks run on a thread until the sender is dropped.
 fn checked(addr: SocketAddr, path: Option<&str>) -> (Arc<Upstream>, tokio::sync::watch::Sender<bool>) {
-    let health_check = config::HealthCheck { path: path.map(str::to_owned), interval: Duration::from_millis(5) };
+    let health_check =
+        config::HealthCheck { path: path.map(|path| path.parse().unwrap()), interval: Duration::from_millis(5) };
     let spec =
         config::Upstream { health_check: Some(health_check), ..spec(Balance::RoundRobin, &[(&addr.to_string(), 1)]) };
     let (upstream, service) = Upstream::build(&spec, None).unwrap();

@@ -49,6 +49,7 @@ pub struct Filters {
     contexts: Vec<State>,
     request: Lane,
     response: Lane,
+    timed_out: bool,
 }
 
 /// A filter's context for this request.
@@ -86,6 +87,7 @@ impl Filters {
             contexts: (0..count).map(|_| State::Unopened).collect(),
             request: Lane::new(Direction::Request, count),
             response: Lane::new(Direction::Response, count),
+            timed_out: false,
             chain,
         }
     }
@@ -219,9 +221,15 @@ impl Filters {
         calls_out || self.is_full(Direction::Response)
     }
 
+    /// Whether one of them has paused the stream for too long.
+    pub fn have_timed_out(&self) -> bool {
+        self.timed_out
+    }
+
     /// A filter has paused a direction for too long: that is a failure of it.
     pub fn give_up(&mut self, direction: Direction) -> Flow {
         let Some(position) = self.lane_ref(direction).paused() else { return Flow::On };
+        self.timed_out = true;
         let filter = &self.chain.filters[position];
         let identity = &filter.plugin.identity;
         identity.metrics.failures(FailureKind::Wall).inc();

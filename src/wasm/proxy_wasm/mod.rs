@@ -24,7 +24,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::runtime::{self, Handle};
+use tokio::runtime::Handle;
 use wasmtime::{Engine, ExternType, InstancePre, Linker, Val};
 
 use self::group::Group;
@@ -35,6 +35,7 @@ use crate::config::abi::{HOST_FUNCTIONS, WASI_FUNCTIONS};
 use crate::config::{Code, FailurePolicy, FilterConfig};
 use crate::observe::metrics::FilterMetrics;
 use crate::wasm::code::{CodeError, CodeStore};
+use crate::worker::Home;
 
 pub use self::chain::{End, Filter, FilterChain, Filters, Flow};
 pub use self::plugin::{Identity, Plugin, Service};
@@ -56,7 +57,8 @@ pub struct Services {
     pub capabilities: Arc<Capabilities>,
     /// Shared by all plugins that are to call `proxy_done`.
     pub parked: Arc<()>,
-    background: OnceLock<Handle>,
+    /// Where ticks, notifications and callouts of root contexts run.
+    home: Home,
 }
 
 /// By which plugins share VMs.
@@ -115,9 +117,9 @@ impl FilterError {
 
 impl FilterHost {
     /// # Errors
-    /// When a host function is bound twice.
+    /// When a host function is bound twice, or there is no thread for what belongs to no request.
     pub fn new(engine: &Engine, code: CodeStore, capabilities: Arc<Capabilities>) -> wasmtime::Result<FilterHost> {
-        let services = Arc::new(Services { capabilities, parked: Arc::default(), background: OnceLock::new() });
+        let services = Arc::new(Services { capabilities, parked: Arc::default(), home: Home::start("filters")? });
         Ok(FilterHost {
             linker: host::linker(engine)?,
             code,
@@ -272,15 +274,8 @@ fn is_bound(from: &str, name: &str) -> bool {
 const ENOTCAPABLE: i32 = 76;
 
 impl Services {
-    /// Where ticks, notifications and callouts of root contexts run: a thread of their own, which starts with the first.
     pub fn background(&self) -> &Handle {
-        self.background.get_or_init(|| {
-            let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime of one thread");
-            let handle = runtime.handle().clone();
-            let run = move || runtime.block_on(std::future::pending::<()>());
-            std::thread::Builder::new().name("filters".into()).spawn(run).expect("a thread");
-            handle
-        })
+        self.home.handle()
     }
 
     /// Where a callout runs: on the worker of its request, if there is one.

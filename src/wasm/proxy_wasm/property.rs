@@ -23,7 +23,7 @@ const LONGEST: usize = 4;
 const GROUPS: [&[u8]; 8] =
     [b"request", b"response", b"connection", b"source", b"destination", b"upstream", b"xds", b"filter_state"];
 
-/// Bytes that the filters of a stream may set, with the paths.
+/// Bytes that the filters of a stream may set, with the paths; and bytes of names that a context may declare.
 const MOST_SET: usize = 1 << 20;
 
 /// The value at the end of a path; none: there is none.
@@ -84,11 +84,15 @@ pub fn set(state: &State, path: &[u8], value: &[u8]) -> Result<(), Status> {
 /// Declares a property: of the plugin, when its root context does. What a stream declares holds for nobody else, as in Envoy.
 ///
 /// # Errors
-/// When it is declared already.
+/// When it is declared already, or there are too many.
 pub fn declare(contexts: &mut Contexts, property: Declared) -> Result<(), Status> {
     let declared = contexts.declared().ok_or(Status::NotFound)?;
     if declared.iter().any(|declared| declared.name == property.name) {
         return Err(Status::BadArgument);
+    }
+    let bytes: usize = declared.iter().map(|declared| declared.name.len()).sum();
+    if bytes + property.name.len() > MOST_SET {
+        return Err(Status::InternalFailure);
     }
     declared.push(property);
     Ok(())

@@ -1,6 +1,7 @@
 //! A place for a VM. A stream is pinned to its slot from its first callback to its last; the slot is locked for one
 //! callback at a time, never while anything waits.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -229,7 +230,8 @@ impl Slot {
         callback: impl FnOnce(&mut Vm) -> wasmtime::Result<R>,
     ) -> Result<R, Lost> {
         let vm = place.vm.as_mut().ok_or(Lost)?;
-        let result = callback(vm).and_then(|result| {
+        let run = AssertUnwindSafe(|| {
+            let result = callback(vm)?;
             while let Some(effect) = vm.state().effects.pop() {
                 match effect {
                     Effect::Tick(root) => self.arm(vm, root),
@@ -238,12 +240,17 @@ impl Slot {
             }
             Ok(result)
         });
-        match result {
-            Ok(result) => Ok(result),
-            Err(error) => {
+        match panic::catch_unwind(run) {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(error)) => {
                 vm.state().report(&Failure::from_run(&error));
                 self.abandon(place);
                 Err(Lost)
+            }
+            Err(panic) => {
+                // Of the host. Nobody knows how far the VM has come.
+                self.abandon(place);
+                panic::resume_unwind(panic)
             }
         }
     }

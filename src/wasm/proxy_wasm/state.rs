@@ -150,7 +150,6 @@ pub struct Shown {
     pub grpc_initial_metadata: Option<ResponseHeader>,
     pub grpc_trailing_metadata: Option<HeaderMap>,
     pub grpc_message: Option<Bytes>,
-    pub foreign_arguments: Option<Bytes>,
     /// What `proxy_get_status` answers.
     pub status: Option<(u32, String)>,
 }

@@ -188,21 +188,6 @@ impl Vm {
     pub fn state(&mut self) -> &mut State {
         self.store.data_mut()
     }
-
-    /// Bytes of linear memory.
-    pub fn memory(&self) -> usize {
-        self.store.data().limits.used()
-    }
-
-    /// Whether it has callbacks for bodies or trailers, in any direction.
-    pub fn sees_bodies(&self) -> bool {
-        let Callbacks { on_request_body, on_request_trailers, on_response_body, on_response_trailers, .. } =
-            &self.callbacks;
-        on_request_body.is_some()
-            || on_response_body.is_some()
-            || on_request_trailers.is_some()
-            || on_response_trailers.is_some()
-    }
 }
 
 /// The callbacks of streams. Each can trap: the VM is lost then.

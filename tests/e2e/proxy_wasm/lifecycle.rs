@@ -205,7 +205,8 @@ async fn nothing_is_left_of_streams_that_were_cancelled() {
 async fn a_stream_that_is_paused_for_too_long_is_given_up() {
     let origin = Origin::start(|request| reply(200, request.body)).await;
     let keys = |policy: &str| format!("limits = {{ wall_ms = 100 }}\nfailure_policy = '{policy}'\n");
-    let mut site = Site::with("threads = 2");
+    let log = "access_log = { path = 'access.log', format = '${is_timeout_exit}' }";
+    let mut site = Site::with(&format!("threads = 2\n{log}"));
     for policy in ["closed", "open"] {
         let chain = ["first", "second"].map(|name| filter(name, &ledger().path()) + &keys(policy)).concat();
         site.route(&format!("/{policy}"), &format!("proxy_pass = '{}'\n{chain}", origin.addr()));
@@ -233,4 +234,7 @@ async fn a_stream_that_is_paused_for_too_long_is_given_up() {
     assert_eq!(proxy.metric(&of("first", "filter_streams_total")), requests);
     assert!(failures(&proxy, "first", "wall") + failures(&proxy, "second", "wall") >= requests);
     assert_eq!(proxy.metric("phasegate_filter_vms"), 2.0, "their VM has done nothing wrong");
+    assert!(proxy.terminate().success());
+    let lines = std::fs::read_to_string(proxy.folder().join("access.log")).unwrap();
+    assert_eq!(lines, "true\n".repeat(requests as usize));
 }

@@ -12,7 +12,7 @@ pub struct Lane {
     /// Whether the headers have come.
     begun: bool,
     ends_with_headers: bool,
-    /// In the order of the way.
+    /// In the order of the way. No chain is empty.
     stages: Vec<Stage>,
     /// What has passed all of them.
     out: Buffer,
@@ -99,15 +99,9 @@ impl Lane {
     }
 
     pub fn feed(&mut self, data: Bytes, end: Option<End>) {
-        match self.stages.first_mut() {
-            Some(stage) => {
-                stage.inbox.append(data.into());
-                stage.end = stage.end.or(end);
-            }
-            None => {
-                self.out.append(data.into());
-                self.out_end = self.out_end.or(end);
-            }
+        if let Some(stage) = self.stages.first_mut() {
+            stage.inbox.append(data.into());
+            stage.end = stage.end.or(end);
         }
     }
 
@@ -117,7 +111,7 @@ impl Lane {
     }
 
     pub fn headers_passed(&self) -> bool {
-        self.stages.last().is_none_or(|stage| stage.headers == Headers::Passed)
+        self.stages.last().is_some_and(|stage| stage.headers == Headers::Passed)
     }
 
     pub fn holds_headers_alone(&self) -> bool {

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
-use crate::config::{Config, HostPattern};
+use super::{Config, HostPattern};
 
-/// A distinct address to listen on, and the servers behind it.
+/// An address to listen on, and the servers behind it.
 pub struct Listener {
     pub addr: SocketAddr,
     pub tls: bool,
@@ -15,25 +15,20 @@ pub struct Listener {
     pub servers: Vec<usize>,
 }
 
-/// All listeners of a configuration, by address.
-pub fn listeners(config: &Config) -> Vec<Listener> {
-    let mut listeners = BTreeMap::<(SocketAddr, bool), Listener>::new();
-    for (index, server) in config.servers.iter().enumerate() {
-        for listen in &server.listen {
-            let (addr, tls) = (listen.addr, listen.tls.is_some());
-            let new = || Listener { addr, tls, h2: false, servers: Vec::new() };
-            let listener = listeners.entry((addr, tls)).or_insert_with(new);
-            listener.h2 |= listen.h2;
-            listener.servers.push(index);
+impl Config {
+    /// All listeners, by address.
+    pub fn listeners(&self) -> Vec<Listener> {
+        let mut listeners = BTreeMap::<(SocketAddr, bool), Listener>::new();
+        for (index, server) in self.servers.iter().enumerate() {
+            for listen in &server.listen {
+                let (addr, tls) = (listen.addr, listen.tls.is_some());
+                let new = || Listener { addr, tls, h2: false, servers: Vec::new() };
+                let listener = listeners.entry((addr, tls)).or_insert_with(new);
+                listener.h2 |= listen.h2;
+                listener.servers.push(index);
+            }
         }
-    }
-    listeners.into_values().collect()
-}
-
-impl Listener {
-    /// What finds the server of a request.
-    pub fn router(&self, config: &Config) -> Router {
-        Router::new(self.servers.iter().map(|index| (*index, config.servers[*index].names.as_slice())))
+        listeners.into_values().collect()
     }
 }
 
@@ -49,6 +44,11 @@ pub struct Router {
 }
 
 impl Router {
+    /// Of the servers behind this listener.
+    pub fn of(config: &Config, listener: &Listener) -> Router {
+        Router::new(listener.servers.iter().map(|index| (*index, config.servers[*index].names.as_slice())))
+    }
+
     /// From the servers that share the listener, each with its position in the configuration; the first is the default.
     pub fn new<'a>(servers: impl IntoIterator<Item = (usize, &'a [HostPattern])>) -> Router {
         let mut router = Router::default();

@@ -315,6 +315,10 @@ impl ProxyHttp for Gateway {
             let host = ctx.facts.upstream.as_ref().map(|upstream| upstream.host.clone());
             host.map_or(Ok(()), |host| request.insert_header(header::HOST, &*host))?;
         }
+        if request.version == Version::HTTP_2 && asks_for_trailers(session.req_header()) {
+            // Servers of gRPC want to be told. Pingora takes it for the client's connection where filters see the bodies.
+            request.insert_header(header::TE, "trailers")?;
+        }
         let outcome = self.run(Phase::HttpInHeaders, session, ctx, Subject::UpstreamRequest(request)).await;
         ctx.body.verify()?;
         ctx.body.give_back(session);
@@ -468,6 +472,10 @@ impl ProxyHttp for Gateway {
 /// The response that the client has, at least in part.
 fn final_response(session: &Session) -> Option<&ResponseHeader> {
     session.response_written().filter(|response| !is_interim(response.status))
+}
+
+fn asks_for_trailers(request: &RequestHeader) -> bool {
+    request.headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"))
 }
 
 /// Whether another response follows. After 101, none does (RFC 9110, section 15.2.2).

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -238,4 +238,27 @@ async fn a_connection_that_ends_with_its_response_says_so() {
         assert_eq!((head.status(), head.header("connection")), (status, Some("close")));
         raw.read_to_end().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_is_whole_does_not_wait_for_what_a_filter_holds_of_the_request() {
+    let origin = RawOrigin::start(|mut client, _| async move {
+        client.read_head().await;
+        client.send("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly").await;
+        client.read_to_end().await;
+    })
+    .await;
+    let plan = json!({ "on_request_body": [["pause"]] });
+    let proxy = Proxy::start(&through(origin.addr(), "", &pw_probe(&plan)));
+    let start = Instant::now();
+    let mut raw = Raw::connect(proxy.addr()).await;
+    raw.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nheld").await;
+    let response = raw.read_response().await;
+    assert_eq!((response.status(), response.text()), (200, "early".into()));
+    assert!(raw.is_closed().await, "the upstream has not got the request as a whole");
+    let answer = send(http2().post(proxy.url("/")).body("held")).await;
+    assert_eq!((answer.status, answer.text()), (200, "early".into()));
+    proxy.wait_until_idle();
+    assert!(start.elapsed() < Duration::from_secs(8), "before the filter is given up: {:?}", start.elapsed());
+    assert!(!proxy.log().contains("ERROR"), "{}", proxy.log());
 }

@@ -166,6 +166,7 @@ async fn grpc_keeps_its_messages_and_trailers() {
     call.end();
     let trailers = call.next().await.unwrap().unwrap_err();
     assert!(trailers["grpc-status"] == "0" && trailers["x-filter"] == "seen", "{trailers:?}");
+    assert_eq!(trailers["x-te"], "trailers", "without it, servers of gRPC refuse the call");
 
     let call = GrpcCall::start(proxy.addr(), "None", b"one").await;
     assert_eq!(call.response.headers()["grpc-status"], "5", "a response of trailers only");

@@ -33,6 +33,8 @@ pub struct FilteredSession {
     held: Option<bool>,
     /// Whether the end of the response has come to the filters.
     response_over: bool,
+    /// Whether they have let that pass.
+    response_ended: bool,
     /// Of pauses of the request, and of the response.
     timer: PauseTimer,
     response_timer: PauseTimer,
@@ -59,6 +61,7 @@ impl FilteredSession {
             ended: end,
             held: None,
             response_over: false,
+            response_ended: false,
             timer: PauseTimer::default(),
             response_timer: PauseTimer::default(),
             retry: Retry::default(),
@@ -172,6 +175,7 @@ impl FilteredSession {
         if let Some(trailers) = trailers {
             out.push(HttpTask::Trailer(trailers.map(Box::new)));
         }
+        self.response_ended |= end.is_some();
         end.is_some()
     }
 
@@ -231,6 +235,10 @@ impl Decoration for FilteredSession {
                 }
                 if self.ended {
                     return Ok(None);
+                }
+                if self.over && self.response_ended {
+                    // Nobody waits for what filters hold of the request. Its end would say that the upstream has all of it.
+                    return Err(error::cut());
                 }
                 let reads = !self.over && !state.filters.is_full(Direction::Request);
                 let longest = state.filters.paused(Direction::Request).filter(|_| !reads);

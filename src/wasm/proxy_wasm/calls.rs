@@ -30,8 +30,8 @@ pub struct InFlight {
     /// The root context that waits for it.
     root: u32,
     task: AbortHandle,
-    /// What may be paused until it ends.
-    behalf: Option<Behalf>,
+    /// What may be paused until it ends, and in which stretch it was made there.
+    behalf: Option<(Behalf, u32)>,
     /// Of a gRPC stream.
     sender: Option<GrpcStream>,
 }
@@ -45,23 +45,25 @@ pub struct Behalf {
 
 impl InFlight {
     pub fn new(root: u32, task: AbortHandle, behalf: Option<Behalf>, sender: Option<GrpcStream>) -> InFlight {
-        if let Some(Behalf { stream, position, direction }) = &behalf {
-            stream.lock().held(*direction, *position).callouts += 1;
-        }
+        let behalf = behalf.map(|behalf| {
+            let Behalf { stream, position, direction } = &behalf;
+            let stretch = stream.lock().held(*direction, *position).begin_callout();
+            (behalf, stretch)
+        });
         InFlight { root, task, behalf, sender }
     }
 
     /// The direction for which it was made, if it was for a stream.
     pub fn direction(&self) -> Option<Direction> {
-        self.behalf.as_ref().map(|behalf| behalf.direction)
+        self.behalf.as_ref().map(|(behalf, _)| behalf.direction)
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.task.abort();
-        if let Some(Behalf { stream, position, direction }) = &self.behalf {
-            stream.lock().held(*direction, *position).callouts -= 1;
+        if let Some((Behalf { stream, position, direction }, stretch)) = &self.behalf {
+            stream.lock().held(*direction, *position).end_callout(*stretch);
             stream.wake();
         }
     }

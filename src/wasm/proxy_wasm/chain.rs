@@ -213,11 +213,11 @@ impl Filters {
         Some((position, self.chain.filters[position].longest_pause))
     }
 
-    /// Whether the filter that has paused the response should get no more of it: it has made a callout for what it has, or
-    /// holds as much as it may.
+    /// Whether the filter that has paused the response should get no more of it: it waits for a callout that it has made since,
+    /// or holds as much as it may.
     pub fn holds_back_response(&self) -> bool {
         let Some(position) = self.response.paused() else { return false };
-        let calls_out = self.stream.lock().held(Direction::Response, position).callouts > 0;
+        let calls_out = self.stream.lock().held(Direction::Response, position).has_callouts();
         calls_out || self.is_full(Direction::Response)
     }
 
@@ -246,39 +246,54 @@ impl Filters {
 
     /// Lets everything go on as far as it can.
     pub fn run(&mut self, direction: Direction) -> Flow {
-        for index in 0..self.contexts.len() {
-            match self.step(direction, index) {
-                Ok(()) => {}
-                Err(flow) => return flow,
-            }
+        match self.go_on(direction) {
+            Ok(()) => Flow::On,
+            Err(flow) => flow,
         }
-        Flow::On
     }
 
-    /// Lets everything go on through one filter.
-    fn step(&mut self, direction: Direction, index: usize) -> Result<(), Flow> {
-        let position = self.lane_ref(direction).position(index);
-        self.resume(direction, index, position)?;
-        if self.lane_ref(direction).has_headers_for(index) {
-            self.on_headers(direction, index, position)?;
+    /// No filter sees a body before all have seen the headers, but for one that holds them up.
+    fn go_on(&mut self, direction: Direction) -> Result<(), Flow> {
+        for index in 0..self.contexts.len() {
+            self.resume(direction, index)?;
+            self.pass_headers(direction, index)?;
         }
+        for index in 0..self.contexts.len() {
+            self.pass_body(direction, index)?;
+            // That may have let the headers go on as well.
+            for next in index + 1..self.contexts.len() {
+                self.pass_headers(direction, next)?;
+            }
+            let position = self.lane_ref(direction).position(index);
+            let metrics = &self.chain.filters[position].plugin.identity.metrics;
+            match direction {
+                Direction::Request => self.request.stage_mut(index),
+                Direction::Response => self.response.stage_mut(index),
+            }
+            .count_pause(|| metrics.paused());
+        }
+        Ok(())
+    }
+
+    fn pass_headers(&mut self, direction: Direction, index: usize) -> Result<(), Flow> {
+        let lane = self.lane_ref(direction);
+        if lane.has_headers_for(index) { self.on_headers(direction, index, lane.position(index)) } else { Ok(()) }
+    }
+
+    fn pass_body(&mut self, direction: Direction, index: usize) -> Result<(), Flow> {
+        let position = self.lane_ref(direction).position(index);
         if self.lane_ref(direction).has_body_for(index) {
             self.on_body(direction, index, position)?;
         }
         if self.lane_ref(direction).has_trailers_for(index) {
             self.on_trailers(direction, index, position)?;
         }
-        let metrics = &self.chain.filters[position].plugin.identity.metrics;
-        match direction {
-            Direction::Request => self.request.stage_mut(index),
-            Direction::Response => self.response.stage_mut(index),
-        }
-        .count_pause(|| metrics.paused());
         Ok(())
     }
 
     /// Whether the filter has been resumed, or lost, since the last time.
-    fn resume(&mut self, direction: Direction, index: usize, position: usize) -> Result<(), Flow> {
+    fn resume(&mut self, direction: Direction, index: usize) -> Result<(), Flow> {
+        let position = self.lane_ref(direction).position(index);
         if let State::Open(link, _) = &self.contexts[position]
             && !link.is_alive()
         {
@@ -295,18 +310,21 @@ impl Filters {
     fn on_headers(&mut self, direction: Direction, index: usize, position: usize) -> Result<(), Flow> {
         let end = self.lane_ref(direction).ends_with_headers();
         let count = self.stream.lock().fields(direction).map_or(0, Fields::count);
-        let Some(action) = self.call(direction, position, |link| link.on_headers(direction, count, end))? else {
-            self.lane(direction).stage_mut(index).headers = Headers::Passed;
-            return Ok(());
-        };
-        let resumed = self.decided(direction, position)?;
-        let action = HeadersAction::parse(action, self.chain.filters[position].allow_stop_iteration);
-        self.lane(direction).stage_mut(index).headers = match action {
+        let action = self.call(direction, position, |link| link.on_headers(direction, count, end))?;
+        let mut http = self.stream.lock();
+        let resumed = action.is_none() || http.decided(direction, position)?;
+        let action = HeadersAction::parse(action.unwrap_or(0), self.chain.filters[position].allow_stop_iteration);
+        let headers = match action {
             _ if resumed => Headers::Passed,
             HeadersAction::Continue => Headers::Passed,
             HeadersAction::StopIteration => Headers::Held,
             HeadersAction::StopAll => Headers::HeldWithAll,
         };
+        if headers == Headers::Passed {
+            http.held(direction, position).go_on();
+        }
+        drop(http);
+        self.lane(direction).stage_mut(index).headers = headers;
         Ok(())
     }
 
@@ -342,13 +360,12 @@ impl Filters {
             return Err(Flow::TooLarge);
         }
         let body = match action {
-            BodyAction::Continue => http.let_go(direction, position),
             BodyAction::Watermark => held.body.take(),
-            BodyAction::Buffer | BodyAction::NoBuffer => Buffer::default(),
+            BodyAction::Continue | BodyAction::Buffer | BodyAction::NoBuffer => Buffer::default(),
         };
         drop(http);
         if action == BodyAction::Continue {
-            self.lane(direction).release(index, body);
+            self.release(direction, index, position);
         } else {
             self.lane(direction).keep(index, body);
             self.lane(direction).stage_mut(index).pause = Pause::Body;
@@ -375,8 +392,12 @@ impl Filters {
 
     /// What the filter holds goes on to the next.
     fn release(&mut self, direction: Direction, index: usize, position: usize) {
-        let body = self.stream.lock().let_go(direction, position);
-        self.lane(direction).release(index, body);
+        let mut http = self.stream.lock();
+        let body = http.let_go(direction, position);
+        // A filter may have added some where there were none.
+        let trailers = direction == Direction::Response && http.response.trailers.is_some();
+        drop(http);
+        self.lane(direction).release(index, body, trailers);
     }
 
     /// Calls a filter back; none when it is to be skipped. What it has decided beside its answer is [`Filters::decided`].
@@ -504,6 +525,7 @@ impl Http {
     fn let_go(&mut self, direction: Direction, position: usize) -> Buffer {
         let held = self.held(direction, position);
         held.visible = false;
+        held.go_on();
         held.body.take()
     }
 }

@@ -83,6 +83,9 @@ impl<'a> Fields<'a> {
 
     /// The first value of a name.
     pub fn get(self, name: &[u8]) -> Option<Cow<'a, [u8]>> {
+        if is_capital_pseudo(name) {
+            return self.get(&name.to_ascii_lowercase());
+        }
         let borrowed = match (self, name) {
             (Fields::Request(request, scheme), _) => match name {
                 b":authority" => return authority(request).map(Cow::Borrowed),
@@ -109,7 +112,7 @@ impl<'a> Fields<'a> {
             Fields::Plain(headers) => headers,
         };
         if name.starts_with(':') || (name.eq_ignore_ascii_case("host") && matches!(self, Fields::Request(..))) {
-            return self.get(name.to_ascii_lowercase().as_bytes()).map(Cow::into_owned);
+            return self.get(name.as_bytes()).map(Cow::into_owned);
         }
         let values: Vec<_> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
         if values.is_empty() { None } else { Some(values.join(&b',')) }
@@ -259,6 +262,9 @@ impl FieldsMut<'_> {
 
     /// Whether it was a pseudo-header. Those that the message does not have go nowhere, as in Envoy.
     fn set_pseudo(&mut self, name: &[u8], value: &[u8]) -> Result<bool, Unsendable> {
+        if is_capital_pseudo(name) {
+            return self.set_pseudo(&name.to_ascii_lowercase(), value);
+        }
         let set = match self {
             FieldsMut::Request(request, target) => match name {
                 b":path" => set_path(request, value).map(|()| target.moved = true),
@@ -274,6 +280,11 @@ impl FieldsMut<'_> {
         };
         set.map(|()| true).ok_or_else(|| Unsendable::Value(String::from_utf8_lossy(name).into_owned()))
     }
+}
+
+/// Names are the same in any case, those of pseudo-headers too.
+fn is_capital_pseudo(name: &[u8]) -> bool {
+    name.starts_with(b":") && name.iter().any(u8::is_ascii_uppercase)
 }
 
 fn checked(name: &[u8], value: &[u8]) -> Result<(HeaderName, HeaderValue), Unsendable> {

@@ -64,7 +64,7 @@ pub fn get(state: &State, path: &[u8], out: &mut Vec<u8>) -> Result<(), Status> 
 /// Sets a property for all filters of the stream. `upstream_name` chooses the upstream.
 ///
 /// # Errors
-/// Without a stream; when it was declared to be set only once; when there is too much.
+/// Without a stream; when it may be set only once, and is; when there is too much.
 pub fn set(state: &State, path: &[u8], value: &[u8]) -> Result<(), Status> {
     let context = state.contexts.stream()?;
     let path = trimmed(path);
@@ -74,11 +74,15 @@ pub fn set(state: &State, path: &[u8], value: &[u8]) -> Result<(), Status> {
     }
     let (_, root) = state.contexts.root()?;
     let mut http = context.stream.lock();
-    let is_set = http.properties.contains_key(path);
-    if is_set && root.declared.iter().any(|declared| declared.name.as_bytes() == path && declared.read_only) {
-        return Err(Status::BadArgument);
-    }
-    http.set_property(path, value)
+    let read_only = root.declared.iter().any(|declared| declared.name.as_bytes() == path && declared.read_only);
+    http.set_property(path, value, read_only)
+}
+
+/// What a filter has set.
+pub struct Property {
+    value: Bytes,
+    /// For all filters, by the declaration of the one that has set it.
+    read_only: bool,
 }
 
 /// Declares a property: of the plugin, when its root context does. What a stream declares holds for nobody else, as in Envoy.
@@ -100,14 +104,17 @@ pub fn declare(contexts: &mut Contexts, property: Declared) -> Result<(), Status
 
 impl Http {
     /// # Errors
-    /// When there is too much.
-    pub fn set_property(&mut self, path: &[u8], value: &[u8]) -> Result<(), Status> {
+    /// When it is there and read-only, or there is too much.
+    pub fn set_property(&mut self, path: &[u8], value: &[u8], read_only: bool) -> Result<(), Status> {
+        if self.properties.get(path).is_some_and(|property| property.read_only) {
+            return Err(Status::BadArgument);
+        }
         let others = self.properties.iter().filter(|(other, _)| *other != path);
-        let bytes: usize = others.map(|(path, value)| path.len() + value.len()).sum();
+        let bytes: usize = others.map(|(path, property)| path.len() + property.value.len()).sum();
         if bytes + path.len() + value.len() > MOST_SET {
             return Err(Status::InternalFailure);
         }
-        self.properties.insert(path.to_owned(), Bytes::copy_from_slice(value));
+        self.properties.insert(path.to_owned(), Property { value: Bytes::copy_from_slice(value), read_only });
         Ok(())
     }
 }
@@ -160,11 +167,11 @@ fn of_route(http: &Http, name: &[u8], out: &mut Vec<u8>) -> Found {
 
 /// What filters have set, also by the name that it has among Envoy's filter state; else the variable of that name.
 fn of_filters(http: &Http, path: &[u8], names: &[&[u8]], out: &mut Vec<u8>) -> Found {
-    if let Some(value) = http.properties.get(path) {
-        return put(out, value);
+    if let Some(property) = http.properties.get(path) {
+        return put(out, &property.value);
     }
     match names {
-        [b"filter_state", name] => put(out, http.properties.get(name.strip_prefix(b"wasm.")?)?),
+        [b"filter_state", name] => put(out, &http.properties.get(name.strip_prefix(b"wasm.")?)?.value),
         [b"upstream_name"] => put(out, http.upstream_name()?),
         [name] => {
             let variable = variables::parse(std::str::from_utf8(name).ok()?)?;

@@ -15,6 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::abi::Direction;
 use super::buffer::Buffer;
 use super::fields::{Fields, Target};
+use super::property::Property;
 use crate::facts::{Facts, Way};
 
 /// A stream in the hands of its request and of the contexts of its filters.
@@ -69,7 +70,7 @@ pub struct Http {
     /// Why the filters have ended the stream: what they say of their response.
     pub details: Option<String>,
     /// What filters have set (`proxy_set_property`), by the path with its NULs.
-    pub properties: HashMap<Vec<u8>, Bytes>,
+    pub properties: HashMap<Vec<u8>, Property>,
     /// What a filter has chosen: the name of an upstream.
     pub upstream: Option<String>,
     /// Until the request goes on to it.
@@ -118,8 +119,36 @@ pub struct Held {
     pub visible: bool,
     /// `proxy_continue_stream` was called.
     pub resume: bool,
-    /// Callouts that its callbacks for this direction have made, and that are under way.
-    pub callouts: usize,
+    /// Callouts under way that its callbacks have made since it let something go on.
+    callouts: usize,
+    /// Counts how often it has.
+    stretch: u32,
+}
+
+impl Held {
+    /// What has been held goes on. Callouts that were made until now are none that it waits for.
+    pub fn go_on(&mut self) {
+        self.callouts = 0;
+        self.stretch = self.stretch.wrapping_add(1);
+    }
+
+    /// A callout begins: in which stretch.
+    pub fn begin_callout(&mut self) -> u32 {
+        self.callouts += 1;
+        self.stretch
+    }
+
+    /// A callout of this stretch has ended.
+    pub fn end_callout(&mut self, stretch: u32) {
+        if stretch == self.stretch {
+            self.callouts -= 1;
+        }
+    }
+
+    /// Whether it may wait for a callout.
+    pub fn has_callouts(&self) -> bool {
+        self.callouts > 0
+    }
 }
 
 /// A response that a filter sends itself.

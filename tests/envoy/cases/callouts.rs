@@ -165,6 +165,13 @@ fn places() -> Vec<Case> {
             .callee()
             .unordered()
         .until("on_http_call_response"),
+        // What pauses later, and for something else, is shown the body all the same.
+        Case::probe("nobody_waits_for_what_never_comes", json!({
+            "on_response_headers": [["remove", "response_headers", "content-length"], ["http_call", { "cluster": "@callee", "timeout": 0, "then": [] }]],
+            "on_response_body": [["if", "end", [["set_buffer", "response_body", 0, 0, "<"]], [["pause"]]]],
+        }))
+        .origin(Origin::new("callee", |_, _| Answer::Silence))
+        .answered(response(200, "").chunks(["one", "two", "three"])),
         Case::probe("call_in_tick", json!({
             "on_request_headers": [["tick", 20]],
             "on_tick": [["tick", 0], ["http_call", { "cluster": "@callee", "then": [["get", "call_headers", ":status"], ["get", "request_headers", ":path"]] }]],

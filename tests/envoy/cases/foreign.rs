@@ -57,6 +57,16 @@ pub fn cases() -> Vec<Case> {
         ] }),
         ),
         Case::probe(
+            "read_only_for_all",
+            json!({
+                "on_configure": [["foreign", "declare_property", { "hex": "0a04726f6e6c1001" }]],
+                "on_request_headers": [["set_property", ["ronl"], "first"]],
+            }),
+        )
+        .then(Filter::probe(json!({
+            "on_request_headers": [["set_property", ["ronl"], "second"], ["property", ["ronl"]]],
+        }))),
+        Case::probe(
             "expressions",
             json!({ "on_request_headers": [
             ["foreign", "expr_create", "request.method"],

@@ -34,6 +34,24 @@ fn reads() -> Vec<Case> {
         .request(several())
         .request(several().h2()),
         Case::probe(
+            "pseudo_headers_in_capitals",
+            json!({
+                "on_request_headers": [
+                    ["get", "request_headers", ":PATH"],
+                    ["get", "request_headers", ":Authority"],
+                    ["replace", "request_headers", ":Path", "/other"],
+                    ["replace", "request_headers", ":METHOD", "DELETE"],
+                    ["pairs", "request_headers"],
+                ],
+                "on_response_headers": [
+                    ["get", "response_headers", ":Status"],
+                    ["replace", "response_headers", ":STATUS", "201"],
+                ],
+            }),
+        )
+        .request(several())
+        .request(several().h2()),
+        Case::probe(
             "read_response_headers",
             json!({ "on_response_headers": [
                 ["pairs", "response_headers"],

@@ -132,6 +132,19 @@ fn chains() -> Vec<Case> {
             .then(Filter { root_id: "b", ..Filter::probe(json!({ "on_request_headers": [["property", ["plugin_root_id"]]] })) }),
         Case::new("two_vms", Filter { vm_id: Some("vm-a"), ..Filter::probe(json!({ "on_request_headers": [["property", ["plugin_vm_id"]]] })) }).answered(empty(204))
             .then(Filter { vm_id: Some("vm-b"), ..Filter::probe(json!({ "on_request_headers": [["property", ["plugin_vm_id"]]] })) }),
+        // The body that waits for the first is not shown to it before the second has seen the headers.
+        Case::probe("headers_pass_before_bodies", json!({
+            "on_request_headers": [["http_call", { "cluster": "@callee", "then": [["continue", "request"]] }], ["pause"]],
+            "on_request_body": [["local_response", { "status": 400, "body": "bad body" }], ["pause"]],
+        }))
+            .then(Filter::probe(json!({ "on_request_headers": [["local_response", { "status": 401, "body": "who are you" }], ["pause"]] })))
+            .callee()
+            .request(post("/", "hello"))
+            .request(post("/", "hello").h2()),
+        Case::probe("each_adds_a_trailer_at_the_end", json!({ "on_response_body": [["if", "end", [["add", "response_trailers", "x-first", "1"]]]] }))
+            .then(Filter::probe(json!({ "on_response_body": [["if", "end", [["add", "response_trailers", "x-second", "2"]]]] })))
+            .origin(Origin::new("origin", |_, _| response(200, "hello")).h2())
+            .request(get("/").h2()),
         // The same plugin twice: one root context.
         Case::probe("the_same_twice", json!({ "on_request_headers": [["add", "request_headers", "x-way", "1"]] }))
             .then(Filter::probe(json!({ "on_request_headers": [["add", "request_headers", "x-way", "1"]] }))),

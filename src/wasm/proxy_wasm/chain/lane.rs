@@ -173,8 +173,8 @@ impl Lane {
         self.stages[index].kept.append(body);
     }
 
-    /// Everything that the filter was shown goes on, with these bytes.
-    pub fn release(&mut self, index: usize, mut body: Buffer) {
+    /// Everything that the filter was shown goes on, with these bytes. `trailers`: there are some now.
+    pub fn release(&mut self, index: usize, mut body: Buffer, trailers: bool) {
         let stage = &mut self.stages[index];
         if !stage.kept.is_empty() {
             let mut whole = stage.kept.take();
@@ -184,6 +184,7 @@ impl Lane {
         stage.headers = Headers::Passed;
         stage.pause = Pause::None;
         let end = stage.end.filter(|_| stage.told && !stage.ended);
+        let end = end.map(|end| if trailers { End::Trailers } else { end });
         stage.ended |= end.is_some();
         match self.stages.get_mut(index + 1) {
             Some(next) => {

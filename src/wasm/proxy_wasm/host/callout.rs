@@ -245,10 +245,12 @@ fn parse_request(map: &[u8]) -> Result<ClusterCall, Status> {
     let mut headers = HeaderMap::new();
     for (name, value) in pairs::decode(map).map_err(|_| Status::BadArgument)? {
         match name {
-            b":method" => method = Method::from_bytes(value).ok(),
-            b":path" => path = PathAndQuery::try_from(value).ok(),
-            b":authority" => authority = Authority::try_from(value).ok(),
-            b":scheme" => scheme = Scheme::try_from(value).ok(),
+            _ if name.eq_ignore_ascii_case(b":method") => method = Method::from_bytes(value).ok(),
+            _ if name.eq_ignore_ascii_case(b":path") => path = PathAndQuery::try_from(value).ok(),
+            _ if name.eq_ignore_ascii_case(b":authority") => authority = Authority::try_from(value).ok(),
+            _ if name.eq_ignore_ascii_case(b":scheme") => scheme = Scheme::try_from(value).ok(),
+            // Of something else, such as a response whose headers are handed on.
+            [b':', ..] => {}
             name if name.eq_ignore_ascii_case(b"host") => {
                 authority = authority.or_else(|| Authority::try_from(value).ok());
             }

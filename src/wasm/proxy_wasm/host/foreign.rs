@@ -56,7 +56,7 @@ fn set_filter_state(state: &State, arguments: &[u8]) -> Result<Vec<u8>, Refusal>
     }
     let Arguments { path, value } = Arguments::decode(arguments).map_err(|_| Status::BadArgument)?;
     let path = [b"filter_state\0", path.as_bytes()].concat();
-    state.contexts.stream()?.stream.lock().set_property(&path, value.as_bytes())?;
+    state.contexts.stream()?.stream.lock().set_property(&path, value.as_bytes(), false)?;
     Ok(Vec::new())
 }
 

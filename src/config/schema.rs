@@ -49,6 +49,20 @@ pub struct Chains {
     /// In the order of `Phase::ALL`.
     pub phases: [Option<Vec<Plugin>>; Phase::ALL.len()],
     pub filters: Option<Vec<Filter>>,
+    /// The keys of the chains that are there.
+    pub keys: Vec<Spanned<&'static str>>,
+}
+
+impl Chains {
+    /// The keys of all chains.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        Phase::ALL.into_iter().map(Phase::directive).chain(["proxy_wasm"])
+    }
+
+    /// Where the chain with this key is set, if it is.
+    pub fn key(&self, name: &str) -> Option<Span> {
+        self.keys.iter().find(|key| *key.get_ref() == name).map(Spanned::span)
+    }
 }
 
 impl FromTable for Main {
@@ -488,11 +502,11 @@ fn read_entry_config(reader: &mut Reader, name: &'static str) -> Option<EntryCon
 
 fn read_chains(reader: &mut Reader) -> Chains {
     let phases = Phase::ALL.map(|phase| reader.tables(phase.directive()));
-    Chains { phases, filters: reader.tables("proxy_wasm") }
+    Chains { phases, filters: reader.tables("proxy_wasm"), keys: keys_of(reader, Chains::names()) }
 }
 
 /// Those of the keys that are there, in the order of the file.
-fn keys_of<const N: usize>(reader: &Reader, names: [&'static str; N]) -> Vec<Spanned<&'static str>> {
+fn keys_of(reader: &Reader, names: impl IntoIterator<Item = &'static str>) -> Vec<Spanned<&'static str>> {
     let there = names.into_iter().filter_map(|name| Some(Spanned::new(reader.key(name)?, name)));
     let mut keys: Vec<_> = there.collect();
     keys.sort_by_key(|key| key.span().start);

@@ -319,6 +319,9 @@ fn filters_are_inherited_whole_replaced_whole_and_cleared() {
         [[server]]
         listen = [{ addr = "127.0.0.1:0", tls = { cert = "cert.pem", key = "key.pem" } }]
         [[server.local]]
+        path = "/inherits"
+        echo = true
+        [[server.local]]
         path = "/"
         echo = true
         proxy_wasm = [{ remote = { url = "http://a.cn", sha256 = "00000000000000000000000000000000000000000000000000000000000000ff" } }]
@@ -330,7 +333,8 @@ fn filters_are_inherited_whole_replaced_whole_and_cleared() {
     assert!(Arc::ptr_eq(&first.filters, &first.locals[0].filters));
     assert!(first.locals[1].filters.is_empty());
     assert_eq!(names(&second.filters), ["filter"]);
-    assert_eq!(names(&second.locals[0].filters), ["a.cn"]);
+    assert!(Arc::ptr_eq(&second.filters, &second.locals[0].filters));
+    assert_eq!(names(&second.locals[1].filters), ["a.cn"]);
 }
 
 #[test]
@@ -370,6 +374,49 @@ fn what_is_right_is_resolved_beside_errors() {
     assert_eq!(loaded.diagnostics.error_count(), 2, "{}", loaded.diagnostics);
     assert_eq!(loaded.config.servers[0].locals.len(), 5);
     assert_eq!(loaded.config.servers[0].locals[0].chain(Phase::Access).plugins.len(), 3);
+}
+
+/// The line of each chain that no local runs, and what its message says about the others.
+fn unused(source: &str) -> Vec<String> {
+    let loaded = text(source);
+    let of = |diagnostic: &Diagnostic| {
+        let line = 1 + source[..diagnostic.span.start].matches('\n').count();
+        let others = diagnostic.message.strip_prefix("no local runs this chain: ").expect(&diagnostic.message);
+        let others = others.split_once(" again in ").and_then(|(_, rest)| rest.split_once(", which")).unwrap().0;
+        format!("{line}: {others}")
+    };
+    loaded.diagnostics.iter().map(of).collect()
+}
+
+#[test]
+fn a_chain_that_all_locals_replace_is_reported() {
+    const CHAIN: &str = "wasm_access = [{ wasm_path = \"plugin.wasm\" }]";
+    const OFF: &str = "wasm_access = [{ wasm_path = \"plugin.wasm\", is_open = false }]";
+    const NONE: &str = "wasm_access = []";
+    const LATE: &str = "wasm_serverless = [{ wasm_path = \"plugin.wasm\" }]";
+    for (main, server, first, second, expected) in [
+        (CHAIN, "", "", "", [].as_slice()),
+        (CHAIN, "", CHAIN, "", &[]),
+        (CHAIN, "", CHAIN, CHAIN, &["1: lines 7 and 11"]),
+        (CHAIN, "", CHAIN, NONE, &["1: lines 7 and 11"]),
+        ("", CHAIN, CHAIN, CHAIN, &["3: lines 7 and 11"]),
+        (CHAIN, CHAIN, "", "", &["1: line 3"]),
+        (CHAIN, CHAIN, CHAIN, CHAIN, &["1: line 3", "3: lines 7 and 11"]),
+        (OFF, OFF, CHAIN, CHAIN, &[]),
+        (NONE, NONE, CHAIN, CHAIN, &[]),
+        ("", LATE, LATE, LATE, &[]),
+        (LATE, LATE, "", "", &["1: line 3"]),
+    ] {
+        let source = format!(
+            "{main}\n[[server]]\n{server}\nlisten = [{{ addr = \"[::1]:0\" }}]\n\
+             [[server.local]]\npath = \"/a\"\n{first}\necho = true\n\
+             [[server.local]]\npath = \"/b\"\n{second}\necho = true\n"
+        );
+        assert_eq!(unused(&source), expected, "{source}");
+    }
+    let all =
+        format!("[[server]]\n{LATE}\nlisten = [{{ addr = \"[::1]:0\" }}]\n[[server.local]]\npath = \"/\"\n{LATE}\n");
+    assert_eq!(unused(&all), ["2: line 6"]);
 }
 
 #[test]

@@ -41,7 +41,7 @@ struct Place<'c> {
 impl Context<'_> {
     /// The chains of a level: its own, and where it sets none those of the level above.
     pub fn level(&mut self, chains: schema::Chains, above: &Level) -> Level {
-        let schema::Chains { phases, filters } = chains;
+        let schema::Chains { phases, filters, .. } = chains;
         let serverless = phases[Phase::Serverless as usize].as_deref().map_or(above.serverless, has_script);
         let mut inherited = above.chains.iter().zip(Phase::ALL);
         let chains = phases.map(|own| {

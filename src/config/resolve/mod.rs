@@ -6,6 +6,7 @@ mod listen;
 mod server;
 mod session;
 mod store;
+mod unused;
 mod upstream;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -
     let directory = path.parent().unwrap_or(Path::new("")).to_owned();
     let threads = main.threads.map_or(defaults.threads, |threads| threads.0);
     let mut cx = Context { directory, threads, diagnostics, upstreams: Upstreams::default(), files: Vec::new() };
+    cx.warn_of_unused_chains(&main);
     cx.declare_upstreams(main.upstreams);
     let level = cx.level(main.chains, &Level::default());
     if main.servers.as_ref().is_none_or(Vec::is_empty) {

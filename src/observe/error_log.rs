@@ -42,15 +42,22 @@ where
     tracing_subscriber::registry().with(lines).with(levels(level))
 }
 
+/// The level is for what Phasegate and its plugins say. What other crates say below `info` is no help to who runs a proxy: the
+/// compiler describes every function, and pingora prints the headers of requests. It is there at `trace` alone.
+///
 /// What pingora says at `info` is noise unless somebody looks for something. Its crates share the prefix. So is, as an error, that
 /// an idle connection could not be used again and a new one is made.
 fn levels(level: LevelFilter) -> Targets {
+    let others = if level == LevelFilter::Trace { level } else { level.min(LevelFilter::Info) };
     let (pingora, connectors) = match level >= LevelFilter::Debug {
-        true => (level, level),
+        true => (others, others),
         false => (level.min(LevelFilter::Warn), LevelFilter::Off),
     };
-    let levels = Targets::new().with_default(level.as_trace());
-    levels.with_target("pingora", pingora.as_trace()).with_target("pingora_core::connectors", connectors.as_trace())
+    Targets::new()
+        .with_default(others.as_trace())
+        .with_target("phasegate", level.as_trace())
+        .with_target("pingora", pingora.as_trace())
+        .with_target("pingora_core::connectors", connectors.as_trace())
 }
 
 impl<'s> MakeWriter<'s> for Sink {
@@ -122,15 +129,18 @@ mod tests {
     }
 
     #[test]
-    fn pingora_is_quieter_unless_debugging() {
+    fn others_are_quieter() {
         let all = [
             (Level::Error, "pingora_core::server", "e"),
             (Level::Error, "pingora_core::connectors", "connectors"),
             (Level::Warn, "pingora_core::server", "w"),
             (Level::Info, "pingora_proxy", "i"),
             (Level::Debug, "pingora_proxy", "d"),
+            (Level::Info, "wasmtime", "other i"),
+            (Level::Debug, "cranelift_codegen::isa", "other d"),
             (Level::Info, "phasegate", "own i"),
-            (Level::Debug, "phasegate", "own d"),
+            (Level::Debug, "phasegate::plugin", "own d"),
+            (Level::Trace, "phasegate", "own t"),
         ];
         let messages = |level| {
             let lines = written(level, &all);
@@ -139,8 +149,9 @@ mod tests {
         assert_eq!(messages(LevelFilter::Off), "");
         assert_eq!(messages(LevelFilter::Error), "e");
         assert_eq!(messages(LevelFilter::Warn), "e, w");
-        assert_eq!(messages(LevelFilter::Info), "e, w, own i");
-        assert_eq!(messages(LevelFilter::Debug), "e, connectors, w, i, d, own i, own d");
+        assert_eq!(messages(LevelFilter::Info), "e, w, other i, own i");
+        assert_eq!(messages(LevelFilter::Debug), "e, connectors, w, i, other i, own i, own d");
+        assert_eq!(messages(LevelFilter::Trace), "e, connectors, w, i, d, other i, other d, own i, own d, own t");
     }
 
     /// A process has one logger: the test starts itself again for one of its own.

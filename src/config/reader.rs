@@ -160,7 +160,11 @@ impl<'t, 's> Reader<'t, 's> {
             DeValue::Table(_) => "a table".to_owned(),
         };
         let wrong = Diagnostic::error(value.span(), format!("`{name}` takes {expected}, not {found}"));
-        self.diagnostics.push(wrong.help(format!("for example: `{}`", self.example(name))));
+        let help = match value.get_ref().as_str().and_then(|written| word_meant(expected, written)) {
+            Some(word) => format!("did you mean `\"{word}\"`?"),
+            None => format!("for example: `{}`", self.example(name)),
+        };
+        self.diagnostics.push(wrong.help(help));
     }
 
     fn example(&self, name: &str) -> &'static str {
@@ -178,9 +182,9 @@ impl<'t, 's> Reader<'t, 's> {
     }
 
     fn help_for_unknown(&self, name: &str) -> String {
-        let known = ELSEWHERE.iter().find(|(other, here)| *other == name && self.level.key(here).is_some());
-        if let Some((_, here)) = known {
-            return format!("here it is called `{here}`: `{}`", self.example(here));
+        let known = ELSEWHERE.iter().find(|(others, here, _)| others.contains(&name) && self.level.key(here).is_some());
+        if let Some((_, here, written)) = known {
+            return format!("here it is called `{here}`: {written}");
         }
         let has = |level: &&&Level| level.keys.iter().any(|key| key.name == name);
         let homes: Vec<_> = LEVELS.iter().filter(has).map(|level| level.place).collect();
@@ -195,21 +199,37 @@ impl<'t, 's> Reader<'t, 's> {
     }
 }
 
-/// Names of keys in Envoy, in Istio, and in the tables beside this one; and what they are called here.
-const ELSEWHERE: &[(&str, &str)] = &[
-    ("fail_open", "failure_policy"),
-    ("failStrategy", "failure_policy"),
-    ("on_failure", "failure_policy"),
-    ("failure_policy", "on_failure"),
-    ("pluginName", "root_id"),
-    ("pluginConfig", "configuration"),
-    ("plugin_config", "configuration"),
-    ("config", "configuration"),
-    ("config", "wasm_main_config"),
-    ("environment_variables", "env"),
-    ("envs", "env"),
-    ("url", "wasm_path"),
+/// Names of keys in Envoy, in Istio, and in the tables beside this one; what they are called here, and how it is written.
+const ELSEWHERE: &[(&[&str], &str, &str)] = &[
+    (
+        &["fail_open", "failStrategy", "on_failure"],
+        "failure_policy",
+        "`failure_policy = \"open\"` lets requests through when the filter fails, `\"closed\"`, the default, does not",
+    ),
+    (
+        &["fail_open", "failStrategy", "failure_policy"],
+        "on_failure",
+        "`on_failure = \"open\"` lets requests through when the script fails, `\"close\"` does not",
+    ),
+    (&["pluginName"], "root_id", "`root_id = \"auth\"`"),
+    (&["pluginConfig", "plugin_config", "config"], "configuration", "`configuration = '''{ \"realm\": \"staff\" }'''`"),
+    (&["config"], "wasm_main_config", "`wasm_main_config = '''rps = 100'''`"),
+    (&["environment_variables", "envs"], "env", "`env = { NAME = \"value\" }`"),
+    (&["capability_restriction_config"], "allowed_capabilities", "`allowed_capabilities = [\"proxy_log\"]`"),
+    (&["url"], "remote", "`remote = { url = \"https://plugins.example.cn/auth.wasm\", sha256 = \"…\" }`"),
+    (&["url"], "wasm_path", "`wasm_path = \"plugin.wasm\"`"),
+    (&["timeout_ms", "timeout"], "limits", "`limits = { wall_ms = 10000 }`"),
 ];
+
+/// Of the words that a key takes, the one that is meant: `FAIL_OPEN` is `open`.
+fn word_meant<'e>(expected: &'e str, written: &str) -> Option<&'e str> {
+    if !expected.starts_with('"') {
+        return None;
+    }
+    let words = || expected.split('"').skip(1).step_by(2);
+    let written = written.to_ascii_lowercase();
+    nearest(&written, words()).or_else(|| nearest(written.rsplit('_').next()?, words()))
+}
 
 fn owned(key: &Spanned<DeString>) -> Spanned<String> {
     Spanned::new(key.span(), key.get_ref().to_string())

@@ -17,7 +17,7 @@ async fn refuses(plugin: &str, phase: &str, config: &str, why: &str) {
         assert_eq!((answer.status, answer.text().as_str()), (500, "500 Internal Server Error\n"), "{plugin}: {config}");
     }
     let line = proxy.wait_for_log(&format!("script={plugin} phase={phase} request="));
-    assert!(line.contains(" failed: err: configuration, line ") && line.contains(why), "{line}");
+    assert!(line.contains(" failed: err: configuration (TOML), line ") && line.contains(why), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

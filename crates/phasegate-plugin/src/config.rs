@@ -53,8 +53,8 @@ fn describe(mut error: toml::de::Error, text: &str) -> String {
     let what = error.to_string();
     let what = what.trim_end().replace("\nin `", ", in `");
     match line {
-        Some(line) => format!("configuration, line {line}: {what}"),
-        None => format!("configuration: {what}"),
+        Some(line) => format!("configuration (TOML), line {line}: {what}"),
+        None => format!("configuration (TOML): {what}"),
     }
 }
 
@@ -103,20 +103,20 @@ mod tests {
             rps: Option<u32>,
         }
         assert_eq!(config::<Optional>(&None).unwrap().rps, None);
-        assert_eq!(config::<Limits>(&None).unwrap_err(), "configuration, line 1: missing field `rps`");
+        assert_eq!(config::<Limits>(&None).unwrap_err(), "configuration (TOML), line 1: missing field `rps`");
     }
 
     #[test]
     fn errors_name_line_and_key() {
         for (text, expected) in [
-            ("\nrps = true", "configuration, line 2: invalid type: boolean `true`, expected u32, in `rps`"),
-            ("rps = 1\nrsp = 2", "configuration, line 2: unknown field `rsp`, expected `rps` or `rule`"),
-            ("rps = -1", "configuration, line 1: invalid value: integer `-1`, expected u32, in `rps`"),
+            ("\nrps = true", "configuration (TOML), line 2: invalid type: boolean `true`, expected u32, in `rps`"),
+            ("rps = 1\nrsp = 2", "configuration (TOML), line 2: unknown field `rsp`, expected `rps` or `rule`"),
+            ("rps = -1", "configuration (TOML), line 1: invalid value: integer `-1`, expected u32, in `rps`"),
             (
                 "rps = 1\n[[rule]]\npath = 3",
-                "configuration, line 3: invalid type: integer `3`, expected a string, in `rule.path`",
+                "configuration (TOML), line 3: invalid type: integer `3`, expected a string, in `rule.path`",
             ),
-            ("rps = 1\n\n[[rule]]", "configuration, line 3: missing field `path`, in `rule`"),
+            ("rps = 1\n\n[[rule]]", "configuration (TOML), line 3: missing field `path`, in `rule`"),
         ] {
             assert_eq!(limits(text).unwrap_err(), expected, "{text}");
         }

@@ -29,6 +29,10 @@ pub trait EntryPoints {
     }
 }
 
+/// A function that [`export!`](crate::export) takes.
+#[doc(hidden)]
+pub type EntryPoint = fn(Option<String>) -> Result<Verdict, String>;
+
 fn not_implemented(name: &str) -> Result<Verdict, String> {
     Err(format!("{name} is not implemented by this plugin"))
 }
@@ -101,7 +105,11 @@ macro_rules! export {
                 None => unreachable!(),
             };
 
+            // Other linkers refuse the names of the exports; a test on the machine itself needs none.
+            #[cfg(target_family = "wasm")]
             $crate::bindings::export_wasm_server!(Plugin with_types_in $crate::bindings);
+            #[cfg(not(target_family = "wasm"))]
+            const _: $crate::EntryPoint = <Plugin as $crate::EntryPoints>::main;
         };
     };
 }

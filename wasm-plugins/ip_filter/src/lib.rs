@@ -122,6 +122,6 @@ mod tests {
     #[test]
     fn a_bad_network_is_explained() {
         let error = parsed("deny = []\nallow = [\"10.0.0.0/33\"]").map(|_| ()).unwrap_err();
-        assert!(error.starts_with("configuration, line 2: `10.0.0.0/33` is no network"), "{error}");
+        assert!(error.starts_with("configuration (TOML), line 2: `10.0.0.0/33` is no network"), "{error}");
     }
 }

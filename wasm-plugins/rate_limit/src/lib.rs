@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn bad_configurations_are_explained() {
         for (text, expected) in [
-            ("requests = 0\nseconds = 1", "configuration, line 1: "),
+            ("requests = 0\nseconds = 1", "configuration (TOML), line 1: "),
             ("requests = 1", "missing field `seconds`"),
             ("requests = 1\nseconds = 1\nname = 'a\"b'", "line 3: `a\"b` is no name"),
             ("requests = 1\nseconds = 1\nper = 'minute'", "unknown field `per`"),

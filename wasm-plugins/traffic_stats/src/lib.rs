@@ -138,6 +138,6 @@ mod tests {
     fn every_is_at_least_one() {
         assert_eq!(config::<Config>(&None).unwrap().every.get(), 1);
         let error = config::<Config>(&Some("every = 0".to_owned())).map(|_| ()).unwrap_err();
-        assert!(error.starts_with("configuration, line 1:"), "{error}");
+        assert!(error.starts_with("configuration (TOML), line 1:"), "{error}");
     }
 }

@@ -42,7 +42,8 @@ impl<'s> Excerpt<'s> {
             text,
             marked,
             line: before.iter().filter(|byte| **byte == b'\n').count(),
-            column: String::from_utf8_lossy(&before[start..]).chars().count(),
+            // A byte order mark is no character of the line.
+            column: String::from_utf8_lossy(&before[start..]).trim_start_matches('\u{feff}').chars().count(),
             of_nothing: source.is_empty(),
         }
     }
@@ -128,5 +129,6 @@ mod tests {
         let at = file.find('X').unwrap();
         let excerpt = Excerpt::of("a.toml", &file, at..at + 1);
         assert_eq!((excerpt.line, excerpt.column), (1, 307));
+        assert_eq!(Excerpt::of("a.toml", "\u{feff}a = X", 7..8).column, 4);
     }
 }

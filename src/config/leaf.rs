@@ -269,10 +269,12 @@ pub fn final_status(code: u64) -> Option<StatusCode> {
 }
 
 impl Leaf for HeaderValue {
-    const EXPECTED: &'static str = "a header's value, without control characters";
+    const EXPECTED: &'static str = "a header's value, without control characters, and without blanks at its ends";
 
+    /// As RFC 9110, section 5.5, has it.
     fn from_value(value: &DeValue) -> Option<Self> {
-        HeaderValue::from_str(value.as_str()?).ok()
+        let text = value.as_str().filter(|text| text.trim_matches([' ', '\t']) == *text)?;
+        HeaderValue::from_str(text).ok()
     }
 }
 

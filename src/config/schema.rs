@@ -39,7 +39,7 @@ pub struct Main {
     pub upstreams: Vec<(Spanned<String>, Upstream)>,
     pub sessions: Vec<Session>,
     pub services: Vec<Service>,
-    /// None: there is no `server` at all.
+    /// None: the key is not there, or an empty list.
     pub servers: Option<Vec<Server>>,
     pub chains: Chains,
 }
@@ -92,7 +92,7 @@ impl FromTable for Main {
             upstreams: reader.named_tables("upstream"),
             sessions: reader.tables("wasm_session").unwrap_or_default(),
             services: reader.tables("wasm_service").unwrap_or_default(),
-            servers: reader.key("server").map(|_| reader.tables("server").unwrap_or_default()),
+            servers: unless_empty(reader, "server"),
             chains: read_chains(reader),
         }
     }
@@ -170,8 +170,9 @@ impl FromTable for Store {
 }
 
 pub struct Upstream {
-    /// None: the key is not there.
-    pub servers: Option<UpstreamServers>,
+    pub servers_key: Option<Span>,
+    /// None: the key is not there, or an empty list.
+    pub servers: Option<Vec<UpstreamServer>>,
     pub balance: Option<Spanned<Balance>>,
     pub hash_key: Option<Spanned<String>>,
     pub health_check: Option<HealthCheck>,
@@ -181,17 +182,13 @@ pub struct Upstream {
     pub silence_timeout_ms: Option<Duration>,
 }
 
-pub struct UpstreamServers {
-    pub key: Span,
-    pub list: Option<Vec<UpstreamServer>>,
-}
-
 impl FromTable for Upstream {
     const LEVEL: &'static Level = &keys::UPSTREAM;
 
     fn read(reader: &mut Reader) -> Self {
         Upstream {
-            servers: reader.key("servers").map(|key| UpstreamServers { key, list: reader.tables("servers") }),
+            servers_key: reader.key("servers"),
+            servers: unless_empty(reader, "servers"),
             balance: reader.leaf("balance"),
             hash_key: reader.leaf("hash_key"),
             health_check: reader.table("health_check"),
@@ -259,8 +256,7 @@ impl FromTable for Server {
         Server {
             span: reader.span(),
             names: reader.key("name").map(|_| reader.leaves("name").unwrap_or_default()),
-            listen: (reader.key("listen").is_some() && !reader.is_empty("listen"))
-                .then(|| reader.tables("listen").unwrap_or_default()),
+            listen: unless_empty(reader, "listen"),
             locals: reader.tables("local"),
             chains: read_chains(reader),
         }
@@ -503,6 +499,11 @@ fn read_entry_config(reader: &mut Reader, name: &'static str) -> Option<EntryCon
 fn read_chains(reader: &mut Reader) -> Chains {
     let phases = Phase::ALL.map(|phase| reader.tables(phase.directive()));
     Chains { phases, filters: reader.tables("proxy_wasm"), keys: keys_of(reader, Chains::names()) }
+}
+
+/// The tables of a key that is there and is not an empty list, those left out that are no tables.
+fn unless_empty<T: FromTable>(reader: &mut Reader, name: &'static str) -> Option<Vec<T>> {
+    (reader.key(name).is_some() && !reader.is_empty(name)).then(|| reader.tables(name).unwrap_or_default())
 }
 
 /// Those of the keys that are there, in the order of the file.

@@ -376,6 +376,14 @@ fn what_is_right_is_resolved_beside_errors() {
     assert_eq!(loaded.config.servers[0].locals[0].chain(Phase::Access).plugins.len(), 3);
 }
 
+/// With so little, no instance could be made to try the module: a second error, about the module.
+#[test]
+fn too_little_memory_is_reported_once() {
+    let loaded = text(&FULL.replace("memory = \"4MiB\", cpu_ms = 5, wall_ms = 100 }", "memory = \"1KiB\" }"));
+    assert_eq!(loaded.diagnostics.error_count(), 1, "{}", loaded.diagnostics);
+    assert_eq!(loaded.config.servers[0].locals[0].chain(Phase::Access).plugins[2].scripts[0].limits.memory, 64 << 20);
+}
+
 /// The line of each chain that no local runs, and what its message says about the others.
 fn unused(source: &str) -> Vec<String> {
     let loaded = text(source);

@@ -43,6 +43,10 @@ impl ModuleError {
         match self {
             ModuleError::Read(_) => "check the path, which is relative to the configuration file, and its permissions",
             ModuleError::NotAPlugin { found: Found::ProxyWasm(_) } => "a Proxy-Wasm filter goes under [[proxy_wasm]]",
+            ModuleError::NotAPlugin { found: Found::BareModule { .. } } => {
+                "a plugin exports its entry points: has it `export!(main: …)`, and in its Cargo.toml \
+                 `crate-type = [\"cdylib\"]`? Then build it with cargo build --target wasm32-wasip1 --release"
+            }
             ModuleError::NotAPlugin { .. } | ModuleError::NoService => {
                 "expected a component, or a core module that wit-bindgen built for the world \
                  phasegate:plugin/wasm-server: cargo build --target wasm32-wasip1 --release"

@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use super::Context;
 use crate::config::diagnostic::nearest;
-use crate::config::leaf::{Name, final_status};
+use crate::config::leaf::{Name, Size, final_status};
 use crate::config::model::{
     ChainConfig, Chains, FilterConfig, Limits, OnFailure, PluginConfig, ScriptConfig, ScriptSpans,
 };
@@ -121,14 +121,15 @@ impl Context<'_> {
 
     /// Those of a script in this phase; none: of a named session.
     pub fn limits(&mut self, phase: Option<Phase>, limits: &schema::Limits) -> Limits {
-        if let Some(memory) = limits.memory.as_ref().filter(|memory| memory.get_ref().0 < LEAST_MEMORY) {
+        let enough = |memory: &&Spanned<Size>| memory.get_ref().0 >= LEAST_MEMORY;
+        if let Some(memory) = limits.memory.as_ref().filter(|memory| !enough(memory)) {
             let message = "`memory` is less than one page of WebAssembly memory";
             self.error(
                 Diagnostic::error(memory.span(), message).help("give at least `\"64KiB\"`; the default is `\"64MiB\"`"),
             );
         }
         Limits {
-            memory: limits.memory.as_ref().map_or(MEMORY, |memory| memory.get_ref().0),
+            memory: limits.memory.as_ref().filter(enough).map_or(MEMORY, |memory| memory.get_ref().0),
             cpu: limits.cpu_ms.unwrap_or(CPU),
             wall: limits.wall_ms.or(phase.filter(|phase| *phase != Phase::Serverless).map(|_| WALL)),
         }
@@ -218,7 +219,8 @@ impl Context<'_> {
     }
 
     fn status(&mut self, span: &Span, code: &str) -> Option<Action> {
-        let status = code.parse().ok().and_then(final_status);
+        let three_digits = code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_digit());
+        let status = code.parse().ok().filter(|_| three_digits).and_then(final_status);
         if status.is_none() {
             let message = format!("`{code}` is not a status from 200 to 599");
             self.error(Diagnostic::error(span.clone(), message).help("for example: `status:429`"));

@@ -33,7 +33,7 @@ pub fn resolve(main: schema::Main, path: &Path, diagnostics: &mut Diagnostics) -
     cx.warn_of_unused_chains(&main);
     cx.declare_upstreams(main.upstreams);
     let level = cx.level(main.chains, &Level::default());
-    if main.servers.as_ref().is_none_or(Vec::is_empty) {
+    if main.servers.is_none() {
         let help = "add a `[[server]]` with `listen = [{ addr = \"0.0.0.0:8080\" }]` and a `[[server.local]]`";
         cx.diagnostics.push_absent(Diagnostic::error(0..0, "there is no server").help(help));
     }
@@ -151,8 +151,20 @@ impl Context<'_> {
         self.files.push(path.clone());
         let Err(error) = file::open(&path) else { return Some(path) };
         let message = format!("cannot read {what} `{}`: {error}", written.get_ref());
-        let help = format!("paths are relative to the configuration file; it was looked for at {}", path.display());
+        let help = match with_other_dashes(written.get_ref()).filter(|other| self.directory.join(other).is_file()) {
+            Some(other) => format!("did you mean `{other}`? Cargo writes `_` for `-`"),
+            None if Path::new(written.get_ref()).is_absolute() => {
+                "check the path, and the permissions of the file and of the folders above it".to_owned()
+            }
+            None => format!("paths are relative to the configuration file; it was looked for at {}", path.display()),
+        };
         self.error(Diagnostic::error(written.span(), message).help(help));
         None
     }
+}
+
+/// The path with `_` for each `-` in the name of the file.
+fn with_other_dashes(path: &str) -> Option<String> {
+    let (folder, name) = path.split_at(path.rfind('/').map_or(0, |slash| slash + 1));
+    name.contains('-').then(|| format!("{folder}{}", name.replace('-', "_")))
 }

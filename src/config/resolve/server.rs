@@ -144,6 +144,7 @@ impl Context<'_> {
         }
         let normal = normal_prefix(path);
         if normal == path {
+            self.check_star(span, path);
             return;
         }
         let message =
@@ -156,6 +157,19 @@ impl Context<'_> {
         self.error(Diagnostic::error(span.clone(), message).help(help));
     }
 
+    /// A path is no pattern.
+    fn check_star(&mut self, span: &Span, path: &str) {
+        let Some(at) = path.find('*') else { return };
+        let help = match path[at..].trim_matches('*').is_empty() {
+            true => format!("a path is for all that begins with it: write `path = {}`", quoted(&path[..at])),
+            false => {
+                let pattern = format!("^{}", regex::escape(path).replace(r"\*", "[^/]*"));
+                format!("write a regex instead: `regex = {}`", quoted(&pattern))
+            }
+        };
+        self.error(Diagnostic::warning(span.clone(), "the `*` in this path stands for itself").help(help));
+    }
+
     fn regex(&mut self, text: &Spanned<String>) -> Option<Regex> {
         match Regex::new(text.get_ref()) {
             Ok(regex) => Some(regex),
@@ -163,7 +177,15 @@ impl Context<'_> {
                 // Over several lines, a picture of the place and then the reason.
                 let text_of = error.to_string();
                 let reason = text_of.lines().last().unwrap_or_default().trim_start_matches("error: ");
-                let help = "put a `\\` before a character that stands for itself; in '…' a `\\` needs no other";
+                let help = match reason {
+                    _ if reason.starts_with("look-around") || reason.starts_with("backreferences") => {
+                        "write it without: a local of its own with a `path`, or a regex above this one, takes requests out"
+                    }
+                    _ if reason.contains("size limit") => {
+                        "make it smaller: large counts such as `{1000}` multiply its size"
+                    }
+                    _ => "put a `\\` before a character that stands for itself; in '…' a `\\` needs no other",
+                };
                 self.error(Diagnostic::error(text.span(), format!("bad regex: {reason}")).help(help));
                 None
             }

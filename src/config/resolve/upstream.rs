@@ -53,11 +53,8 @@ impl Context<'_> {
             let message = format!("the upstream `{shown}` has quotes, backslashes or control characters in its name");
             self.error(Diagnostic::error(name.span(), message).help("logs and metrics show it: leave them out"));
         }
-        let none_in = match &upstream.servers {
-            None => Some(name.span()),
-            Some(servers) => servers.list.as_ref().is_some_and(Vec::is_empty).then(|| servers.key.clone()),
-        };
-        if let Some(span) = none_in {
+        if upstream.servers.is_none() {
+            let span = upstream.servers_key.unwrap_or(name.span());
             let message = format!("upstream `{}` has no servers", name.get_ref());
             let help = "add `servers = [{ addr = \"127.0.0.1:9001\" }]`";
             self.diagnostics.push_absent(Diagnostic::error(span, message).help(help));
@@ -70,7 +67,6 @@ impl Context<'_> {
         if let Some(key) = &upstream.hash_key {
             self.check_hash_key(key, balance);
         }
-        let servers = upstream.servers.and_then(|servers| servers.list).unwrap_or_default();
         let server = |server: schema::UpstreamServer| {
             let (addr, weight) = (server.addr?, server.weight.unwrap_or(NonZeroU16::MIN));
             let place = Place(addr.span());
@@ -78,7 +74,7 @@ impl Context<'_> {
         };
         Upstream {
             name: name.into_inner(),
-            servers: servers.into_iter().filter_map(server).collect(),
+            servers: upstream.servers.unwrap_or_default().into_iter().filter_map(server).collect(),
             balance,
             hash_key: upstream.hash_key.and_then(|key| self.template(&key)),
             health_check: upstream.health_check.map(|check| HealthCheck {

@@ -14,6 +14,9 @@ const TARGET: &str = "phasegate::plugin";
 /// A line of output that grows longer than this is cut, in bytes.
 const LONGEST_LINE: usize = 8 << 10;
 
+/// The last line of every panic in Rust, which has no sense here: the log has the backtrace.
+const BACKTRACE_NOTE: &str = "note: run with `RUST_BACKTRACE=1`";
+
 /// Whether lines of this level are written.
 pub fn enabled(level: log::Level) -> bool {
     log::log_enabled!(target: TARGET, level)
@@ -132,7 +135,8 @@ impl RunLog {
 
     fn lines(&self, level: log::Level, bytes: &[u8], request: Option<&Shared>) {
         let text = String::from_utf8_lossy(bytes);
-        for line in text.lines().map(str::trim_end).filter(|line| !line.is_empty()) {
+        let says = |line: &&str| !line.is_empty() && !line.starts_with(BACKTRACE_NOTE);
+        for line in text.lines().map(str::trim_end).filter(says) {
             self.write(level, line, request);
         }
     }

@@ -121,6 +121,7 @@ async fn costs_its_own_request(phase: &str) {
     ] {
         assert!(log.contains(said), "{said:?} is not in the log");
     }
+    assert!(!log.contains("RUST_BACKTRACE"), "advice that nobody can follow is in the log");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -303,12 +303,14 @@ impl CalloutMetrics {
     }
 }
 
-impl ScriptMetrics {
-    /// How many instances of scripts live.
-    pub fn instances_of_all(&self) -> usize {
-        usize::try_from(self.live_instances.get()).unwrap_or_default()
+impl Live {
+    /// How many instances of scripts and VMs of filters there are.
+    pub fn all_instances(&self) -> usize {
+        usize::try_from(self.instances.get() + self.filter_vms.get()).unwrap_or_default()
     }
+}
 
+impl ScriptMetrics {
     /// Counts an instance, as live until the answer is dropped.
     pub fn instance(&self) -> Counted {
         self.instances.inc();

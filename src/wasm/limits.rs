@@ -20,14 +20,14 @@ const SLOW: Duration = Duration::from_millis(10);
 const MAPPINGS: usize = 8;
 const DEFAULT_MAPPINGS: usize = 65_530;
 
-/// Instances that the process may have: beyond its mappings of memory no script could have another.
+/// Instances of scripts and filters that the process may have: beyond its mappings of memory there could be no other.
 static MOST_INSTANCES: LazyLock<usize> = LazyLock::new(|| {
     let most = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok();
     most.and_then(|most| most.trim().parse().ok()).unwrap_or(DEFAULT_MAPPINGS) / MAPPINGS
 });
 
-/// Whether a script may have another instance. Each may have as many as are left, so that one alone has no more than half, and
-/// there is always room for others.
+/// Whether a script or filter may have another instance. Each may have as many as are left, so that one alone has no more than
+/// half, and there is always room for others.
 ///
 /// # Errors
 /// When it may not.
@@ -36,7 +36,7 @@ pub fn may_instantiate(own: usize, all: usize) -> Result<(), TooMany> {
     if own < most.saturating_sub(all) { Ok(()) } else { Err(TooMany { own, all, most }) }
 }
 
-/// A script has too many instances at once.
+/// A script or filter has too many instances at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{own} instances of it are in use, of {all} in all; the process may have {most} (vm.max_map_count / {MAPPINGS})"

@@ -369,8 +369,8 @@ impl Script {
     }
 
     fn store(&self) -> wasmtime::Result<Store<State>> {
-        let ScriptSpec { name, place, memory, cpu, env, net, metrics, .. } = &self.spec;
-        may_instantiate(self.instances.get() as usize, metrics.instances_of_all())?;
+        let ScriptSpec { name, place, memory, cpu, env, net, .. } = &self.spec;
+        may_instantiate(self.instances.get() as usize, self.capabilities.live.all_instances())?;
         let log = RunLog::new(name.clone(), *place);
         let wasi = wasi::context(env, log.output());
         let (memory, cpu) = (Memory::new(*memory), Cpu::new(*cpu));

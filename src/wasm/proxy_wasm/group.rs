@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
 use wasmtime::InstancePre;
 
 use super::Services;
@@ -15,7 +16,7 @@ use super::stream::Stream;
 use super::vm::{Allowed, StartError, Vm};
 use crate::config::FailurePolicy;
 use crate::observe::metrics::Counted;
-use crate::wasm::limits::{Cpu, Memory};
+use crate::wasm::limits::{Cpu, Memory, may_instantiate};
 use crate::worker;
 
 /// How long a VM that has failed is left alone at least (as Envoy's `reload_config`).
@@ -41,6 +42,8 @@ pub struct Group {
     pub plugins: Mutex<Vec<Weak<Plugin>>>,
     pub services: Arc<Services>,
 }
+    /// How many VMs there are, in the slots and beside them.
+    pub vms: Gauge,
 
 impl Group {
     /// The plugin of this identity, started in every VM.
@@ -227,10 +230,13 @@ impl Group {
             vm: self.environment.clone(),
             services: self.services.clone(),
             slot: slot.clone(),
+        let live = &self.services.capabilities.live;
+        may_instantiate(self.vms.get() as usize, live.all_instances())
+            .map_err(|error| StartError::Instantiate(error.to_string()))?;
             is_trial,
             output: Default::default(),
             at_limit: Default::default(),
-            _alive: Counted::new(&self.services.capabilities.live.filter_vms),
+            _alive: (Counted::new(&live.filter_vms), Counted::new(&self.vms)),
         };
         Vm::start(&self.pre, state, self.cpu, &self.allowed)
     }
@@ -239,4 +245,45 @@ impl Group {
 /// How long a VM is left alone at least, from its start: as in Envoy, by half of that longer at random.
 fn backoff() -> Duration {
     BACKOFF + BACKOFF.mul_f64(f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 512.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::capability::Capabilities;
+    use crate::config::{self, Loaded};
+    use crate::observe::metrics::Metrics;
+    use crate::wasm::Host;
+
+    /// Starts a filter that does nothing in so many VMs, beside so many instances of scripts; gives how many there are then.
+    fn start(slots: usize, scripts: i64) -> Result<i64, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let module = "(module (memory (export \"memory\") 1) (func (export \"proxy_abi_version_0_2_1\"))
+                       (func (export \"malloc\") (param i32) (result i32) (i32.const 0)))";
+        std::fs::write(folder.path().join("f.wasm"), wat::parse_str(module).unwrap()).unwrap();
+        let file = folder.path().join("p.toml");
+        std::fs::write(&file, "[[wasm_service]]\nname = 'f'\nwasm_path = 'f.wasm'\n").unwrap();
+        let Loaded { config, mut diagnostics } = config::load(&file);
+        let metrics = Metrics::new();
+        let capabilities = Capabilities::load(&config, &metrics, &mut diagnostics);
+        let live = capabilities.live.clone();
+        let host = Host::new(capabilities.into(), None, &metrics).unwrap();
+        live.instances.set(scripts);
+        let plugin = host.filters().plugin(&config.services[0].filter, slots, metrics.filter("f"));
+        let plugin = plugin.map_err(|error| error.to_string())?;
+        assert_eq!(live.all_instances() as i64, scripts + plugin.group.vms.get());
+        Ok(plugin.group.vms.get())
+    }
+
+    #[test]
+    fn vms_count_with_the_instances_of_scripts() {
+        assert_eq!(start(2, 5), Ok(2));
+        assert_eq!(start(0, 5), Ok(0), "that of the trial is gone");
+        for slots in [0, 2] {
+            let error = start(slots, 1 << 40).unwrap_err();
+            assert!(
+                error.starts_with("failed while it was instantiated: 0 instances of it are in use, of "),
+                "{error}"
+            );
+        }
+    }
 }

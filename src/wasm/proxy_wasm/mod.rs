@@ -24,6 +24,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::runtime::Handle;
 use wasmtime::{Engine, ExternType, InstancePre, Linker, Val};
 
@@ -217,6 +218,7 @@ impl FilterHost {
             size: slots,
             plugins: Mutex::default(),
             services: self.services.clone(),
+            vms: Gauge::default(),
         });
         groups.insert(key, Arc::downgrade(&group));
         Ok(group)

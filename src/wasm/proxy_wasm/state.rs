@@ -50,7 +50,8 @@ pub struct State {
     pub output: Output,
     /// The functions of which the log has said that they are at a limit.
     pub at_limit: HashSet<&'static str>,
-    pub _alive: Counted,
+    /// Of all, and of its group.
+    pub _alive: (Counted, Counted),
 }
 
 /// What all VMs of a group have in common.

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::Version;
+use serde_json::json;
 use tokio::sync::Notify;
 
+use super::filters::{pw_probe, through};
 use super::support::*;
 
 /// An origin that answers when it is told to.
@@ -107,6 +109,22 @@ async fn a_second_interrupt_waits_no_longer() {
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert!(proxy.log().contains("SIGINT came during the shutdown: 1 requests are cut off"), "{}", proxy.log());
     assert!(soon("the end of the request", answer).await.unwrap().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_starts_is_not_waited_for() {
+    let origin = Origin::saying("hello").await;
+    let runs = pw_probe(&json!({ "on_done": [["log", 2, "told"]] }));
+    let main = "grace_period_ms = 300\n";
+    let proxy = Proxy::start(&through(origin.addr(), main, &runs));
+    let starts = pw_probe(&json!({ "on_configure": [["log", 2, "starts"], ["loop"]] }));
+    proxy.configure(&through(origin.addr(), main, &format!("{runs}{starts}")));
+    proxy.signal(Signal::HangUp);
+    proxy.wait_for_log("starts");
+    let start = Instant::now();
+    assert_eq!(proxy.terminate().code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(proxy.log().contains("told"), "{}", proxy.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,11 +39,13 @@ pub struct Group {
     pub slots: OnceLock<Vec<Arc<Slot>>>,
     /// How many there are to be; 0: one for every stream.
     pub size: usize,
+    /// Held while a plugin starts, which can take long: who only wants to know the plugins does not wait for that.
+    pub starting: Mutex<()>,
     pub plugins: Mutex<Vec<Weak<Plugin>>>,
-    pub services: Arc<Services>,
-}
     /// How many VMs there are, in the slots and beside them.
     pub vms: Gauge,
+    pub services: Arc<Services>,
+}
 
 impl Group {
     /// The plugin of this identity, started in every VM.
@@ -51,9 +53,8 @@ impl Group {
     /// # Errors
     /// When a VM cannot be started, or the plugin refuses its configuration.
     pub fn plugin(self: &Arc<Group>, identity: Identity) -> Result<Arc<Plugin>, StartError> {
-        let mut plugins = self.plugins.lock();
-        plugins.retain(|plugin| plugin.strong_count() > 0);
-        let known: Vec<_> = plugins.iter().filter_map(Weak::upgrade).collect();
+        let _starting = self.starting.lock();
+        let known = self.known();
         let running = known.iter().find(|plugin| plugin.identity.is_same(&identity)).cloned();
         let is_new = running.is_none();
         let plugin = running.unwrap_or_else(|| {
@@ -61,9 +62,16 @@ impl Group {
         });
         self.start(&plugin, is_new, &known)?;
         if is_new {
-            plugins.push(Arc::downgrade(&plugin));
+            self.plugins.lock().push(Arc::downgrade(&plugin));
         }
         Ok(plugin)
+    }
+
+    /// The plugins that run.
+    fn known(&self) -> Vec<Arc<Plugin>> {
+        let mut plugins = self.plugins.lock();
+        plugins.retain(|plugin| plugin.strong_count() > 0);
+        plugins.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// In every slot: in new ones, in those that run, and in those that have failed, which get a new VM.
@@ -148,7 +156,11 @@ impl Group {
         if slot.runs(identity) {
             return None;
         }
-        let plugins: Vec<_> = self.plugins.lock().iter().filter_map(Weak::upgrade).collect();
+        let plugins = {
+            // One that starts now is among them then.
+            let _starting = self.starting.lock();
+            self.known()
+        };
         let began = Instant::now();
         let started = match slot.restart(backoff(), |slot| self.vm_with(slot, &plugins)) {
             Ok(Restart::TooSoon(pause)) => return Some(pause),
@@ -172,16 +184,17 @@ impl Group {
         Some(backoff().max(began.elapsed() * REST))
     }
 
-    pub fn shut_down(self: &Arc<Group>, identity: &Arc<Identity>) {
+    /// Shuts a plugin down in every VM that is free before the time for it is over.
+    pub fn shut_down(self: &Arc<Group>, identity: &Arc<Identity>, is_over: impl Fn() -> bool) {
         for slot in self.slots() {
-            slot.shut_down(identity);
+            slot.shut_down(identity, &is_over);
         }
     }
 
-    pub fn shut_down_all(self: &Arc<Group>) {
-        let plugins: Vec<_> = self.plugins.lock().iter().filter_map(Weak::upgrade).collect();
-        for plugin in plugins {
-            self.shut_down(&plugin.identity);
+    /// As [`Group::shut_down`], all plugins.
+    pub fn shut_down_all(self: &Arc<Group>, is_over: impl Fn() -> bool) {
+        for plugin in self.known() {
+            self.shut_down(&plugin.identity, &is_over);
         }
     }
 
@@ -217,6 +230,9 @@ impl Group {
     }
 
     fn vm(&self, slot: &Weak<Slot>, is_trial: bool) -> Result<Vm, StartError> {
+        let live = &self.services.capabilities.live;
+        may_instantiate(self.vms.get() as usize, live.all_instances())
+            .map_err(|error| StartError::Instantiate(error.to_string()))?;
         let state = State {
             memory: None,
             allocate: None,
@@ -230,9 +246,6 @@ impl Group {
             vm: self.environment.clone(),
             services: self.services.clone(),
             slot: slot.clone(),
-        let live = &self.services.capabilities.live;
-        may_instantiate(self.vms.get() as usize, live.all_instances())
-            .map_err(|error| StartError::Instantiate(error.to_string()))?;
             is_trial,
             output: Default::default(),
             at_limit: Default::default(),

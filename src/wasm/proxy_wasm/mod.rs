@@ -168,7 +168,7 @@ impl FilterHost {
     pub fn shut_down(&self, is_over: impl Fn() -> bool) {
         let groups: Vec<_> = self.groups.lock().values().filter_map(Weak::upgrade).collect();
         for group in &groups {
-            group.shut_down_all();
+            group.shut_down_all(&is_over);
         }
         while Arc::strong_count(&self.services.parked) > 1 && !is_over() {
             std::thread::sleep(Duration::from_millis(5));
@@ -216,9 +216,10 @@ impl FilterHost {
             cpu: config.limits.cpu,
             slots: OnceLock::new(),
             size: slots,
+            starting: Mutex::default(),
             plugins: Mutex::default(),
-            services: self.services.clone(),
             vms: Gauge::default(),
+            services: self.services.clone(),
         });
         groups.insert(key, Arc::downgrade(&group));
         Ok(group)

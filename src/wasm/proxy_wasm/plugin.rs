@@ -44,7 +44,7 @@ pub struct Plugin {
 
 impl Drop for Plugin {
     fn drop(&mut self) {
-        self.group.shut_down(&self.identity);
+        self.group.shut_down(&self.identity, || false);
     }
 }
 

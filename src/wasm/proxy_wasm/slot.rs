@@ -20,6 +20,9 @@ use crate::wasm::Failure;
 /// How long a plugin that is shut down may go on until it calls `proxy_done`.
 const LONGEST_FAREWELL: Duration = Duration::from_secs(60);
 
+/// How often who waits for a VM looks whether there is still time.
+const STEP: Duration = Duration::from_millis(5);
+
 /// A VM, or the place where it was.
 pub struct Slot {
     vm: Mutex<Place>,
@@ -153,12 +156,19 @@ impl Slot {
         self.vm.lock().vm.as_ref().is_some_and(|vm| vm.root(identity).is_some())
     }
 
-    /// Shuts a plugin down, if it runs here. In a VM that has failed none does: it may be starting, and that is not waited for.
-    pub fn shut_down(self: &Arc<Slot>, identity: &Arc<Identity>) {
+    /// Shuts a plugin down, if it runs here and the VM is free before the time for it is over. In a VM that has failed none
+    /// does: it may be starting, and that is not waited for.
+    pub fn shut_down(self: &Arc<Slot>, identity: &Arc<Identity>, is_over: impl Fn() -> bool) {
         if self.has_failed() {
             return;
         }
-        let mut place = self.vm.lock();
+        let mut place = loop {
+            match self.vm.try_lock_for(STEP) {
+                Some(place) => break place,
+                None if is_over() => return,
+                None => {}
+            }
+        };
         let Some(root) = place.vm.as_ref().and_then(|vm| vm.root(identity)) else { return };
         // A failure is logged, and nobody waits for more.
         let _ = self.run(&mut place, |vm| {

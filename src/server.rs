@@ -1,5 +1,6 @@
 //! The Pingora server: services, listeners, shutdown.
 
+mod begun;
 mod connections;
 mod listen;
 mod report;

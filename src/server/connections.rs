@@ -1,5 +1,6 @@
 //! Connections of clients: counted, for at the end of the process they are waited for, and ended when they are idle.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +10,11 @@ use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
 use prometheus_client::metrics::gauge::Gauge;
 
+use super::begun::{Begun, PREFACE};
 use crate::observe::metrics::Counted;
 use crate::proxy::watched;
 
-/// With which a client of HTTP/2 begins (RFC 9113, section 3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// How much of it tells it from a request of HTTP/1, which can be shorter than all of it.
+/// How much of the preface of HTTP/2 tells it from a request of HTTP/1, which can be shorter than all of it.
 const TELLING: usize = 3;
 
 /// How many there are.
@@ -34,31 +33,39 @@ pub struct Connected<A> {
     /// For clients that may speak HTTP/2 where there is no TLS to say so, and do.
     pub h2c: Option<Arc<A>>,
     pub connections: Connections,
-    /// How long a connection of HTTP/1 may be idle. Those of HTTP/2 are Pingora's to end.
+    /// How long a connection of HTTP/1 may be idle, and one of HTTP/2 before it begins. After that it is Pingora's to end.
     pub idle: Duration,
 }
 
 impl<A> Connected<A> {
-    /// Whose a connection is, and whether it speaks HTTP/2. None: the client says nothing, for too long or until the shutdown.
-    async fn app_of(&self, stream: &mut Stream, shutdown: &ShutdownWatch) -> Option<(&Arc<A>, bool)> {
-        let Some(h2c) = &self.h2c else {
-            return Some((&self.app, matches!(stream.selected_alpn_proto(), Some(ALPN::H2))));
+    /// A connection, whose it is, and whether it speaks HTTP/2, for which the client has to begin. None: it does not, for too
+    /// long or until the shutdown.
+    async fn begin(&self, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<(Stream, &Arc<A>, bool)> {
+        let is_agreed = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
+        if !is_agreed && self.h2c.is_none() {
+            return Some((stream, &self.app, false));
+        }
+        let begins = async move {
+            io::Result::Ok(match &self.h2c {
+                _ if is_agreed => (Box::new(Begun::wait(stream).await?) as Stream, &self.app, true),
+                Some(h2c) if begins_http2(&mut stream).await? => (stream, h2c, true),
+                _ => (stream, &self.app, false),
+            })
         };
         let mut shutdown = shutdown.clone();
-        let is_http2 = tokio::select! {
+        tokio::select! {
             biased;
-            begins = tokio::time::timeout(self.idle, begins_http2(stream)) => begins.ok()?.ok()?,
-            _ = shutdown.wait_for(|begun| *begun) => return None,
-        };
-        Some(if is_http2 { (h2c, true) } else { (&self.app, false) })
+            begun = tokio::time::timeout(self.idle, begins) => begun.ok()?.ok(),
+            _ = shutdown.wait_for(|begun| *begun) => None,
+        }
     }
 }
 
 #[async_trait]
 impl<A: ServerApp + Send + Sync> ServerApp for Connected<A> {
-    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let _open = Counted::new(&self.connections.0);
-        let (app, is_http2) = self.app_of(&mut stream, shutdown).await?;
+        let (stream, app, is_http2) = self.begin(stream, shutdown).await?;
         if is_http2 {
             return app.process_new(stream, shutdown).await;
         }
@@ -73,7 +80,7 @@ impl<A: ServerApp + Send + Sync> ServerApp for Connected<A> {
     }
 }
 
-async fn begins_http2(stream: &mut Stream) -> std::io::Result<bool> {
+async fn begins_http2(stream: &mut Stream) -> io::Result<bool> {
     let mut beginning = [0; PREFACE.len()];
     stream.try_peek(&mut beginning[..TELLING]).await?;
     if beginning[..TELLING] != PREFACE[..TELLING] {

@@ -1,8 +1,18 @@
 //! HTTPS: certificates by name, HTTP/1.1 and HTTP/2, and files that are no good.
 
 use std::fs;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http::Version;
+use rustls::ClientConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::support::*;
 
@@ -37,6 +47,43 @@ async fn the_name_chooses_the_certificate_and_the_server() {
             proxy.wait_for_stdout(&format!("{name} {name} https https {version:?} end"));
         }
     }
+}
+
+/// A connection on which HTTP/2 is agreed on.
+async fn agreed(authority: &Authority, addr: SocketAddr) -> TlsStream<TcpStream> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(addr).await.unwrap();
+    let stream = TlsConnector::from(Arc::new(config)).connect("a.cn".try_into().unwrap(), stream).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    stream
+}
+
+async fn is_closed(stream: &mut TlsStream<TcpStream>) -> bool {
+    matches!(soon("the end of the connection", stream.read(&mut [0; 1])).await, Ok(0) | Err(_))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_begin_http_2_is_not_waited_for() {
+    let authority = Authority::new();
+    let site = secure("a.cn", &authority.issue("a.cn"));
+    let proxy = Proxy::start(&format!("keepalive_timeout_ms = 100\n{site}"));
+    for says in [&b""[..], b"PRI * HTTP/2.0\r\n", b"GET / HTTP/1.1\r\nhost: a.cn\r\n\r\n"] {
+        let mut client = agreed(&authority, proxy.tls_addr()).await;
+        client.write_all(says).await.unwrap();
+        assert!(is_closed(&mut client).await, "{says:?}");
+    }
+
+    let proxy = Proxy::start(&site);
+    let mut client = agreed(&authority, proxy.tls_addr()).await;
+    let start = Instant::now();
+    assert_eq!(proxy.terminate().code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(is_closed(&mut client).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -210,6 +210,8 @@ fn settings(config: &Config) -> ServerConf {
         threads: config.threads,
         work_stealing: config.work_stealing,
         ca_file: upstream::ca_file(config.network.ca.as_ref()),
+        // When a request is not tried again is for the proxy to say.
+        max_retries: usize::MAX,
         grace_period_seconds: Some(config.grace_period.as_secs() + 1),
         graceful_shutdown_timeout_seconds: Some(0),
         ..ServerConf::default()

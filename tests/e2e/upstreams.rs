@@ -1,4 +1,4 @@
-//! Upstreams with TLS and HTTP/2: certificates, protocols, gRPC.
+//! Upstreams: certificates, protocols, gRPC, servers that fail.
 
 use std::net::SocketAddr;
 
@@ -212,3 +212,22 @@ async fn what_goes_wrong_in_http_2_has_the_usual_status() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_lives_is_found_behind_any_number_of_dead_ones() {
+    let origin = Origin::saying("hello").await;
+    let dead: Vec<_> = (0..20).map(|_| DownOrigin::new()).collect();
+    let servers: Vec<_> = dead.iter().map(DownOrigin::addr).chain([origin.addr()]).collect();
+    let servers: Vec<_> = servers.iter().map(|addr| format!("{{ addr = '{addr}' }}")).collect();
+    for balance in ["round_robin", "random", "least_conn"] {
+        let upstream = format!("[upstream.many]\nservers = [{}]\nbalance = '{balance}'\n", servers.join(", "));
+        let proxy = Proxy::start(&format!("{upstream}{}", server("path = '/'\nproxy_pass = 'many'")));
+        let client = http1();
+        for _ in 0..3 {
+            assert_eq!(send(client.post(proxy.url("/")).body("once")).await.status, 200, "{balance}");
+        }
+    }
+}
+
+/// Kept connections break after requests have taken them and before they are written: some find out in writing the body, some in
+/// reading the response.

@@ -1,6 +1,7 @@
 //! Upstreams: certificates, protocols, gRPC, servers that fail.
 
 use std::net::SocketAddr;
+use std::process::Command;
 
 use bytes::Bytes;
 use http::Version;
@@ -227,6 +228,28 @@ async fn a_server_that_lives_is_found_behind_any_number_of_dead_ones() {
             assert_eq!(send(client.post(proxy.url("/")).body("once")).await.status, 200, "{balance}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hinders_a_health_check_here_says_nothing_about_the_server() {
+    let origin = Origin::saying("hello").await;
+    let keys = "health_check = { path = '/', interval_ms = 20 }";
+    let proxy = Proxy::start(&to_upstream("", &origin.addr().to_string(), keys));
+    let may_open = |files: usize| {
+        let files = format!("--nofile={files}:4096");
+        assert!(Command::new("prlimit").args([format!("--pid={}", proxy.pid()), files]).status().unwrap().success());
+    };
+    origin.wait_for_requests(1);
+    may_open(3);
+    proxy.wait_for_log("cannot be checked: ");
+    // For a few more.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    may_open(4096);
+    let checks = origin.received().len();
+    origin.wait_for_requests(checks + 1);
+    assert_eq!(send(http1().get(proxy.url("/"))).await.status, 200);
+    assert_eq!(proxy.log().matches("cannot be checked: ").count(), 1, "{}", proxy.log());
+    assert!(!proxy.log().contains(") is down: "), "{}", proxy.log());
 }
 
 /// Kept connections break after requests have taken them and before they are written: some find out in writing the body, some in

@@ -1,12 +1,13 @@
 //! Health checks: one round over all servers of an upstream every interval.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use http::uri::PathAndQuery;
 use http::{Uri, Version, header};
+use pingora::ErrorType;
 use pingora::connectors::ConnectorOptions;
 use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
@@ -36,6 +37,8 @@ struct Target {
     peer: HttpPeer,
     /// None: a connection is enough.
     request: Option<RequestHeader>,
+    /// Whether the last check could not be made.
+    hindered: AtomicBool,
 }
 
 /// Why a check failed.
@@ -47,6 +50,13 @@ enum Failure {
     Status(u16),
     #[error("the health check took longer than {} s", TIMEOUT.as_secs())]
     Timeout,
+}
+
+impl Failure {
+    /// Whether it says nothing about the server: there was no connection to be had from the system, for lack of open files.
+    fn is_ours(&self) -> bool {
+        matches!(self, Failure::Connection(error) if matches!(error.etype(), ErrorType::InternalError))
+    }
 }
 
 impl HealthChecks {
@@ -62,7 +72,7 @@ impl HealthChecks {
             let mut peer = protocol.peer(server.addr, &server.host);
             // Every check makes a connection of its own.
             peer.options.max_h2_streams = 1;
-            Target { server: server.clone(), peer, request }
+            Target { server: server.clone(), peer, request, hindered: AtomicBool::new(false) }
         };
         HealthChecks {
             upstream: upstream.to_owned(),
@@ -84,8 +94,18 @@ impl HealthChecks {
 
     async fn check(&self, target: &Target, connector: &Connector) {
         let result = timeout(TIMEOUT, target.probe(connector)).await.unwrap_or(Err(Failure::Timeout));
-        let was_healthy = target.server.healthy.swap(result.is_ok(), Relaxed);
         let (upstream, authority, addr) = (&self.upstream, &target.server.authority, target.server.addr);
+        let is_hindered = result.as_ref().is_err_and(|failure| failure.is_ours());
+        let was_hindered = target.hindered.swap(is_hindered, Relaxed);
+        if let Err(failure) = &result
+            && is_hindered
+        {
+            if !was_hindered {
+                log::warn!("upstream {upstream}: {authority} ({addr}) cannot be checked: {failure}");
+            }
+            return;
+        }
+        let was_healthy = target.server.healthy.swap(result.is_ok(), Relaxed);
         match result {
             Err(failure) if was_healthy => log::warn!("upstream {upstream}: {authority} ({addr}) is down: {failure}"),
             Ok(()) if !was_healthy => log::warn!("upstream {upstream}: {authority} ({addr}) is up again"),

@@ -12,6 +12,7 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use pingora::lb::Backend;
 use pingora::lb::selection::{BackendIter, BackendSelection, Consistent, Random, RoundRobin};
@@ -24,6 +25,9 @@ use crate::worker;
 
 /// How often, for each server, a selection is asked for its next choice before any usable server will do.
 const TRIES_PER_SERVER: usize = 8;
+
+/// How long a connection is kept that no request uses.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// A name of an upstream's server has no address.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +145,7 @@ impl Upstream {
         let mut peer = Box::new(self.protocol.peer(selected.addr, &selected.host));
         peer.options.connection_timeout = Some(self.timeouts.connect);
         peer.options.read_timeout = Some(self.timeouts.silence);
+        peer.options.idle_timeout = Some(IDLE);
         // Connections stay with the worker whose reactor they are registered with: another would be woken by it each time.
         peer.group_key = worker::number() as u64;
         peer

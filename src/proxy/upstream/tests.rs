@@ -158,6 +158,13 @@ fn servers_that_have_failed_a_request_are_passed_over() {
 }
 
 #[test]
+fn a_connection_is_not_kept_for_ever() {
+    let upstream = upstream(Balance::RoundRobin, &THREE);
+    let peer = upstream.peer(&upstream.select(b"", &[]).unwrap());
+    assert_eq!(peer.options.idle_timeout, Some(Duration::from_secs(60)));
+}
+
+#[test]
 fn an_error_names_the_upstream_and_the_address() {
     let error = Upstream::build(&spec(Balance::RoundRobin, &[("127.0.0.1", 1)]), None).err().unwrap();
     assert!(error.to_string().starts_with("upstream `origin`: cannot resolve `127.0.0.1`: "));

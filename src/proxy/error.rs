@@ -76,6 +76,11 @@ pub fn is_timeout(error: &Error) -> bool {
     matches!(error.etype(), ConnectTimedout | ReadTimedout | WriteTimedout | TLSHandshakeTimedout)
 }
 
+/// Whether the connection to the upstream has ended before the request was written.
+pub fn is_unsent(error: &Error) -> bool {
+    *error.esource() == ErrorSource::Upstream && matches!(error.etype(), ErrorType::WriteError)
+}
+
 /// What an error says, if that ends with the head of a message that could not be read: its headers are not for the log.
 pub fn without_message(error: &Error) -> Option<String> {
     error.to_string().split_once(" buf: ").map(|(before, _)| before.trim_end_matches([',', ' ']).to_owned())

@@ -262,6 +262,11 @@ impl ProxyHttp for Gateway {
         let servers = Self::upstream(ctx).map_or(0, |(upstream, _)| upstream.size());
         let is_last = ctx.facts.attempts as usize > servers + MORE_ATTEMPTS;
         let can_repeat = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
+        let is_unanswered = ctx.facts.upstream.as_ref().is_some_and(|upstream| upstream.version.is_none());
+        if client_reused && is_unanswered && error::is_unsent(&failure) {
+            // Pingora asks for that only where it finds out in reading.
+            failure.set_retry(true);
+        }
         if can_repeat && !is_last {
             failure.retry.decide_reuse(client_reused);
         } else {

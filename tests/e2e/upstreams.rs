@@ -2,9 +2,13 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::Version;
+use serde_json::json;
+use tokio::sync::Barrier;
 
 use super::support::{self, *};
 
@@ -254,3 +258,63 @@ async fn what_hinders_a_health_check_here_says_nothing_about_the_server() {
 
 /// Kept connections break after requests have taken them and before they are written: some find out in writing the body, some in
 /// reading the response.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_goes_again_where_a_kept_connection_breaks_if_it_may() {
+    const MANY: usize = 20;
+    let (kept, broken) = (Arc::new(Barrier::new(MANY)), Arc::new(Barrier::new(2 * MANY)));
+    let (breaks, repeated) = (broken.clone(), Arc::new(Mutex::new(Vec::new())));
+    let seen = repeated.clone();
+    let origin = RawOrigin::start(move |mut client, connection| {
+        let (kept, breaks, seen) = (kept.clone(), breaks.clone(), seen.clone());
+        async move {
+            while let Some(request) = client.read_request().await {
+                if connection < MANY {
+                    kept.wait().await;
+                } else {
+                    seen.lock().unwrap().push((request.line.clone(), request.text()));
+                }
+                client.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+                if connection < MANY {
+                    breaks.wait().await;
+                    drop(client);
+                    breaks.wait().await;
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    let asked = AtomicUsize::new(0);
+    let gate = Origin::start_async(move |_| {
+        let broken = (asked.fetch_add(1, Ordering::Relaxed) < MANY).then(|| broken.clone());
+        async move {
+            if let Some(broken) = broken {
+                broken.wait().await;
+                broken.wait().await;
+            }
+            reply(200, "")
+        }
+    })
+    .await;
+    let mut site = Site::with("threads = 1");
+    site.proxied("/keep", origin.addr()).proxied("/", origin.addr());
+    let ask = json!(["handle-http", "tcp", { "method": "get", "uri": format!("http://{}/", gate.addr()) }, 20_000]);
+    let script = Script::guest("probe", "waits").main(json!([step(&ask)])).key("allow = { net = ['127.0.0.0/8'] }");
+    site.script("wasm_http_in_headers", script);
+    let proxy = Proxy::start(&site.to_string());
+    let all = async |request: &dyn Fn(usize) -> reqwest::RequestBuilder| {
+        let sent: Vec<_> = (0..MANY).map(|number| tokio::spawn(send(request(number)))).collect();
+        futures::future::join_all(sent).await.into_iter().map(|answer| answer.unwrap().status).collect::<Vec<_>>()
+    };
+    assert_eq!(all(&|_| http1().get(proxy.url("/keep"))).await, [200; MANY]);
+    proxy.wait_until_idle();
+    let put = |number: usize| number.is_multiple_of(2);
+    let request = |number| if put(number) { http1().put(proxy.url("/")) } else { http1().post(proxy.url("/")) };
+    let statuses = all(&|number| request(number).body("hello")).await;
+    for (number, status) in statuses.iter().enumerate() {
+        assert_eq!(*status, if put(number) { 200 } else { 502 }, "{statuses:?}");
+    }
+    let put = ("PUT / HTTP/1.1".to_owned(), "hello".to_owned());
+    assert_eq!(*repeated.lock().unwrap(), vec![put; MANY / 2], "a POST is sent once");
+}
+

@@ -76,6 +76,11 @@ pub fn is_timeout(error: &Error) -> bool {
     matches!(error.etype(), ConnectTimedout | ReadTimedout | WriteTimedout | TLSHandshakeTimedout)
 }
 
+/// Whether the upstream has said nothing for too long.
+pub fn is_silence(error: &Error) -> bool {
+    *error.esource() == ErrorSource::Upstream && matches!(error.etype(), ErrorType::ReadTimedout)
+}
+
 /// Whether the connection to the upstream has ended before the request was written.
 pub fn is_unsent(error: &Error) -> bool {
     *error.esource() == ErrorSource::Upstream && matches!(error.etype(), ErrorType::WriteError)

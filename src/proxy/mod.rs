@@ -263,6 +263,9 @@ impl ProxyHttp for Gateway {
         let is_last = ctx.facts.attempts as usize > servers + MORE_ATTEMPTS;
         let can_repeat = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
         let is_unanswered = ctx.facts.upstream.as_ref().is_some_and(|upstream| upstream.version.is_none());
+        if error::is_silence(&failure) && is_unanswered && is_sending(session) {
+            failure.as_down();
+        }
         if client_reused && is_unanswered && error::is_unsent(&failure) {
             // Pingora asks for that only where it finds out in reading.
             failure.set_retry(true);
@@ -472,6 +475,11 @@ impl ProxyHttp for Gateway {
         }
         false
     }
+}
+
+/// Whether a client of HTTP/1.1, which sends its request before it gets the response, is still to send some of the body.
+fn is_sending(session: &mut Session) -> bool {
+    session.req_header().version < Version::HTTP_2 && !session.as_mut().is_body_done()
 }
 
 /// The response that the client has, at least in part.

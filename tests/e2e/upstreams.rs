@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Version;
@@ -318,3 +319,18 @@ async fn a_body_goes_again_where_a_kept_connection_breaks_if_it_may() {
     assert_eq!(*repeated.lock().unwrap(), vec![put; MANY / 2], "a POST is sent once");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_silent_is_told_from_who_waits() {
+    let origin = RawOrigin::start(|mut client, _| async move {
+        client.read_request().await;
+        std::future::pending().await
+    })
+    .await;
+    let proxy = Proxy::start(&to_upstream("", &origin.addr().to_string(), "silence_timeout_ms = 300"));
+    for (body, status) in [("half", 408), ("all of it.", 504)] {
+        let mut client = Raw::connect(proxy.addr()).await;
+        client.send(format!("PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n{body}")).await;
+        assert_eq!(client.read_response().await.status(), status, "{body}");
+        assert!(client.is_closed().await);
+    }
+}

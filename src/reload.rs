@@ -288,7 +288,7 @@ impl Reloader {
         }
         let read = self.seen.failed.as_ref().unwrap_or(&self.seen.running);
         let files = self.seen.running.paths().chain(read.paths());
-        match Watch::start(files, self.triggers.changed.clone()) {
+        match Watch::start(files, &self.triggers.changed) {
             // The one before is dropped when this one stands: nothing is missed between them.
             Ok(watch) => self.watch = Some(watch),
             Err(error) => log::error!("the files of the configuration cannot be watched: {error}"),

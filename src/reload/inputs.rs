@@ -19,7 +19,7 @@ impl Inputs {
         self
     }
 
-    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+    pub fn paths(&self) -> impl Iterator<Item = &Path> + Clone {
         self.0.keys().map(PathBuf::as_path)
     }
 

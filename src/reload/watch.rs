@@ -21,8 +21,18 @@ impl Watch {
     ///
     /// # Errors
     /// When the system lets nothing be watched.
-    pub fn start<'p>(files: impl Iterator<Item = &'p Path>, changed: Arc<Notify>) -> notify::Result<Watch> {
-        let mut places: BTreeSet<PathBuf> = files.flat_map(places).collect();
+    pub fn start<'p>(files: impl Iterator<Item = &'p Path> + Clone, changed: &Arc<Notify>) -> notify::Result<Watch> {
+        loop {
+            let places: BTreeSet<PathBuf> = files.clone().flat_map(places).collect();
+            let watch = Watch::on(places.clone(), changed.clone())?;
+            // A folder may have come before it was watched: what happens in it would go unseen.
+            if files.clone().flat_map(self::places).collect::<BTreeSet<_>>() == places {
+                return Ok(watch);
+            }
+        }
+    }
+
+    fn on(mut places: BTreeSet<PathBuf>, changed: Arc<Notify>) -> notify::Result<Watch> {
         let folders: BTreeSet<PathBuf> = places.iter().filter_map(|place| place.parent()).map(Path::to_owned).collect();
         // That a folder itself is moved away is told by its own name.
         places.extend(folders.iter().cloned());

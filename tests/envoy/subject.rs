@@ -47,7 +47,8 @@ impl Subject {
             // Envoy names the filter only in the first line of what a guest says; a panic says two.
             let second = lines.last().is_some_and(|last: &String| last.starts_with("panicked at"));
             // What the host says of the guest.
-            let is_own = text.starts_with("failed: ") || text.starts_with("proxy_send_local_response: ");
+            let is_own = ["failed: ", "proxy_send_local_response: "].iter().any(|start| text.starts_with(start))
+                || text.contains(": there is no [upstream.");
             if !is_own && !second {
                 lines.push(text.to_owned());
             }

@@ -1,5 +1,6 @@
 //! The VMs of one key: the same code, `vm_id`, `vm_configuration` and limits. All plugins with that key share them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -58,7 +59,8 @@ impl Group {
         let running = known.iter().find(|plugin| plugin.identity.is_same(&identity)).cloned();
         let is_new = running.is_none();
         let plugin = running.unwrap_or_else(|| {
-            Arc::new(Plugin { identity: Arc::new(identity), group: self.clone(), revival: OnceLock::new() })
+            let (group, revival, is_gone) = (self.clone(), OnceLock::new(), AtomicBool::new(false));
+            Arc::new(Plugin { identity: Arc::new(identity), group, revival, is_gone })
         });
         self.start(&plugin, is_new, &known)?;
         if is_new {
@@ -92,6 +94,7 @@ impl Group {
             slot.restart(Duration::ZERO, |slot| self.vm_with(slot, known))?;
             slot.start_plugin(identity).unwrap_or(Ok(0))?;
         }
+        plugin.is_gone.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -123,6 +126,12 @@ impl Group {
         let opened = free.or_else(|| in_order().find_map(|slot| slot.open(identity, context)));
         if opened.is_none() && policy == FailurePolicy::Reload {
             identity.metrics.reload_backoff.inc();
+        }
+        if opened.is_none() && policy == FailurePolicy::Closed && !plugin.is_gone.swap(true, Ordering::Relaxed) {
+            let name = &identity.name;
+            log::error!(
+                "filter={name} no VM of it is left: its requests end with 503 until the configuration is loaded again"
+            );
         }
         opened.unwrap_or(Err(Lost))
     }
@@ -249,6 +258,7 @@ impl Group {
             is_trial,
             output: Default::default(),
             at_limit: Default::default(),
+            unknown_clusters: Default::default(),
             _alive: (Counted::new(&live.filter_vms), Counted::new(&self.vms)),
         };
         Vm::start(&self.pre, state, self.cpu, &self.allowed)

@@ -1,5 +1,6 @@
 //! A plugin: a filter or a service as it is configured, and the group of VMs that it runs in.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use super::group::Group;
@@ -40,6 +41,8 @@ pub struct Plugin {
     pub group: Arc<Group>,
     /// There once a filter or service wants it started anew after failures.
     pub revival: OnceLock<Vec<Task>>,
+    /// Whether the log has said that none of its VMs is left.
+    pub is_gone: AtomicBool,
 }
 
 impl Drop for Plugin {

@@ -24,6 +24,9 @@ use crate::wasm::Failure;
 use crate::wasm::limits::{Cpu, Memory};
 use crate::wasm::log::Output;
 
+/// Names of unknown clusters that the log tells: they may be made of what requests say.
+const MOST_UNKNOWN: usize = 16;
+
 /// The data of a VM's store.
 pub struct State {
     /// There once the module is instantiated.
@@ -50,6 +53,8 @@ pub struct State {
     pub output: Output,
     /// The functions of which the log has said that they are at a limit.
     pub at_limit: HashSet<&'static str>,
+    /// The names of which the log has said that no upstream has them.
+    pub unknown_clusters: HashSet<String>,
     /// Of all, and of its group.
     pub _alive: (Counted, Counted),
 }
@@ -303,6 +308,13 @@ impl State {
     pub fn at_limit(&mut self, function: &'static str, error: &dyn Display) {
         if self.at_limit.insert(function) {
             self.log(log::Level::Warn, &format!("{function}: {error}"));
+        }
+    }
+
+    /// A callout is to a cluster that is not there: its status does not say so. The log does, once for each name.
+    pub fn no_cluster(&mut self, function: &str, name: &str) {
+        if self.unknown_clusters.len() < MOST_UNKNOWN && self.unknown_clusters.insert(name.to_owned()) {
+            self.log(log::Level::Warn, &format!("{function}: there is no [upstream.{name}]"));
         }
     }
 

@@ -144,12 +144,15 @@ async fn closed_a_failure_ends_the_request_with_503_and_hurts_no_other() {
         assert_eq!(!line.contains("request=- "), of_a_request, "{line}");
         let answer = send(post(&path)).await;
         assert_eq!((answer.status, answer.text().as_str()), (503, ""), "{name}: its VM is gone");
+        proxy.wait_for_log(&format!("filter={name} no VM of it is left"));
         assert_eq!(send(post("/calm")).await.status, 200);
     }
 
+    assert_eq!(send(post(&format!("/{}", cases()[0].0))).await.status, 503);
+    assert_eq!(proxy.log().matches(" no VM of it is left").count(), cases().len(), "once for each");
     proxy.wait_until_idle();
     let created = counter(&proxy, "calm_proxy_on_context_create");
-    assert_eq!(created, 4.0 * cases().len() as f64);
+    assert_eq!(created, 1.0 + 4.0 * cases().len() as f64);
     for callback in ["proxy_on_done", "proxy_on_log", "proxy_on_delete"] {
         assert_eq!(counter(&proxy, format!("calm_{callback}")), created, "{callback}");
     }

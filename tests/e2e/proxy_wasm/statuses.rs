@@ -250,6 +250,27 @@ async fn limits_are_told_by_statuses_that_sdks_know() {
     }
 }
 
+/// A status does not say so, and a panic of an SDK hides it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callout_to_a_cluster_that_is_not_there_is_logged_once() {
+    let plan = json!({ "on_request_headers": [
+        ["http_call", { "cluster": "nowhere" }],
+        ["http_call", { "cluster": "nowhere" }],
+        ["grpc_call", { "cluster": "neither" }],
+        ["grpc_stream", { "cluster": "neither" }],
+    ] });
+    let mut site = Site::with("threads = 1");
+    site.route("/", &format!("respond = {{ status = 200 }}\n{}", pw_probe("first", &plan)));
+    let proxy = Proxy::start(&site.to_string());
+    assert_eq!(send(http1().get(proxy.url("/"))).await.status, 200);
+    let given = outcomes(&proxy, "first", "on_request_headers");
+    assert_eq!(given, ["BAD_ARGUMENT", "BAD_ARGUMENT", "PARSE_FAILURE", "PARSE_FAILURE"]);
+    for line in ["proxy_http_call: there is no [upstream.nowhere]", "gRPC: there is no [upstream.neither]"] {
+        assert!(proxy.wait_for_log(line).contains("filter=first "));
+        assert_eq!(proxy.log().matches(line).count(), 1, "{line}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn grpc_that_cannot_be_sent() {
     let deaf = RawOrigin::start(|client, _| async move { std::mem::forget(client) }).await;

@@ -41,6 +41,7 @@ pub fn http_call(
     request.trailers = parse_trailers(call.read(trailers, trailers_size)?.0)?;
     request.timeout = timeout;
     if !call.state().services.capabilities.clusters.is_known(&cluster) {
+        call.state().no_cluster("proxy_http_call", &cluster);
         return Err(Status::BadArgument.into());
     }
     let begun = Begun::new(call, Kind::Http, to)?;
@@ -228,15 +229,21 @@ fn grpc_cluster(call: &mut Call<'_>, at: u32, size: u32) -> Result<String, Statu
         cluster_name: String,
     }
     let (bytes, state) = call.read(at, size)?;
-    let clusters = &state.services.capabilities.clusters;
-    if let Ok(name) = std::str::from_utf8(bytes)
-        && clusters.is_known(name)
-    {
+    let services = state.services.clone();
+    let clusters = &services.capabilities.clusters;
+    let plain = std::str::from_utf8(bytes).ok();
+    if let Some(name) = plain.filter(|name| clusters.is_known(name)) {
         return Ok(name.to_owned());
     }
-    let service = <GrpcService as prost::Message>::decode(bytes).map_err(|_| Status::ParseFailure)?;
-    let name = service.envoy_grpc.map(|grpc| grpc.cluster_name).filter(|name| clusters.is_known(name));
-    name.ok_or(Status::ParseFailure)
+    let service = <GrpcService as prost::Message>::decode(bytes).ok();
+    let name = service.and_then(|service| service.envoy_grpc).map(|grpc| grpc.cluster_name);
+    match name.or_else(|| plain.map(str::to_owned)) {
+        Some(name) if clusters.is_known(&name) => Ok(name),
+        name => {
+            name.iter().for_each(|name| state.no_cluster("gRPC", name));
+            Err(Status::ParseFailure)
+        }
+    }
 }
 
 /// The pseudo-headers and headers of a call.

@@ -159,7 +159,7 @@ pub struct Exchange {
     pub facts: Box<Facts>,
     /// The request body, once a plugin has read it.
     pub body: Option<Bytes>,
-    /// What `return` and `error` send.
+    /// What `return` and `error` send: set by the plugin that runs now, in `wasm_serverless` by any.
     pub reply: Option<Reply>,
     /// Whether a plugin has sent its response by itself.
     pub replied: bool,
@@ -283,17 +283,13 @@ impl Exchange {
         response.set_status(final_status(status)?).map_err(|_| Refused::Status(status))
     }
 
-    /// Keeps the response that `return` and `error` send.
+    /// Whether a response can be set that `return` and `error` send.
     ///
     /// # Errors
     /// In a phase that cannot end the request, and when a response was sent before.
-    pub fn set_reply(&mut self, reply: Reply) -> Result<(), Refused> {
+    pub fn can_set_reply(&self) -> Result<(), Refused> {
         self.can_reply("out-set-response")?;
-        if self.replied {
-            return Err(Refused::AlreadySent);
-        }
-        self.reply = Some(reply);
-        Ok(())
+        if self.replied { Err(Refused::AlreadySent) } else { Ok(()) }
     }
 
     /// Asks for a response to be sent now. Wait for the answer without holding the lock.

@@ -7,7 +7,7 @@ pub use changes::{Changes, Names};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use regex::Regex;
 
@@ -67,6 +67,8 @@ pub struct LiveScript {
     pub on_failure: OnFailure,
     /// A bit for each unsupported verdict that was logged already.
     warned: AtomicU8,
+    /// Whether it was logged that a response was set which the verdict did not send.
+    warned_of_reply: AtomicBool,
 }
 
 impl Snapshot {
@@ -186,6 +188,11 @@ impl LiveScript {
         let bit = Verdict::ALL.iter().position(|v| *v == verdict).map_or(0, |position| 1 << position);
         self.warned.fetch_or(bit, Ordering::Relaxed) & bit == 0
     }
+
+    /// Whether this is the first time that a response was set which the verdict did not send.
+    pub fn first_unsent_reply(&self) -> bool {
+        !self.warned_of_reply.swap(true, Ordering::Relaxed)
+    }
 }
 
 struct Builder<'a> {
@@ -297,7 +304,12 @@ impl Builder<'_> {
             chain.plugin();
             for script in &plugin.scripts {
                 if let Some(linked) = self.script(script, phase.into()) {
-                    let live = LiveScript { script: linked, on_failure: script.on_failure, warned: AtomicU8::new(0) };
+                    let live = LiveScript {
+                        script: linked,
+                        on_failure: script.on_failure,
+                        warned: AtomicU8::new(0),
+                        warned_of_reply: AtomicBool::new(false),
+                    };
                     chain.script(live, script.on_ext.clone());
                 }
             }

@@ -89,13 +89,13 @@ impl Exchange {
         Ok(asked)
     }
 
-    /// Asks for the head of the response that is streamed: the one that the plugin has set, else 200. The answer is the
-    /// number of bytes that the body has to have, if that is known.
+    /// Asks for the head of the response that is streamed: the one that the run has set, else an earlier one, else 200. The
+    /// answer is the number of bytes that the body has to have, if that is known.
     ///
     /// # Errors
     /// When a response was sent before.
-    pub fn ask_head(&mut self) -> Result<Asked<Result<Option<u64>, Refused>>, Refused> {
-        let reply = self.reply.take().unwrap_or_else(|| Reply::of_status(StatusCode::OK));
+    pub fn ask_head(&mut self, reply: Option<Reply>) -> Result<Asked<Result<Option<u64>, Refused>>, Refused> {
+        let reply = reply.or(self.reply.take()).unwrap_or_else(|| Reply::of_status(StatusCode::OK));
         self.ask_start(reply)
     }
 
@@ -108,12 +108,16 @@ impl Exchange {
         accept(&self.request.method, self.request.version, &self.request.headers)
     }
 
-    /// Asks for the switch to WebSocket, with the headers of the response that the plugin has set.
+    /// Asks for the switch to WebSocket, with the headers of the response that was set, as [`Exchange::ask_head`].
     ///
     /// # Errors
     /// When a response was sent before.
-    pub fn ask_upgrade(&mut self, accept: HeaderValue) -> Result<Asked<Result<Option<u64>, Refused>>, Refused> {
-        let mut headers = self.reply.take().map(|reply| reply.headers).unwrap_or_default();
+    pub fn ask_upgrade(
+        &mut self,
+        accept: HeaderValue,
+        reply: Option<Reply>,
+    ) -> Result<Asked<Result<Option<u64>, Refused>>, Refused> {
+        let mut headers = reply.or(self.reply.take()).map(|reply| reply.headers).unwrap_or_default();
         headers.retain(|(name, _)| *name != header::UPGRADE && *name != header::CONNECTION);
         headers.extend([
             (header::UPGRADE, HeaderValue::from_static("websocket")),

@@ -55,7 +55,7 @@ impl<S> Chain<S> {
 
     /// Starts at the first script.
     pub fn walk(&self, phase: Phase) -> Walk<'_, S> {
-        Walk { chain: self, phase, at: 0 }
+        Walk { chain: self, phase, at: 0, ran: None }
     }
 
     /// Position of the first script at or after plugin `plugin`.
@@ -102,6 +102,8 @@ pub struct Walk<'c, S> {
     chain: &'c Chain<S>,
     phase: Phase,
     at: usize,
+    /// Position of the script that ran last.
+    ran: Option<usize>,
 }
 
 /// What a verdict led to.
@@ -132,6 +134,18 @@ impl<'c, S> Walk<'c, S> {
         self.chain.scripts.get(self.at).map(|entry| &entry.script)
     }
 
+    /// The script that ran last.
+    pub fn ran(&self) -> Option<&'c S> {
+        self.chain.scripts.get(self.ran?).map(|entry| &entry.script)
+    }
+
+    /// Whether the script to run next is of another plugin than the one that ran last.
+    pub fn is_at_next_plugin(&self) -> bool {
+        let plugin = |at: usize| self.chain.scripts.get(at).map(|entry| entry.plugin);
+        let (Some(ran), Some(next)) = (self.ran.and_then(plugin), plugin(self.at)) else { return false };
+        ran != next
+    }
+
     /// Applies the verdict of the script that `script` gave.
     pub fn apply(&mut self, verdict: Verdict) -> Step<'c> {
         let chain = self.chain;
@@ -146,6 +160,7 @@ impl<'c, S> Walk<'c, S> {
             Verdict::Return => &Action::Return,
             Verdict::Ext(ext) => &entry.on_ext[ext as usize],
         };
+        self.ran = Some(self.at);
         let unsupported = !action.supported_in(self.phase);
         let mut step = Step { end: None, upstream: None, unsupported };
         let action = if unsupported { &Action::Ok } else { action };
@@ -173,6 +188,7 @@ impl<'c, S> Walk<'c, S> {
 
     /// Takes the script as if it were not there: what `on_failure = "open"` does with a failure.
     pub fn skip(&mut self) {
+        self.ran = Some(self.at);
         self.at += 1;
     }
 }

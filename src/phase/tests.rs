@@ -31,6 +31,8 @@ struct Evaluation {
     end: Option<End>,
     upstream: Option<String>,
     unsupported: Vec<Place>,
+    /// After which the next script is that of another plugin.
+    left: Vec<Place>,
 }
 
 mod model {
@@ -50,6 +52,9 @@ mod model {
         let mut p = 0;
         'plugins: while p < plugins.len() {
             for (s, script) in plugins[p].iter().enumerate() {
+                if s == 0 {
+                    seen.left.extend(seen.ran.last());
+                }
                 seen.ran.push((p, s));
                 match next(script, phase, (p, s), &mut seen) {
                     Next::Script => {}
@@ -120,15 +125,20 @@ fn evaluate(plugins: &Plugins, phase: Phase) -> Evaluation {
     while let Some((place, result)) = walk.script() {
         assert_eq!(seen.end, None, "a script runs after the request has ended");
         seen.ran.push(*place);
-        let Result::Verdict(verdict) = result else {
-            walk.skip();
-            continue;
-        };
-        let step = walk.apply(*verdict);
-        seen.end = step.end;
-        seen.upstream = step.upstream.map(str::to_owned).or(seen.upstream);
-        if step.unsupported {
-            seen.unsupported.push(*place);
+        match result {
+            Result::Skipped => walk.skip(),
+            Result::Verdict(verdict) => {
+                let step = walk.apply(*verdict);
+                seen.end = step.end;
+                seen.upstream = step.upstream.map(str::to_owned).or(seen.upstream);
+                if step.unsupported {
+                    seen.unsupported.push(*place);
+                }
+            }
+        }
+        assert_eq!(walk.ran().map(|(ran, _)| ran), Some(place));
+        if walk.is_at_next_plugin() {
+            seen.left.push(*place);
         }
     }
     seen
@@ -254,7 +264,8 @@ fn what_follows_a_verdict() {
     ] {
         let plugins = vec![vec![script(verdict, action.clone()), ok()], vec![ok()], vec![ok()]];
         let upstream = upstream.map(str::to_owned);
-        let expected = Evaluation { ran: ran.clone(), end, upstream, unsupported: vec![] };
+        let left = ran.windows(2).filter(|pair| pair[0].0 != pair[1].0).map(|pair| pair[0]).collect();
+        let expected = Evaluation { ran: ran.clone(), end, upstream, unsupported: vec![], left };
         assert_eq!(evaluate(&plugins, Phase::Access), expected, "{verdict:?}, {action:?}");
     }
 }

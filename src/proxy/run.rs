@@ -74,7 +74,7 @@ impl Gateway {
                 break end;
             }
         };
-        Either::Left(ready(begun.finish(end, session, ctx, &mut subject)))
+        Either::Left(ready(begun.finish(end, walk.ran(), session, ctx, &mut subject)))
     }
 
     async fn run_waiting(
@@ -101,7 +101,7 @@ impl Gateway {
                 break end;
             }
         };
-        begun.finish(end, session, ctx, &mut subject)
+        begun.finish(end, walk.ran(), session, ctx, &mut subject)
     }
 
     /// Runs `wasm_access_log`. Nobody waits for its end: a chain that can wait goes on by itself with a copy, and the
@@ -280,8 +280,15 @@ impl Begun {
         Begun { phase, started, exchange }
     }
 
-    /// Takes the request back.
-    fn finish(self, end: Option<End>, session: &mut Session, ctx: &mut Context, subject: &mut Subject<'_>) -> Outcome {
+    /// Takes the request back after the last script.
+    fn finish(
+        self,
+        end: Option<End>,
+        last: Option<&LiveScript>,
+        session: &mut Session,
+        ctx: &mut Context,
+        subject: &mut Subject<'_>,
+    ) -> Outcome {
         let mut exchange = take_back(&self.exchange, session, ctx, subject);
         ctx.facts.work_times[self.phase as usize] += self.started.elapsed();
         if ctx.cut {
@@ -289,6 +296,9 @@ impl Begun {
         }
         if self.phase.can_end_request() && exchange.replied {
             return Outcome::Replied;
+        }
+        if let (Phase::Access, None, Some(last)) = (self.phase, end, last) {
+            forget_reply(last, self.phase, &mut exchange);
         }
         outcome(self.phase, end, exchange.reply.take())
     }
@@ -370,7 +380,7 @@ fn judge(
     result: Result<Verdict, Failure>,
     upstream: &mut Option<String>,
 ) -> Option<End> {
-    match result {
+    let end = match result {
         Ok(verdict) => {
             if let Verdict::Ext(ext) = verdict {
                 exchange.lock().facts.ext = Some(ext);
@@ -385,14 +395,24 @@ fn judge(
             step.end
         }
         Err(failure) => {
-            failed(live, exchange, &failure);
-            if live.on_failure == OnFailure::Open {
-                walk.skip();
-                return None;
-            }
+            let ends = live.on_failure != OnFailure::Open;
+            failed(live, exchange, &failure, ends && phase != Phase::AccessLog);
+            walk.skip();
             let instantiate = failure.kind == FailureKind::Instantiate;
-            Some(End::Status(if instantiate { 503 } else { 500 }))
+            ends.then_some(End::Status(if instantiate { 503 } else { 500 }))
         }
+    };
+    // The response that a plugin has set is for its own verdict; in `wasm_serverless` that of the phase.
+    if phase == Phase::Access && end.is_none() && walk.is_at_next_plugin() {
+        forget_reply(live, phase, &mut exchange.lock());
+    }
+    end
+}
+
+fn forget_reply(live: &LiveScript, phase: Phase, exchange: &mut Exchange) {
+    if exchange.reply.take().is_some() && live.first_unsent_reply() {
+        let script = &live.script.spec().name;
+        log::warn!("script={script} phase={phase} a response was set, but the verdict does not send it");
     }
 }
 
@@ -467,8 +487,8 @@ fn unsupported(live: &LiveScript, phase: Phase, verdict: Verdict) {
 }
 
 /// Counts a failure and logs it, once, with all that there is to know.
-fn failed(live: &LiveScript, exchange: &Shared, failure: &Failure) {
+fn failed(live: &LiveScript, exchange: &Shared, failure: &Failure, ends_request: bool) {
     let mut exchange = exchange.lock();
-    exchange.facts.timed_out |= failure.kind == FailureKind::Wall;
+    exchange.facts.timed_out |= ends_request && failure.kind == FailureKind::Wall;
     live.script.report(failure, exchange.facts.request_id());
 }

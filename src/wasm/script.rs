@@ -322,9 +322,12 @@ impl Script {
         mut instance: Box<Instance>,
         result: wasmtime::Result<(Result<component::WitVerdict, String>,)>,
     ) -> Result<Verdict, Failure> {
-        instance.store.data_mut().end();
+        let reply = instance.store.data_mut().end();
         let (result,) = result.map_err(|error| Failure::from_run(&error))?;
         let verdict = result.map_err(Failure::err)?;
+        if let Some((exchange, reply)) = reply {
+            exchange.lock().reply = Some(*reply);
+        }
         instance.runs += 1;
         let worn =
             instance.runs >= self.spec.recycle_after || instance.store.data().memory.used() > self.spec.recycle_memory;

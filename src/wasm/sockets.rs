@@ -45,7 +45,8 @@ impl State {
             let run = self.run().clone();
             let mut client = run.sockets.client().await;
             if !client.answered {
-                let asked = self.exchange()?.ask_head()?;
+                let reply = self.take_reply();
+                let asked = self.exchange()?.ask_head(reply)?;
                 socket.limit(asked.await.map_err(|_| Refused::Ended)??).await;
                 client.answered = true;
             }
@@ -65,7 +66,8 @@ impl State {
                 let accept = self.exchange()?.check_upgrade(function)?;
                 let asked = self.exchange()?.ask_stream(function)?;
                 let stream = asked.await.map_err(|_| Refused::Ended)?;
-                let upgrade = self.exchange()?.ask_upgrade(accept)?;
+                let reply = self.take_reply();
+                let upgrade = self.exchange()?.ask_upgrade(accept, reply)?;
                 upgrade.await.map_err(|_| Refused::Ended)??;
                 run.sockets.add_client_websocket(stream, &self.capabilities().live.sockets).await;
                 client.opened = true;

@@ -16,7 +16,7 @@ use crate::capability::background::BackgroundError;
 use crate::capability::mailbox::MailError;
 use crate::capability::net::Policy;
 use crate::capability::{Capabilities, Run};
-use crate::exchange::{Exchange, Refused, Shared};
+use crate::exchange::{Exchange, Refused, Reply, Shared};
 use crate::phase::Place;
 
 /// Handles that a guest may have of WASI, such as that of its standard output: they are memory of the host.
@@ -34,6 +34,8 @@ pub struct State {
     exchange: Option<Shared>,
     /// Whether the exchange is lent for the whole run; else only now and then.
     in_phase: bool,
+    /// What this run has set: the exchange gets it with the verdict. Boxed: most runs set none.
+    reply: Option<Box<Reply>>,
     session: Session,
     log: RunLog,
     wasi: WasiCtx,
@@ -82,6 +84,7 @@ impl State {
             run: None,
             exchange: None,
             in_phase: true,
+            reply: None,
             session: Session::default(),
             log,
             wasi,
@@ -101,12 +104,12 @@ impl State {
         self.session = session;
     }
 
-    /// Lets go of the request.
-    pub fn end(&mut self) {
+    /// Lets go of the request; gives the response that was set for it.
+    pub fn end(&mut self) -> Option<(Shared, Box<Reply>)> {
         self.log.end(self.exchange.as_ref());
-        self.exchange = None;
         self.run = None;
         self.session = Session::default();
+        self.exchange.take().zip(self.reply.take())
     }
 
     /// What there is once in the process.
@@ -147,6 +150,29 @@ impl State {
         }
     }
 
+    /// Keeps the response that `return` and `error` send. Nobody looks at the verdict of a run beside the phases: what it sets
+    /// counts at once.
+    ///
+    /// # Errors
+    /// As [`State::exchange`] and [`Exchange::can_set_reply`].
+    pub fn set_reply(&mut self, reply: Reply) -> Result<(), Refused> {
+        let in_phase = self.in_phase;
+        let mut exchange = self.exchange()?;
+        exchange.can_set_reply()?;
+        if in_phase {
+            drop(exchange);
+            self.reply = Some(Box::new(reply));
+        } else {
+            exchange.reply = Some(reply);
+        }
+        Ok(())
+    }
+
+    /// What this run has set.
+    pub fn take_reply(&mut self) -> Option<Reply> {
+        self.reply.take().map(|reply| *reply)
+    }
+
     /// Where messages go.
     ///
     /// # Errors
@@ -185,7 +211,12 @@ impl State {
         let work =
             Work { exchange: exchange.clone(), run: Some(run), session, kind: Kind::Beside(request), wall: None };
         let task = script.run_beside(entry, config.map(Arc::from), work);
-        exchange.lock().background.spawn(task, &self.capabilities.live)?;
+        let mut exchange = exchange.lock();
+        exchange.background.spawn(task, &self.capabilities.live)?;
+        if let Some(reply) = self.take_reply() {
+            // What it streams may begin with it.
+            exchange.reply = Some(reply);
+        }
         Ok(id)
     }
 

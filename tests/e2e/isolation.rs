@@ -363,3 +363,21 @@ async fn a_script_that_cannot_be_instantiated_is_503() {
     proxy.wait_for_metric(&format!("phasegate_plugin_failures_total{kind}"), refused as f64);
     assert_eq!(answers(1).await[0].status, 403);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_time_is_a_timeout_where_it_ends_the_request() {
+    let late = |policy: &str| {
+        let script = Script::guest("hostile", "late").main("sleep-forever").key("limits = { wall_ms = 50 }");
+        script.key(format!("on_failure = \"{policy}\""))
+    };
+    let mut site =
+        Site::with("access_log = { path = 'stdout', format = '${http_request_path} ${is_timeout_exit} end' }");
+    site.answered("/closed").script("wasm_access", late("close"));
+    site.answered("/open").script("wasm_access", late("open"));
+    site.answered("/log").script("wasm_access_log", late("close"));
+    let proxy = Proxy::start(&site.to_string());
+    for (path, status, timeout) in [("/closed", 500, true), ("/open", 200, false), ("/log", 200, false)] {
+        assert_eq!(send(http1().get(proxy.url(path))).await.status, status, "{path}");
+        proxy.wait_for_stdout(&format!("{path} {timeout} end"));
+    }
+}

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use serde_json::json;
+
 use super::support::*;
 
 const VERDICTS: [&str; 8] = ["ok", "break", "finish", "error", "return", "ext1", "ext2", "ext3"];
@@ -108,6 +110,65 @@ async fn what_a_phase_does_not_support_is_ok_logged_once_and_counted() {
             proxy.wait_for_log(&line);
             assert_eq!(proxy.log().matches(&line).count(), 1, "{line}");
         }
+    }
+}
+
+/// What `return` sends is set by its own plugin, and not by a script that has failed or an entry point that was cancelled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verdict_sends_the_response_of_its_own_plugin() {
+    let origin = Origin::saying("hello").await;
+    let set = step(&json!(["out-set-response", { "status": 200, "body": "welcome" }]));
+    let sets = |guest: &str, verdict: &str| Script::guest(guest, "sets").main(json!([set, { "verdict": verdict }]));
+    // What is no verdict is a failure.
+    let fails = |guest: &str| sets(guest, "none").key("on_failure = \"open\"");
+    let returns = || gives("verdict", "return", "returns");
+    let rest = json!([set, step(&json!(["sleep", 60_000]))]);
+    let race = || {
+        let main = json!([step(&json!(["sleep", 50])), { "verdict": "ok" }]);
+        Script::guest("probe", "race").main(main).key(format!("wasm_main_timeout_config = '''{rest}'''"))
+    };
+    let (refused, welcome, passed, empty) = ((403, "403 Forbidden\n"), (200, "welcome"), (200, "hello"), (200, ""));
+    let (access, serverless) = ("wasm_access", "wasm_serverless");
+    let mut cases = vec![
+        ("cancelled".to_owned(), access, vec![vec![race()], vec![returns()]], refused, 0),
+        ("cancelled-own".to_owned(), access, vec![vec![race(), returns()]], refused, 0),
+    ];
+    for guest in ["probe", "probe_sync"] {
+        for (name, phase, plugins, expected, warnings) in [
+            ("own", access, vec![vec![sets(guest, "return")]], welcome, 0),
+            ("earlier", access, vec![vec![sets(guest, "ok"), returns()]], welcome, 0),
+            ("other", access, vec![vec![sets(guest, "ok")], vec![returns()]], refused, 1),
+            ("break", access, vec![vec![sets(guest, "break"), returns()], vec![returns()]], refused, 1),
+            ("nobody", access, vec![vec![sets(guest, "ok")]], passed, 1),
+            ("finish", access, vec![vec![sets(guest, "finish")], vec![returns()]], passed, 1),
+            ("failed", access, vec![vec![fails(guest)], vec![returns()]], refused, 0),
+            ("failed-own", access, vec![vec![fails(guest), returns()]], refused, 0),
+            ("failed-later", access, vec![vec![sets(guest, "ok"), fails(guest), returns()]], welcome, 0),
+            ("serverless", serverless, vec![vec![sets(guest, "ok")], vec![gives("verdict", "ok", "ok")]], welcome, 0),
+            ("serverless-failed", serverless, vec![vec![fails(guest)], vec![gives("verdict", "ok", "ok")]], empty, 0),
+        ] {
+            cases.push((format!("{guest}-{name}"), phase, plugins, expected, warnings));
+        }
+    }
+    let mut site = Site::new();
+    for (name, phase, plugins, ..) in &cases {
+        site.proxied(&format!("/{name}/"), origin.addr());
+        for (plugin, scripts) in ["first", "second"].iter().zip(plugins) {
+            site.plugin(phase, plugin, scripts.iter().map(|script| script.clone().renamed(name)));
+        }
+    }
+    let proxy = Proxy::start(&site.to_string());
+    for (name, _, _, expected, _) in &cases {
+        for _ in 0..2 {
+            let answer = send(http1().get(proxy.url(&format!("/{name}/")))).await;
+            assert_eq!((answer.status, answer.text().as_str()), *expected, "{name}");
+        }
+    }
+    assert!(proxy.terminate().success());
+    let log = proxy.log();
+    for (name, _, _, _, warnings) in &cases {
+        let line = format!("script={name} phase=wasm_access a response was set, but the verdict does not send it");
+        assert_eq!(log.matches(&line).count(), *warnings, "{name}: {log}");
     }
 }
 

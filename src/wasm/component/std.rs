@@ -210,7 +210,7 @@ impl Host for State {
 
     fn out_set_response(&mut self, res: Response) -> Result<(), String> {
         let reply = reply(res).map_err(text)?;
-        self.exchange().and_then(|mut exchange| exchange.set_reply(reply)).map_err(text)
+        self.set_reply(reply).map_err(text)
     }
 
     async fn out_response(&mut self, res: Response) -> Result<(), String> {

@@ -221,7 +221,7 @@ impl Filters {
         calls_out || self.is_full(Direction::Response)
     }
 
-    /// Whether one of them has paused the stream for too long.
+    /// Whether one of them has ended the stream by a pause that was too long.
     pub fn have_timed_out(&self) -> bool {
         self.timed_out
     }
@@ -229,7 +229,6 @@ impl Filters {
     /// A filter has paused a direction for too long: that is a failure of it.
     pub fn give_up(&mut self, direction: Direction) -> Flow {
         let Some(position) = self.lane_ref(direction).paused() else { return Flow::On };
-        self.timed_out = true;
         let filter = &self.chain.filters[position];
         let identity = &filter.plugin.identity;
         identity.metrics.failures(FailureKind::Wall).inc();
@@ -239,6 +238,7 @@ impl Filters {
             identity.name
         );
         if let Err(flow) = self.lost(position) {
+            self.timed_out = true;
             return flow;
         }
         self.run(direction)

@@ -84,6 +84,12 @@ impl Script {
         Script { keys: vec![format!("wasm_path = '{}'", plugins::path(plugin).display())] }
     }
 
+    /// The same under another name.
+    pub fn renamed(mut self, name: &str) -> Script {
+        self.keys.retain(|key| !key.starts_with("name ="));
+        self.key(format!("name = \"{name}\""))
+    }
+
     /// With a configuration for `wasm-main`.
     pub fn main(self, config: impl fmt::Display) -> Script {
         self.key(format!("wasm_main_config = '''{config}'''"))

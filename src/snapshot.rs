@@ -38,6 +38,13 @@ pub struct RouteId {
     local: usize,
 }
 
+impl RouteId {
+    /// What nothing matches on the server at this position of the configuration.
+    pub fn of_server(server: usize) -> RouteId {
+        RouteId { server, local: 0 }
+    }
+}
+
 /// The routes of one server.
 struct Server {
     /// The first is for what nothing matches: the chains of the server, and no handler.

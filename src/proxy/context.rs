@@ -43,6 +43,8 @@ pub struct Context {
     pub selected: Option<Selected>,
     /// Servers of the upstream that could not be connected. Nothing is allocated for none.
     pub failed_servers: Vec<SocketAddr>,
+    /// Bytes of the request body that were given to the connection of this attempt.
+    pub body_sent: Option<u64>,
     /// Whether `wasm_http_filter_headers` has run: it runs once, also when it fails and the proxy answers by itself.
     pub filtered: bool,
     /// Whether a response that a plugin streamed has to be cut off.
@@ -71,6 +73,7 @@ impl Context {
             upstream: None,
             selected: None,
             failed_servers: Vec::new(),
+            body_sent: None,
             filtered: false,
             cut: false,
             _in_flight: in_flight,
@@ -132,7 +135,8 @@ impl Context {
         facts.client_bytes_sent = session.body_bytes_sent() as u64;
         facts.client_bytes_received = session.body_bytes_read() as u64;
         facts.upstream_bytes_received = session.upstream_body_bytes_received() as u64;
-        facts.upstream_bytes_sent = session.upstream_body_bytes_sent().map(|bytes| bytes as u64);
+        // Pingora counts for HTTP/1.1 only.
+        facts.upstream_bytes_sent = session.upstream_body_bytes_sent().map(|bytes| bytes as u64).or(self.body_sent);
     }
 }
 

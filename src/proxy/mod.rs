@@ -47,6 +47,7 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::path;
 use crate::phase::Phase;
+use crate::snapshot::RouteId;
 
 /// What all listeners share.
 pub struct Shared {
@@ -90,6 +91,13 @@ impl Gateway {
             return Err(error::status(400, "the path can also be read as that of another local"));
         }
         Ok(Route { generation, id })
+    }
+
+    /// What a request is answered from that is refused: as one that nothing matches, from the chains of its server.
+    fn no_route(&self, session: &Session) -> Route {
+        let generation = self.shared.current.load_full();
+        let server = generation.router(self.listener).server(|| facts::domain(session.req_header()));
+        Route { generation, id: RouteId::of_server(server) }
     }
 
     /// A connection whose response begins while the process shuts down ends with it: the client is told so, and sends its next
@@ -161,7 +169,6 @@ impl ProxyHttp for Gateway {
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<bool> {
         let generation = self.shared.current.load_full();
         ctx.arrive(session, &generation.config.trusted_proxies);
-        target::settle(session.req_header_mut()).map_err(|wrong| error::status(400, wrong))?;
         if session.req_header().version < Version::HTTP_11 {
             // Such a client knows no interim responses (RFC 9110, section 15.2).
             session.set_ignore_info_resp(true);
@@ -169,7 +176,15 @@ impl ProxyHttp for Gateway {
         session.set_write_timeout(Some(generation.config.client_timeout));
         // The next request, if it comes before the response, is kept (RFC 9112, section 9.3.2).
         session.set_pipelining_enabled(true);
-        ctx.route = Some(self.route(session, generation)?);
+        let settled = target::settle(session.req_header_mut()).map_err(|wrong| error::status(400, wrong));
+        let routed = settled.and_then(|()| self.route(session, generation));
+        ctx.route = match routed {
+            Ok(route) => Some(route),
+            Err(refusal) => {
+                ctx.route = Some(self.no_route(session));
+                return Err(refusal);
+            }
+        };
         for phase in [Phase::Access, Phase::Serverless] {
             match self.run(phase, session, ctx, Subject::Request).await {
                 Outcome::Continue => {}
@@ -293,6 +308,7 @@ impl ProxyHttp for Gateway {
                 upstream.connection = digest.map(Connection::of);
             }
         }
+        ctx.body_sent = Some(0);
         Ok(())
     }
 
@@ -303,8 +319,11 @@ impl ProxyHttp for Gateway {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        _ctx: &mut Self::CTX,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
+        if let (Some(body), Some(sent)) = (&body, &mut ctx.body_sent) {
+            *sent += body.len() as u64;
+        }
         if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
             *body = None;
         }
@@ -318,11 +337,8 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
-        if !request.headers.contains_key(header::HOST) {
-            // A client of HTTP/1.0 need not name one.
-            let host = ctx.facts.upstream.as_ref().map(|upstream| upstream.host.clone());
-            host.map_or(Ok(()), |host| request.insert_header(header::HOST, &*host))?;
-        }
+        // A client of HTTP/1.0 need not name one.
+        name_host(request, ctx)?;
         if request.version == Version::HTTP_2 && asks_for_trailers(session.req_header()) {
             // Servers of gRPC want to be told. Pingora takes it for the client's connection where filters see the bodies.
             request.insert_header(header::TE, "trailers")?;
@@ -337,7 +353,12 @@ impl ProxyHttp for Gateway {
         if let (Some(_), Some(upstream)) = (&ctx.filtering, &mut ctx.facts.upstream) {
             upstream.sent = Some(quanta::Instant::now());
         }
-        outcome.only_continue()
+        outcome.only_continue()?;
+        if ctx.chain(Phase::HttpInHeaders).is_some() {
+            // A plugin may have removed it.
+            name_host(request, ctx)?;
+        }
+        Ok(())
     }
 
     /// `wasm_http_filter_headers_pre`.
@@ -480,6 +501,15 @@ impl ProxyHttp for Gateway {
 /// Whether a client of HTTP/1.1, which sends its request before it gets the response, is still to send some of the body.
 fn is_sending(session: &mut Session) -> bool {
     session.req_header().version < Version::HTTP_2 && !session.as_mut().is_body_done()
+}
+
+/// A request without a host names that of the server's address.
+fn name_host(request: &mut RequestHeader, ctx: &Context) -> pingora::Result<()> {
+    if request.headers.contains_key(header::HOST) {
+        return Ok(());
+    }
+    let host = ctx.facts.upstream.as_ref().map(|upstream| upstream.host.clone());
+    host.map_or(Ok(()), |host| request.insert_header(header::HOST, &*host))
 }
 
 /// The response that the client has, at least in part.

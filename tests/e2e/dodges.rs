@@ -65,6 +65,48 @@ async fn a_path_does_not_dodge_the_checks_of_a_local_that_servers_may_take_it_fo
     assert_eq!(origin.received().iter().map(|request| request.uri.as_str()).collect::<Vec<_>>(), free);
 }
 
+/// What is refused before it has a route is filtered and logged as what no route matches.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_request_passes_the_chains_of_its_server() {
+    let origin = Origin::saying("secret").await;
+    let adds = |header: &str| json!([step(&json!(["out-add-header", header, "1"]))]).to_string();
+    let status_logged = json!([step(&json!(["variable", "status"])), { "deliver": "log" }]).to_string();
+    let probe = guests::path("probe_sync");
+    let local = |path: &str, more: &str| format!("[[server.local]]\npath = '{path}'\n{more}\n");
+    let pass = format!("proxy_pass = '{}'\n", origin.addr());
+    let config = [
+        script("main.wasm_http_filter_headers", &probe, &adds("x-main")),
+        format!("[[server]]\n{LISTEN}\n"),
+        format!("[[server]]\n{LISTEN}\nname = ['named']\n"),
+        script("server.wasm_http_filter_headers", &probe, &adds("x-server")),
+        script("server.wasm_access_log", &probe, &status_logged),
+        local("/", &pass),
+        local("/private/", &(pass.clone() + &refuses())),
+    ]
+    .concat();
+    let proxy = Proxy::start(&config);
+    let of_server = [
+        "GET /private/..%2fpub HTTP/1.1\r\nhost: named\r\n",
+        "GET a HTTP/1.1\r\nhost: named\r\n",
+        "GET / HTTP/1.1\r\nhost: named\r\nconnection: host\r\n",
+    ];
+    let of_none = ["GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nhost: a b\r\n"];
+    for (request, server) in
+        of_server.map(|request| (request, true)).into_iter().chain(of_none.map(|request| (request, false)))
+    {
+        let mut client = Raw::connect(proxy.addr()).await;
+        client.send(format!("{request}\r\n")).await;
+        let response = client.read_response().await;
+        assert_eq!(response.status(), 400, "{request}");
+        let has = |name: &str| response.headers.contains_key(name);
+        assert_eq!((has("x-main"), has("x-server")), (!server, server), "{request}");
+    }
+    assert!(proxy.terminate().success());
+    let log = proxy.log();
+    assert_eq!(log.matches("probe: [{\"ok\":\"400\"}]").count(), of_server.len(), "{log}");
+    assert!(origin.received().is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_escaped_slash_does_not_dodge_a_regex() {
     let origin = Origin::saying("secret").await;

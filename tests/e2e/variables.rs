@@ -7,6 +7,27 @@ use serde_json::{Value, json};
 
 use super::support::*;
 
+/// Pingora counts that of HTTP/1.1 only.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_upstream_is_known_in_every_version() {
+    let origin = Proxy::start(&server("path = '/'\necho = true"));
+    let format = "${http_request_path} ${upstream_protocol} ${upstream_bytes_sent} end";
+    let upstream =
+        |name: &str, keys: &str| format!("[upstream.{name}]\nservers = [{{ addr = '{}' }}]\n{keys}\n", origin.addr());
+    let main = format!("access_log = {{ path = 'stdout', format = '{format}' }}\n");
+    let mut site = Site::with(&(main + &upstream("h1", "") + &upstream("h2", "h2 = true")));
+    site.route("/h1", "proxy_pass = 'h1'").route("/h2", "proxy_pass = 'h2'").answered("/none");
+    let proxy = Proxy::start(&site.to_string());
+    for path in ["/h1", "/h2", "/none"] {
+        assert_eq!(send(http1().post(proxy.url(path)).body(bytes(200_000))).await.status, 200);
+    }
+    for line in ["/h1 HTTP/1.1 200000 end", "/h2 HTTP/2.0 200000 end", "/none - - end"] {
+        proxy.wait_for_stdout(line);
+    }
+    assert_eq!(send(http1().get(proxy.url("/h2"))).await.status, 200);
+    proxy.wait_for_stdout("/h2 HTTP/2.0 0 end");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_variable_at_the_end_of_a_request() {
     let origin = Origin::start(|_| {

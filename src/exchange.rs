@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 
 use crate::capability::background::Background;
 use crate::facts::{Facts, View};
+use crate::headers::MOST_FIELDS;
 use crate::phase::Phase;
 use crate::variables;
 
@@ -73,8 +74,12 @@ pub enum Refused {
     Status(u16),
     #[error("content-length is {found:?} for a body of {expected} bytes")]
     ContentLength { found: String, expected: usize },
-    #[error("there are too many headers")]
+    #[error("there are too many headers: a message has {MOST_FIELDS} at the most")]
     TooManyHeaders,
+    #[error("`{0}` is not a valid host, such as `a.example.cn:8080`")]
+    Host(String),
+    #[error("the request has a `host` already, and there is only one")]
+    SecondHost,
     #[error("a response was already sent")]
     AlreadySent,
     #[error("101 switches protocols: its status cannot be changed")]
@@ -132,7 +137,9 @@ impl Reply {
 /// Takes the `content-length` out, when it is one that a body could have.
 fn take_length(headers: &mut Vec<(String, String)>) -> Option<u64> {
     let at = headers.iter().position(|(name, _)| name.eq_ignore_ascii_case("content-length"))?;
-    let length = headers[at].1.parse().ok().filter(|length| *length > 0)?;
+    let text = &headers[at].1;
+    // Of a number that has one spelling: not `+3`.
+    let length = text.parse().ok().filter(|length: &u64| *length > 0 && length.to_string() == *text)?;
     headers.remove(at);
     Some(length)
 }
@@ -262,8 +269,8 @@ impl Exchange {
     pub fn set_uri(&mut self, target: &str) -> Result<(), Refused> {
         self.edit_request("in-set-uri")?;
         let invalid = || Refused::Uri(target.to_owned());
-        // A fragment would be lost.
-        if !target.starts_with('/') || target.contains('#') {
+        // A fragment would be lost; what is not ASCII has to be escaped (RFC 3986, section 2).
+        if !target.starts_with('/') || target.contains('#') || !target.is_ascii() {
             return Err(invalid());
         }
         let target = PathAndQuery::try_from(target).map_err(|_| invalid())?;
@@ -280,7 +287,9 @@ impl Exchange {
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Refused::Switching);
         }
-        response.set_status(final_status(status)?).map_err(|_| Refused::Status(status))
+        response.set_status(final_status(status)?).map_err(|_| Refused::Status(status))?;
+        // That of the upstream is for its own status.
+        response.set_reason_phrase(None).map_err(|_| Refused::Status(status))
     }
 
     /// Whether a response can be set that `return` and `error` send.
@@ -410,5 +419,30 @@ fn final_status(status: u16) -> Result<StatusCode, Refused> {
     match StatusCode::from_u16(status) {
         Ok(code) if (200..=599).contains(&status) => Ok(code),
         _ => Err(Refused::Status(status)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_status_has_its_own_reason() {
+        let mut response = no_response();
+        response.set_status(404).unwrap();
+        response.set_reason_phrase(Some("NOT FOUND")).unwrap();
+        let mut exchange = Exchange { phase: Phase::HttpFilterHeaders, response: Some(response), ..Exchange::new() };
+        exchange.set_status(200).unwrap();
+        assert_eq!(exchange.response.unwrap().get_reason_phrase(), Some("OK"));
+    }
+
+    #[test]
+    fn a_content_length_has_one_spelling() {
+        let reply = |length: &str| Reply::new(200, vec![("content-length".into(), length.into())], Bytes::new());
+        assert_eq!(reply("3").unwrap().length, Some(3));
+        assert_eq!(reply("0").unwrap().length, None);
+        for length in ["+3", "03", "-3", "3, 3", ""] {
+            assert!(matches!(reply(length), Err(Refused::ContentLength { .. })), "{length}");
+        }
     }
 }

@@ -10,6 +10,9 @@ pub static KEEPING: [HeaderName; 4] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
+/// Most fields in the header of a message that a plugin makes or edits. A map of headers panics beyond some 24000.
+pub const MOST_FIELDS: usize = 4096;
+
 /// Whether a header is about one connection, and not about the message (RFC 9110, section 7.6.1).
 pub fn is_of_connection(name: &HeaderName) -> bool {
     KEEPING.contains(name) || matches!(*name, header::TRAILER | header::TRANSFER_ENCODING | header::UPGRADE)
@@ -45,6 +48,30 @@ pub fn is_length(value: &HeaderValue) -> bool {
 /// Whether a header says where the body ends.
 pub fn is_framing(name: &HeaderName) -> bool {
     matches!(*name, header::CONTENT_LENGTH | header::TRANSFER_ENCODING)
+}
+
+/// A name or an address, and a port. An empty one is allowed (RFC 9110, section 7.2). Of what RFC 3986, section 3.2.2, has
+/// beside that, such as escapes, no name in use is made, and some servers undo it.
+pub fn is_host(host: &[u8]) -> bool {
+    let is_bracketed = host.starts_with(b"[");
+    let end = host.iter().position(|byte| *byte == if is_bracketed { b']' } else { b':' });
+    let (name, rest) = match (is_bracketed, end) {
+        (true, Some(end)) => (&host[1..end], &host[end + 1..]),
+        (true, None) => return false,
+        (false, end) => host.split_at(end.unwrap_or(host.len())),
+    };
+    let mut before = b' ';
+    let is_name = name.iter().all(|byte| match (byte, std::mem::replace(&mut before, *byte)) {
+        (b'.', before) => before != b'.',
+        (b'-' | b'_' | b'~', _) => true,
+        (b':' | b'%', _) => is_bracketed,
+        (byte, _) => byte.is_ascii_alphanumeric(),
+    });
+    let is_port = match rest {
+        [b':', port @ ..] => port.iter().all(u8::is_ascii_digit),
+        rest => rest.is_empty(),
+    };
+    is_name && is_port
 }
 
 /// RFC 9110, sections 6.4.1 and 15.3.6.

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::callout::with_params;
 use super::net::{Stream, Transport};
 use super::socket::{AnyStream, SocketError, within};
+use crate::headers::is_host;
 use crate::observe::metrics::Counted;
 
 /// Most bytes of a message from the peer.
@@ -48,7 +49,9 @@ pub enum WebSocketError {
     #[error("WebSocket over QUIC is not possible: use the socket type ssl")]
     Quic,
     #[error("`{0}` is not a valid header for the request of an upgrade")]
-    Header(String),
+    Header(HeaderName),
+    #[error("the request has too many headers")]
+    TooManyHeaders,
     #[error("{addr}: the server has not switched to WebSocket: {why}")]
     Refused { addr: String, why: String },
 }
@@ -268,15 +271,18 @@ pub struct Handshake {
 
 impl Handshake {
     /// # Errors
-    /// For an URI that is not absolute or does not fit the transport, and for headers that are not valid or belong to the
-    /// handshake.
+    /// For an URI that is not absolute or does not fit the transport, and for headers that belong to the handshake.
     pub fn new(
         transport: Transport,
         uri: &str,
         params: &[(String, String)],
-        headers: Vec<(String, String)>,
+        headers: Vec<(HeaderName, HeaderValue)>,
     ) -> Result<Handshake, WebSocketError> {
         let invalid = || WebSocketError::Uri(uri.to_owned());
+        if !uri.is_ascii() {
+            // It has to be escaped (RFC 3986, section 2).
+            return Err(invalid());
+        }
         let mut parts = uri.parse::<Uri>().map_err(|_| invalid())?.into_parts();
         let secure = match parts.scheme.as_ref().map(|scheme| scheme.as_str()) {
             Some("ws" | "http") => false,
@@ -297,14 +303,17 @@ impl Handshake {
         let addr = format!("{host}:{}", uri_of.port_u16().unwrap_or(if secure { 443 } else { 80 }));
         let mut request = uri_of.into_client_request().map_err(|_| invalid())?;
         for (name, value) in headers {
-            let refused = || WebSocketError::Header(name.clone());
-            let header: HeaderName = name.parse().map_err(|_| refused())?;
-            if header == header::HOST {
-                request.headers_mut().remove(header::HOST);
-            } else if belongs_to_the_handshake(&header) {
-                return Err(refused());
+            // Tungstenite writes text.
+            if belongs_to_the_handshake(&name) || value.to_str().is_err() {
+                return Err(WebSocketError::Header(name));
             }
-            request.headers_mut().append(header, HeaderValue::from_str(&value).map_err(|_| refused())?);
+            if name == header::HOST {
+                if !is_host(value.as_bytes()) {
+                    return Err(WebSocketError::Header(name));
+                }
+                request.headers_mut().remove(header::HOST);
+            }
+            request.headers_mut().try_append(name, value).map_err(|_| WebSocketError::TooManyHeaders)?;
         }
         Ok(Handshake { request, addr })
     }

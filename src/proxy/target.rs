@@ -4,7 +4,7 @@ use http::uri::{PathAndQuery, Uri};
 use http::{HeaderName, HeaderValue, Method, Version, header};
 use pingora::http::RequestHeader;
 
-use crate::headers::{connection_tokens, is_at_most_chunked, is_framing, is_length};
+use crate::headers::{connection_tokens, is_at_most_chunked, is_framing, is_host, is_length};
 
 /// Leaves a path as the target of the request (RFC 9112, section 3.2), or `*` for OPTIONS, and its host in `host`, whatever the
 /// version. The error is what is wrong.
@@ -119,30 +119,6 @@ fn join_cookies(request: &mut RequestHeader) {
     {
         let _ = request.insert_header(header::COOKIE, joined);
     }
-}
-
-/// A name or an address, and a port. An empty one is allowed (RFC 9110, section 7.2). Of what RFC 3986, section 3.2.2, has
-/// beside that, such as escapes, no name in use is made, and some servers undo it.
-fn is_host(host: &[u8]) -> bool {
-    let is_bracketed = host.starts_with(b"[");
-    let end = host.iter().position(|byte| *byte == if is_bracketed { b']' } else { b':' });
-    let (name, rest) = match (is_bracketed, end) {
-        (true, Some(end)) => (&host[1..end], &host[end + 1..]),
-        (true, None) => return false,
-        (false, end) => host.split_at(end.unwrap_or(host.len())),
-    };
-    let mut before = b' ';
-    let is_name = name.iter().all(|byte| match (byte, std::mem::replace(&mut before, *byte)) {
-        (b'.', before) => before != b'.',
-        (b'-' | b'_' | b'~', _) => true,
-        (b':' | b'%', _) => is_bracketed,
-        (byte, _) => byte.is_ascii_alphanumeric(),
-    });
-    let is_port = match rest {
-        [b':', port @ ..] => port.iter().all(u8::is_ascii_digit),
-        rest => rest.is_empty(),
-    };
-    is_name && is_port
 }
 
 #[cfg(test)]

@@ -300,6 +300,7 @@ async fn a_timeout_holds_at_every_stage() {
     })
     .await;
     let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let quick = Origin::saying("hello").await;
     let calls = [
         ("tcp", format!("http://{}/", full.addr())),
         ("tcp", format!("http://{}/", silent.addr())),
@@ -310,7 +311,7 @@ async fn a_timeout_holds_at_every_stage() {
     let call = |typ: &str, uri: &str, ms| json!(["handle-http", typ, { "method": "get", "uri": uri }, ms]);
     let mut calls: Vec<_> = calls.iter().map(|(typ, uri)| call(typ, uri, 100)).collect();
     // No time at all.
-    calls.push(call("tcp", &format!("http://{}/", silent.addr()), 0));
+    calls.extend(vec![call("tcp", &format!("http://{}/", quick.addr()), 0); 8]);
     let proxy = routes(&authority.network(), &[&calls]);
     let started = Instant::now();
     for (result, call) in results_of(&proxy, "/0").await.iter().zip(&calls) {
@@ -319,7 +320,8 @@ async fn a_timeout_holds_at_every_stage() {
         assert_eq!(err(result), format!("no whole response from {target} within {} ms", call[3]));
     }
     assert!(started.elapsed() >= Duration::from_millis(500));
-    assert_eq!(proxy.metric("phasegate_callout_failures_total"), 6.0);
+    assert!(quick.received().is_empty());
+    assert_eq!(proxy.metric("phasegate_callout_failures_total"), 13.0);
     for transport in ["tcp", "ssl", "quic"] {
         proxy.wait_for_metric(&format!("phasegate_connections{{transport=\"{transport}\"}}"), 0.0);
     }
@@ -371,6 +373,11 @@ async fn the_request_is_checked() {
         (get("tcp", "http://a b/"), "is not an absolute URI"),
         (get("tcp", format!("http://127.0.0.1/{long}")), "is not an absolute URI"),
         (get("tcp", "http://ä.cn/"), "is not an absolute URI"),
+        (get("tcp", format!("{uri}ä")), "is not an absolute URI"),
+        (
+            request("tcp", json!({ "method": "get", "uri": uri, "headers": vec![["x-a", ""]; 5000] })),
+            "there are too many headers",
+        ),
         (get("tcp", "http://user:word@127.0.0.1/"), "is not an absolute URI"),
         (get("tcp", "http://127.0.0.1:99999/"), "is not"),
         (get("tcp", "https://127.0.0.1/"), "https does not go over tcp"),

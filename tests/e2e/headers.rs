@@ -47,7 +47,7 @@ async fn request_headers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_header_is_refused_and_changes_nothing() {
     let bad_names = ["", "a b", "a:b", "ü", "a\r\nb", "(a)"];
-    let bad_values = ["a\r\nx-injected: 1", "a\nb", "a\u{0}b", "\u{1f}"];
+    let bad_values = ["a\r\nx-injected: 1", "a\nb", "a\u{0}b", "\u{1f}", " a", "a\t"];
     let framing = ["content-length", "Transfer-Encoding"];
     let mut calls = Vec::new();
     for side in ["in", "out"] {
@@ -76,9 +76,22 @@ async fn what_is_no_header_is_refused_and_changes_nothing() {
     }
     let (request_calls, response_calls) = calls.split_at(calls.len() / 2);
     // What would be lost on the way.
-    let uris = ["/a#b", "/#", "#", "/a?b#c"].map(|uri| json!(["in-set-uri", uri]));
-    let of_hop = ["upgrade", "Trailer", "proxy-authorization"].map(|name| json!(["in-set-header", name, "x"]));
-    let request_calls = &[request_calls, &uris, &of_hop].concat()[..];
+    let uris = ["/a#b", "/#", "#", "/a?b#c", "/ä", "/a?ä"].map(|uri| json!(["in-set-uri", uri]));
+    let of_hop =
+        ["upgrade", "Trailer", "proxy-authorization", "http2-settings"].map(|name| json!(["in-set-header", name, "x"]));
+    let hosts = [
+        json!(["in-add-header", "host", "b"]),
+        json!(["in-set-header", "host", "b c"]),
+        json!(["in-add-headers", [["x-first", "1"], ["host", "b"]]]),
+    ];
+    let request_calls = &[request_calls, &uris, &of_hop, &hosts].concat()[..];
+    let of_proxy = [
+        json!(["out-set-header", "date", "x"]),
+        json!(["out-del-header", "date"]),
+        json!(["out-del-headers", ["x-own", "date"]]),
+        json!(["out-add-header", "upgrade", "x"]),
+    ];
+    let response_calls = &[response_calls, &of_proxy].concat()[..];
     let origin = Origin::start(|_| {
         let mut reply = reply(200, "hello");
         reply.headers_mut().insert("x-own", "kept".parse().unwrap());
@@ -104,6 +117,51 @@ async fn what_is_no_header_is_refused_and_changes_nothing() {
     for headers in [&request.headers, &answer.headers] {
         assert_eq!(headers.get_all("x-own").iter().collect::<Vec<_>>(), ["kept"]);
         assert!(!headers.contains_key("x-first") && !headers.contains_key("x-injected"), "{headers:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_with_too_many_headers_is_refused_and_changes_nothing() {
+    let many: Vec<_> = (0..5000).map(|i| [format!("x-{i}"), String::new()]).collect();
+    let origin = Origin::saying("hello").await;
+    let limits = "limits = { cpu_ms = 20000 }";
+    let request =
+        [json!(["in-add-headers", many]), json!(["out-set-response", { "status": 200, "headers": many, "body": "x" }])];
+    let mut site = Site::new();
+    site.proxied("/", origin.addr()).script("wasm_access", probe("probe", "request", &request).key(limits)).script(
+        "wasm_http_filter_headers",
+        probe("probe", "response", &[json!(["out-add-headers", many])]).key(limits),
+    );
+    let proxy = Proxy::start(&site.to_string());
+    let answer = send(http1().get(proxy.url("/"))).await;
+    assert_eq!((answer.status, answer.header("x-0"), origin.only().header("x-0")), (200, None, None));
+    let given = [results(&proxy, "request"), results(&proxy, "response")].concat();
+    assert_eq!(given.len(), 3);
+    assert!(given.iter().all(|given| given["err"] == "there are too many headers: a message has 4096 at the most"));
+}
+
+/// The host of the server's address takes the place of one that a plugin has removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_always_names_a_host() {
+    let origin = Proxy::start(&server("path = '/'\necho = true"));
+    let upstream =
+        |name: &str, keys: &str| format!("[upstream.{name}]\nservers = [{{ addr = '{}' }}]\n{keys}\n", origin.addr());
+    let mut site = Site::with(&(upstream("h1", "") + &upstream("h2", "h2 = true")));
+    for name in ["h1", "h2"] {
+        for phase in ["wasm_access", "wasm_http_in_headers"] {
+            site.route(&format!("/{name}/{phase}"), &format!("proxy_pass = '{name}'"))
+                .script(phase, probe("probe_sync", "removes", &[json!(["in-del-header", "host"])]));
+        }
+    }
+    let proxy = Proxy::start(&site.to_string());
+    for name in ["h1", "h2"] {
+        for phase in ["wasm_access", "wasm_http_in_headers"] {
+            let answer = send(http1().get(proxy.url(&format!("/{name}/{phase}")))).await;
+            assert_eq!(answer.status, 200, "{name} {phase}");
+            let headers = answer.json()["headers"].clone();
+            let host = headers.as_array().unwrap().iter().find(|pair| pair[0] == "host").map(|pair| pair[1].clone());
+            assert_eq!(host, Some(json!("127.0.0.1")), "{name} {phase}");
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use super::CalloutError;
 use super::body::Payload;
 use super::request::Outgoing;
 use crate::capability::cluster::Endpoint;
-use crate::headers::is_of_connection;
+use crate::headers::{MOST_FIELDS, is_of_connection};
 
 /// What a plugin asks a cluster for.
 #[derive(Clone, Debug)]
@@ -40,11 +40,14 @@ pub struct ClusterResponse {
 
 impl ClusterCall {
     /// # Errors
-    /// When the body is too large.
+    /// When the body is too large, or there are too many headers.
     pub fn outgoing(self, endpoint: &Endpoint, body_limit: usize) -> Result<Outgoing, CalloutError> {
         let ClusterCall { method, path, authority, scheme, mut headers, body: data, trailers, timeout: _ } = self;
         if data.len() > body_limit {
             return Err(CalloutError::BodyTooLarge { of: "request", limit: body_limit });
+        }
+        if headers.len() > MOST_FIELDS {
+            return Err(CalloutError::TooManyHeaders);
         }
         without_connection(&mut headers);
         if !trailers.is_empty() {

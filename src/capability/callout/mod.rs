@@ -34,6 +34,7 @@ use self::way::{Http, Way};
 use super::cluster::{ClusterError, Clusters, Endpoint};
 use super::net::{NetError, Network, Policy, Target, Transport};
 use crate::config::Network as Config;
+use crate::headers::MOST_FIELDS;
 use crate::observe::metrics::{CalloutMetrics, Counted, Metrics};
 
 /// Why a callout has no response.
@@ -45,7 +46,7 @@ pub enum CalloutError {
     Scheme { scheme: &'static str, transport: Transport },
     #[error("`{0}` is about the connection, which belongs to the proxy")]
     Connection(HeaderName),
-    #[error("the request has too many headers")]
+    #[error("the request has too many headers: {MOST_FIELDS} at the most")]
     TooManyHeaders,
     #[error("`{0}` is not a valid host")]
     Host(String),
@@ -185,10 +186,11 @@ impl Callouts {
         exchange: impl Future<Output = Result<T, CalloutError>>,
     ) -> Result<T, CalloutError> {
         let _in_flight = self.enter()?;
+        let late = |timeout| Err(CalloutError::Timeout { from: from(), timeout });
         let result = match timeout {
-            Some(timeout) => tokio::time::timeout(timeout, exchange)
-                .await
-                .unwrap_or_else(|_| Err(CalloutError::Timeout { from: from(), timeout })),
+            // Tokio's clock would give it a millisecond.
+            Some(Duration::ZERO) => late(Duration::ZERO),
+            Some(timeout) => tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| late(timeout)),
             None => exchange.await,
         };
         if result.is_err() {

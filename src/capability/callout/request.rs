@@ -8,7 +8,7 @@ use hyper::body::Body;
 use super::CalloutError;
 use super::body::Payload;
 use crate::capability::net::{Target, Transport};
-use crate::headers::is_of_connection;
+use crate::headers::{MOST_FIELDS, is_of_connection};
 
 /// What a plugin asks for. The headers do not frame the body, which is none of theirs.
 pub struct Call {
@@ -42,6 +42,10 @@ impl Outgoing {
             return Err(CalloutError::BodyTooLarge { of: "request", limit: body_limit });
         }
         let invalid = || CalloutError::Uri(uri.clone());
+        if !uri.is_ascii() {
+            // It has to be escaped (RFC 3986, section 2).
+            return Err(invalid());
+        }
         let Parts { scheme, authority, path_and_query, .. } = uri.parse::<Uri>().map_err(|_| invalid())?.into_parts();
         let authority = authority.filter(|authority| !authority.as_str().contains('@')).ok_or_else(invalid)?;
         let (scheme, port) = match scheme.as_ref().map(Scheme::as_str) {
@@ -119,6 +123,9 @@ fn split_host(
     mut authority: Authority,
     headers: Vec<(HeaderName, HeaderValue)>,
 ) -> Result<(Authority, HeaderMap), CalloutError> {
+    if headers.len() > MOST_FIELDS {
+        return Err(CalloutError::TooManyHeaders);
+    }
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         if name == header::HOST {
@@ -182,6 +189,8 @@ mod tests {
             "http://a b/",
             "http://a.cn:0/",
             "http://a.cn:99999/",
+            "http://a.cn/ä",
+            "http://a.cn/?ä",
         ] {
             assert!(outgoing(call(uri)).is_err(), "{uri}");
         }

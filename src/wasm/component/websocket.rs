@@ -2,6 +2,7 @@ use super::bindings::phasegate::plugin::wasm_http::{Method, Request};
 use super::bindings::phasegate::plugin::wasm_websocket::{Host, Message, SocketType};
 use super::text;
 use crate::capability::websocket::{self, Handshake};
+use crate::exchange::message_headers;
 use crate::wasm::state::State;
 
 impl Host for State {
@@ -9,7 +10,8 @@ impl Host for State {
         if !matches!(request.method, Method::Get) || request.body.is_some_and(|body| !body.is_empty()) {
             return Err("the request of an upgrade is a GET without a body (RFC 6455, section 4.1)".to_owned());
         }
-        let handshake = Handshake::new(typ.into(), &request.uri, &request.params, request.headers).map_err(text)?;
+        let headers = message_headers(request.headers, 0).map_err(text)?;
+        let handshake = Handshake::new(typ.into(), &request.uri, &request.params, headers).map_err(text)?;
         let run = self.run().clone();
         let net = self.net().map_err(text)?;
         run.sockets.connect_websocket(net, typ.into(), handshake, timeout_ms).await.map_err(text)

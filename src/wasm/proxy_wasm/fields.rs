@@ -306,7 +306,7 @@ fn set_method(request: &mut RequestHeader, method: &[u8]) -> Option<()> {
 fn set_status(response: &mut ResponseHeader, status: &[u8]) -> Option<()> {
     let status = StatusCode::from_bytes(status).ok()?;
     let changes = status != response.status && (status.is_informational() || response.status.is_informational());
-    if changes { None } else { response.set_status(status).ok() }
+    if changes { None } else { response.set_status(status).and_then(|()| response.set_reason_phrase(None)).ok() }
 }
 
 fn set_path(request: &mut RequestHeader, path: &[u8]) -> Option<()> {

@@ -205,6 +205,28 @@ async fn the_head_is_the_response_that_was_set() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_was_spawned_begins_with_the_head_that_was_set_for_it() {
+    let writes: Value = [
+        json!(["main-session-id"]),
+        json!(["socket-write-all", 0, "from beside", 1000]),
+        json!(["session-send", "$0", "done"]),
+    ]
+    .iter()
+    .map(step)
+    .collect();
+    let (_, _, response) = in_serverless(
+        vec![
+            json!(["out-set-response", { "status": 203, "headers": [["x-a", "1"]] }]),
+            json!(["spawn", "wasm-main-ext1", writes.to_string()]),
+            json!(["session-recv"]),
+        ],
+        GET,
+    )
+    .await;
+    assert_eq!((response.status(), response.text(), response.header("x-a")), (203, "from beside".into(), Some("1")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_flush_sends_the_head_alone() {
     let proxy = start_streaming("flush;echo 10");
     for client in [http1(), http2()] {

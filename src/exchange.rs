@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 
 use crate::capability::background::Background;
 use crate::facts::{Facts, View};
-use crate::headers::MOST_FIELDS;
+use crate::headers::{MOST_FIELDS, is_length};
 use crate::phase::Phase;
 use crate::variables;
 
@@ -137,9 +137,8 @@ impl Reply {
 /// Takes the `content-length` out, when it is one that a body could have.
 fn take_length(headers: &mut Vec<(String, String)>) -> Option<u64> {
     let at = headers.iter().position(|(name, _)| name.eq_ignore_ascii_case("content-length"))?;
-    let text = &headers[at].1;
-    // Of a number that has one spelling: not `+3`.
-    let length = text.parse().ok().filter(|length: &u64| *length > 0 && length.to_string() == *text)?;
+    let text = Some(&headers[at].1).filter(|text| is_length(text.as_bytes()))?;
+    let length = text.parse().ok().filter(|length| *length > 0)?;
     headers.remove(at);
     Some(length)
 }

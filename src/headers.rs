@@ -37,8 +37,8 @@ pub fn is_chunked(coding: &HeaderValue) -> bool {
 }
 
 /// Whether a length is a number that has one spelling.
-pub fn is_length(value: &HeaderValue) -> bool {
-    match value.as_bytes() {
+pub fn is_length(value: &[u8]) -> bool {
+    match value {
         [] => false,
         [b'0', _, ..] => false,
         digits => digits.iter().all(u8::is_ascii_digit),

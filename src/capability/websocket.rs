@@ -50,8 +50,6 @@ pub enum WebSocketError {
     Quic,
     #[error("`{0}` is not a valid header for the request of an upgrade")]
     Header(HeaderName),
-    #[error("the request has too many headers")]
-    TooManyHeaders,
     #[error("{addr}: the server has not switched to WebSocket: {why}")]
     Refused { addr: String, why: String },
 }
@@ -313,7 +311,7 @@ impl Handshake {
                 }
                 request.headers_mut().remove(header::HOST);
             }
-            request.headers_mut().try_append(name, value).map_err(|_| WebSocketError::TooManyHeaders)?;
+            request.headers_mut().append(name, value);
         }
         Ok(Handshake { request, addr })
     }

@@ -186,7 +186,7 @@ impl<'c, S> Walk<'c, S> {
         step
     }
 
-    /// Takes the script as if it were not there: what `on_failure = "open"` does with a failure.
+    /// Passes over a script that has failed.
     pub fn skip(&mut self) {
         self.ran = Some(self.at);
         self.at += 1;

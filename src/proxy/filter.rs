@@ -264,6 +264,11 @@ impl Filtering {
         self.state.lock().reply.take()
     }
 
+    /// Whether a filter holds up the request.
+    pub fn holds_request(&self) -> bool {
+        self.state.lock().filters.paused(Direction::Request).is_some()
+    }
+
     /// There when bodies pass the filters.
     pub fn slot(&self) -> Option<&Slot> {
         self.slot.as_ref()

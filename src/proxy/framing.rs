@@ -12,7 +12,7 @@ use crate::headers::{KEEPING, connection_tokens, has_body, is_at_most_chunked, i
 pub fn is_plain(response: &ResponseHeader) -> bool {
     let mut framed = false;
     response.headers.iter().all(|(name, value)| match *name {
-        header::CONTENT_LENGTH => !std::mem::replace(&mut framed, true) && is_length(value),
+        header::CONTENT_LENGTH => !std::mem::replace(&mut framed, true) && is_length(value.as_bytes()),
         header::TRANSFER_ENCODING => !std::mem::replace(&mut framed, true) && is_chunked(value),
         header::UPGRADE => false,
         _ => !KEEPING.contains(name),
@@ -26,7 +26,7 @@ pub fn is_plain(response: &ResponseHeader) -> bool {
 /// (RFC 9112, section 6.1).
 pub fn check(response: &mut ResponseHeader) -> pingora::Result<()> {
     let mut lengths = response.headers.get_all(header::CONTENT_LENGTH).iter();
-    let is_one = lengths.next().is_none_or(is_length) && lengths.next().is_none();
+    let is_one = lengths.next().is_none_or(|length| is_length(length.as_bytes())) && lengths.next().is_none();
     if !is_one {
         // Pingora has seen to it that they are the same: a list, or several lines (RFC 9110, section 8.6).
         let first = response.headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes).unwrap_or_default();

@@ -74,7 +74,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// The listener is a position in [`listeners`].
+    /// The listener is a position in [`Config::listeners`](crate::config::Config::listeners).
     pub fn new(shared: Arc<Shared>, listener: usize) -> Gateway {
         Gateway { shared, listener }
     }
@@ -278,7 +278,8 @@ impl ProxyHttp for Gateway {
         let is_last = ctx.facts.attempts as usize > servers + MORE_ATTEMPTS;
         let can_repeat = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
         let is_unanswered = ctx.facts.upstream.as_ref().is_some_and(|upstream| upstream.version.is_none());
-        if error::is_silence(&failure) && is_unanswered && is_sending(session) {
+        let is_held = || ctx.filtering.as_ref().is_some_and(Filtering::holds_request);
+        if error::is_silence(&failure) && is_unanswered && is_sending(session) && !is_held() {
             failure.as_down();
         }
         if client_reused && is_unanswered && error::is_unsent(&failure) {
@@ -469,12 +470,17 @@ impl ProxyHttp for Gateway {
     }
 
     /// `wasm_access_log`, the access log, metrics.
-    async fn logging(&self, session: &mut Session, _failure: Option<&pingora::Error>, ctx: &mut Self::CTX) {
+    async fn logging(&self, session: &mut Session, failure: Option<&pingora::Error>, ctx: &mut Self::CTX) {
         body::take_back(session, ctx);
         ctx.depart(session);
         self.end_filters(session, ctx);
         self.run_at_the_end(session, ctx).await;
         self.account(session, ctx);
+        let closes = failure.is_some() || session.as_http1().is_some_and(|client| !client.will_keepalive());
+        if closes && final_response(session).is_some() && is_sending(session) && !session.was_upgraded() {
+            // Pingora closes the connection now, and with it the response could be lost.
+            Box::pin(stream::linger(session)).await;
+        }
     }
 
     fn suppress_error_log(&self, session: &Session, _ctx: &Self::CTX, failure: &pingora::Error) -> bool {

@@ -292,8 +292,8 @@ fn gone(error: &pingora::Error) -> String {
     format!("the client has gone: {}", error.etype().as_str())
 }
 
-/// Ends an upgraded connection so that the last bytes arrive: closed with input unread, they could be lost with it.
-async fn linger(session: &mut Session) {
+/// Ends a connection so that the last bytes arrive: closed with input unread, they could be lost with it.
+pub async fn linger(session: &mut Session) {
     let client = &mut session.downstream_session;
     let _ = timeout(LAST_WORDS, async {
         client.shutdown().await;

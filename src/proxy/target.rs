@@ -67,7 +67,7 @@ const HOSTS: &str = "the request names more than one host";
 /// than `chunked`, which would be lost on the way (RFC 9112, sections 6.1 and 6.3).
 fn one_framing(request: &RequestHeader) -> Result<(), &'static str> {
     if let Some(length) = request.headers.get(header::CONTENT_LENGTH) {
-        if !is_length(length) {
+        if !is_length(length.as_bytes()) {
             return Err("the content-length of the request is no number");
         }
         if request.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {

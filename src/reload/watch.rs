@@ -23,10 +23,11 @@ impl Watch {
     /// When the system lets nothing be watched.
     pub fn start<'p>(files: impl Iterator<Item = &'p Path> + Clone, changed: &Arc<Notify>) -> notify::Result<Watch> {
         loop {
-            let places: BTreeSet<PathBuf> = files.clone().flat_map(places).collect();
-            let watch = Watch::on(places.clone(), changed.clone())?;
+            let now = || files.clone().flat_map(places).collect::<BTreeSet<_>>();
+            let watched = now();
+            let watch = Watch::on(watched.clone(), changed.clone())?;
             // A folder may have come before it was watched: what happens in it would go unseen.
-            if files.clone().flat_map(self::places).collect::<BTreeSet<_>>() == places {
+            if now() == watched {
                 return Ok(watch);
             }
         }

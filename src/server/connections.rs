@@ -11,6 +11,7 @@ use pingora::server::ShutdownWatch;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::begun::{Begun, PREFACE};
+use super::shutdown::LATECOMERS;
 use crate::observe::metrics::Counted;
 use crate::proxy::watched;
 
@@ -56,7 +57,11 @@ impl<A> Connected<A> {
         tokio::select! {
             biased;
             begun = tokio::time::timeout(self.idle, begins) => begun.ok()?.ok(),
-            _ = shutdown.wait_for(|begun| *begun) => None,
+            () = async {
+                // It may be among those that have just come.
+                let _ = shutdown.wait_for(|begun| *begun).await;
+                tokio::time::sleep(LATECOMERS).await;
+            } => None,
         }
     }
 }

@@ -20,14 +20,14 @@ use crate::observe::metrics::Metrics;
 const STEP: Duration = Duration::from_millis(10);
 
 /// For this long after the signal, a connection that was accepted just before may still bring its request.
-const LATECOMERS: Duration = Duration::from_millis(100);
+pub(super) const LATECOMERS: Duration = Duration::from_millis(100);
 
 /// For this long after the last request has ended, connections may take to end: in HTTP/2, what requests have written may
 /// still be on its way.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What signals have asked for.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Asked {
     #[default]
     Nothing,

@@ -6,6 +6,7 @@ pub mod component;
 pub mod engine;
 mod entry;
 mod failure;
+mod host;
 mod in_use;
 mod limits;
 mod log;
@@ -20,10 +21,11 @@ mod state;
 pub use cache::CacheError;
 pub use entry::EntryPoint;
 pub use failure::Failure;
+pub use host::Host;
 pub use module::{Module, ModuleError};
 pub use proxy_wasm::abi::Direction;
 pub use proxy_wasm::{End, Filter, FilterChain, Filters, Flow, LocalReply, Plugin, Service, Stream};
-pub use script::{Host, Script, ScriptSpec};
+pub use script::{Script, ScriptSpec};
 
 /// The interface that every plugin exports.
 pub const SERVICE: &str = "phasegate:plugin/wasm-service@0.1.0";

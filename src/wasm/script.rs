@@ -1,6 +1,5 @@
 //! A script: a module with its configuration and limits, and the runs of its entry points.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -8,20 +7,17 @@ use std::time::Duration;
 use futures::future::{BoxFuture, select_all};
 use prometheus_client::metrics::gauge::Gauge;
 use wasmtime::Store;
-use wasmtime::component::{ComponentExportIndex, InstancePre, Linker};
+use wasmtime::component::{ComponentExportIndex, InstancePre};
 
 use super::SERVICE;
-use super::cache::{self, CacheError};
-use super::code::CodeStore;
 use super::component::{self, wasi};
-use super::engine::EngineClock;
 use super::entry::EntryPoint;
 use super::failure::Failure;
+use super::host::Host;
 use super::limits::{Cpu, Exceeded, Memory, may_instantiate};
 use super::log::{RunLog, printable};
-use super::module::{Module, ModuleError, Modules};
+use super::module::{Module, ModuleError};
 use super::pool::{Instance, Pool};
-use super::proxy_wasm::FilterHost;
 use super::session::Session;
 use super::state::{Kind, State, Work};
 use crate::capability::mailbox::Inbox;
@@ -29,57 +25,11 @@ use crate::capability::named::{Outcome, Program};
 use crate::capability::net::Policy;
 use crate::capability::{Capabilities, Run};
 use crate::exchange::{self, Shared};
-use crate::observe::metrics::{Counted, Metrics, ScriptMetrics};
+use crate::observe::metrics::{Counted, ScriptMetrics};
 use crate::phase::{Place, Verdict};
 
 /// How long the first instance of a script whose runs have no limit may take.
 const LONGEST_TRIAL: Duration = Duration::from_secs(10);
-
-/// Compiles modules and links scripts: the engine with its clock, and all host functions.
-pub struct Host {
-    clock: EngineClock,
-    linker: Linker<State>,
-    modules: Modules,
-    capabilities: Arc<Capabilities>,
-    filters: FilterHost,
-    cache_error: Option<CacheError>,
-}
-
-impl Host {
-    /// Keeps what it compiles in the folder `cache`.
-    ///
-    /// # Errors
-    /// When the machine cannot run compiled WebAssembly.
-    pub fn new(capabilities: Arc<Capabilities>, cache: Option<&Path>, metrics: &Metrics) -> wasmtime::Result<Host> {
-        let code = CodeStore::new(capabilities.clone(), cache, metrics);
-        let (cache, cache_error) = match cache.map(cache::open).transpose() {
-            Ok(cache) => (cache, None),
-            Err(error) => (None, Some(error)),
-        };
-        let clock = EngineClock::start(cache)?;
-        let linker = component::linker(clock.engine(), capabilities.store.waits())?;
-        let filters = FilterHost::new(clock.engine(), code, capabilities.clone())?;
-        Ok(Host { clock, linker, modules: Modules::default(), capabilities, filters, cache_error })
-    }
-
-    /// Why what it compiles is not kept, although it should be.
-    pub fn cache_error(&self) -> Option<&CacheError> {
-        self.cache_error.as_ref()
-    }
-
-    /// Reads a file and compiles it, unless a module with the same content is in use.
-    ///
-    /// # Errors
-    /// When the file is not a plugin.
-    pub fn load(&self, path: &Path) -> Result<Arc<Module>, ModuleError> {
-        self.modules.load(self.clock.engine(), path)
-    }
-
-    /// Proxy-Wasm filters.
-    pub fn filters(&self) -> &FilterHost {
-        &self.filters
-    }
-}
 
 /// What the configuration says about a script.
 #[derive(Debug, Clone)]
@@ -156,8 +106,7 @@ impl Script {
     /// # Errors
     /// When the module imports what there is not, exports no `wasm-service`, or fails while it is instantiated.
     pub fn prepare(host: &Host, module: &Arc<Module>, spec: ScriptSpec) -> Result<Arc<Script>, ModuleError> {
-        let pre =
-            host.linker.instantiate_pre(&module.component).map_err(|error| ModuleError::Link(format!("{error:#}")))?;
+        let pre = host.link(module)?;
         let service = module.component.get_export_index(None, SERVICE).ok_or(ModuleError::NoService)?;
         let declared = |entry| module.declared.as_ref().is_none_or(|declared| declared.contains(&entry));
         let exports = EntryPoint::ALL
@@ -170,7 +119,7 @@ impl Script {
             spec,
             module: module.clone(),
             this: this.clone(),
-            capabilities: host.capabilities.clone(),
+            capabilities: host.capabilities().clone(),
             pre,
             exports,
             sees_response: module

@@ -327,3 +327,17 @@ async fn the_embedded_origin_reads_bodies_up_to_the_limit() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_before_the_end_of_a_large_body_is_not_lost_with_the_connection() {
+    let locals = "[[server.local]]\npath = '/limited'\necho = true\n\
+                  [[server.local]]\npath = '/no'\nrespond = { status = 403, body = 'no' }";
+    let proxy = Proxy::start(&format!("[[server]]\n{LISTEN}\n{locals}"));
+    let body = "x".repeat(8 << 20);
+    for (path, status) in [("/limited", 413), ("/no", 403)] {
+        for _ in 0..20 {
+            let request = http1().post(proxy.url(path)).header("connection", "close").body(body.clone());
+            assert_eq!(send(request).await.status, status, "{path}");
+        }
+    }
+}

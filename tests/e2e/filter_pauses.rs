@@ -243,8 +243,11 @@ async fn a_connection_that_ends_with_its_response_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_response_that_is_whole_does_not_wait_for_what_a_filter_holds_of_the_request() {
     let origin = RawOrigin::start(|mut client, _| async move {
-        client.read_head().await;
-        client.send("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly").await;
+        let early = match client.read_head().await.is_some_and(|head| head.line.contains("/empty")) {
+            true => "HTTP/1.1 204 No Content\r\n\r\n",
+            false => "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly",
+        };
+        client.send(early).await;
         client.read_to_end().await;
     })
     .await;
@@ -256,9 +259,24 @@ async fn a_response_that_is_whole_does_not_wait_for_what_a_filter_holds_of_the_r
     let response = raw.read_response().await;
     assert_eq!((response.status(), response.text()), (200, "early".into()));
     assert!(raw.is_closed().await, "the upstream has not got the request as a whole");
-    let answer = send(http2().post(proxy.url("/")).body("held")).await;
-    assert_eq!((answer.status, answer.text()), (200, "early".into()));
+    for (path, status, text) in [("/", 200, "early"), ("/empty", 204, "")] {
+        let answer = send(http2().post(proxy.url(path)).body("held")).await;
+        assert_eq!((answer.status, answer.text()), (status, text.into()));
+    }
     proxy.wait_until_idle();
     assert!(start.elapsed() < Duration::from_secs(8), "before the filter is given up: {:?}", start.elapsed());
     assert!(!proxy.log().contains("ERROR"), "{}", proxy.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_body_a_filter_holds_is_not_the_one_who_is_silent() {
+    let origin = RawOrigin::start(|mut client, _| async move {
+        client.read_to_end().await;
+    })
+    .await;
+    let main = upstream("silent", origin.addr()) + "silence_timeout_ms = 300\n";
+    let mut site = Site::with(&main);
+    site.route("/", &format!("proxy_pass = 'silent'\n{}", pw_probe(&json!({ "on_request_body": [["pause"]] }))));
+    let proxy = Proxy::start(&site.to_string());
+    assert_eq!(send(http1().post(proxy.url("/")).body("all of it")).await.status, 504);
 }

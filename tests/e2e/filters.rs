@@ -418,3 +418,16 @@ async fn a_filter_cannot_make_a_client_wait_for_a_body() {
         assert_eq!((second.status(), second.text()), if method == "HEAD" { (200, "hello".into()) } else { wrong });
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_with_too_many_headers_goes_nowhere_and_the_filter_lives() {
+    let origin = Origin::saying("hello").await;
+    let add = |n| json!(["replace", "request_headers", format!("h{n}"), ""]);
+    let many: Vec<_> = (0..4200).map(add).collect();
+    let plan = json!({ "on_request_headers": [["if", "/many", many, []]] });
+    let proxy = Proxy::start(&through(origin.addr(), "", &pw_probe(&plan)));
+    for (path, status) in [("/many", 503), ("/", 200)] {
+        assert_eq!(send(http1().get(proxy.url(path))).await.status, status, "{path}");
+    }
+    assert!(!proxy.log().contains("panicked"), "{}", proxy.log());
+}

@@ -29,10 +29,6 @@ pub trait EntryPoints {
     }
 }
 
-/// A function that [`export!`](crate::export) takes.
-#[doc(hidden)]
-pub type EntryPoint = fn(Option<String>) -> Result<Verdict, String>;
-
 fn not_implemented(name: &str) -> Result<Verdict, String> {
     Err(format!("{name} is not implemented by this plugin"))
 }
@@ -109,7 +105,8 @@ macro_rules! export {
             #[cfg(target_family = "wasm")]
             $crate::bindings::export_wasm_server!(Plugin with_types_in $crate::bindings);
             #[cfg(not(target_family = "wasm"))]
-            const _: $crate::EntryPoint = <Plugin as $crate::EntryPoints>::main;
+            const _: fn(::std::option::Option<::std::string::String>)
+                -> ::std::result::Result<$crate::Verdict, ::std::string::String> = <Plugin as $crate::EntryPoints>::main;
         };
     };
 }

@@ -28,7 +28,7 @@ mod response;
 pub mod session;
 
 pub use config::config;
-pub use entry::{EntryPoint, EntryPoints};
+pub use entry::EntryPoints;
 /// What an entry point returns: the enum `error` of `wasm-std`.
 pub use host::Error as Verdict;
 

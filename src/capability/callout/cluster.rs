@@ -46,7 +46,7 @@ impl ClusterCall {
         if data.len() > body_limit {
             return Err(CalloutError::BodyTooLarge { of: "request", limit: body_limit });
         }
-        if headers.len() > MOST_FIELDS {
+        if headers.len().max(trailers.len()) > MOST_FIELDS {
             return Err(CalloutError::TooManyHeaders);
         }
         without_connection(&mut headers);

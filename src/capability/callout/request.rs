@@ -8,7 +8,7 @@ use hyper::body::Body;
 use super::CalloutError;
 use super::body::Payload;
 use crate::capability::net::{Target, Transport};
-use crate::headers::{MOST_FIELDS, is_of_connection};
+use crate::headers::{MOST_FIELDS, is_host, is_of_connection};
 
 /// What a plugin asks for. The headers do not frame the body, which is none of theirs.
 pub struct Call {
@@ -130,10 +130,10 @@ fn split_host(
     for (name, value) in headers {
         if name == header::HOST {
             let invalid = || CalloutError::Host(String::from_utf8_lossy(value.as_bytes()).into_owned());
-            authority = Authority::try_from(value.as_bytes()).map_err(|_| invalid())?;
-            if authority.as_str().contains('@') {
+            if !is_host(value.as_bytes()) {
                 return Err(invalid());
             }
+            authority = Authority::try_from(value.as_bytes()).map_err(|_| invalid())?;
             continue;
         }
         if is_of_connection(&name) {

@@ -120,7 +120,7 @@ impl FilteredSession {
                 // The callout may have been answered since; else it waits for more of the body.
                 let flow = self.with_filters(session, |filters| filters.run(Direction::Response));
                 self.follow(flow, Direction::Response)?;
-                self.take_passed(session, out);
+                self.take_passed(out);
                 self.response_timer = PauseTimer::default();
                 return Ok(());
             }
@@ -141,14 +141,14 @@ impl FilteredSession {
                 }
             };
             self.follow(flow, Direction::Response)?;
-            if self.take_passed(session, out) {
+            if self.take_passed(out) {
                 return Ok(());
             }
         }
     }
 
     /// Takes what has passed all filters; whether that was the end.
-    fn take_passed(&mut self, session: &ServerSession, out: &mut Vec<HttpTask>) -> bool {
+    fn take_passed(&mut self, out: &mut Vec<HttpTask>) -> bool {
         let mut state = self.state.lock();
         let filters = &mut state.filters;
         if !filters.headers_passed(Direction::Response) {
@@ -163,12 +163,7 @@ impl FilteredSession {
         if data.is_some() || end.is_some() {
             self.response_timer = PauseTimer::default();
         }
-        let trailers = match end {
-            Some(End::Trailers) => Some(filters.take_response_trailers()),
-            // HTTP/1.1 sends none that were not announced.
-            Some(End::Body) if session.is_http2() => filters.take_response_trailers().map(Some),
-            _ => None,
-        };
+        let trailers = (end == Some(End::Trailers)).then(|| filters.take_response_trailers());
         if data.is_some() || (end.is_some() && trailers.is_none()) {
             out.push(HttpTask::Body(data, end.is_some() && trailers.is_none()));
         }
@@ -211,7 +206,7 @@ impl FilteredSession {
             }
         };
         self.follow(flow, Direction::Response)?;
-        if self.take_passed(session, out) || self.state.lock().filters.paused(Direction::Response).is_none() {
+        if self.take_passed(out) || self.state.lock().filters.paused(Direction::Response).is_none() {
             return Ok(());
         }
         // Boxed: few responses wait here.
@@ -236,7 +231,9 @@ impl Decoration for FilteredSession {
                 if self.ended {
                     return Ok(None);
                 }
-                if self.over && self.response_ended {
+                let is_header_alone =
+                    || state.filters.response_ended_with_headers() && state.filters.headers_passed(Direction::Response);
+                if self.over && (self.response_ended || is_header_alone()) {
                     // Nobody waits for what filters hold of the request. Its end would say that the upstream has all of it.
                     return Err(error::cut());
                 }

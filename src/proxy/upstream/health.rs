@@ -1,5 +1,6 @@
 //! Health checks: one round over all servers of an upstream every interval.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -7,7 +8,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::uri::PathAndQuery;
 use http::{Uri, Version, header};
-use pingora::ErrorType;
 use pingora::connectors::ConnectorOptions;
 use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
@@ -23,6 +23,10 @@ use crate::config::{Ca, HealthCheck};
 
 /// A check that takes longer has failed.
 const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Of Linux: too many open files, in the system and in the process.
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
 
 /// The health checks of one upstream. The first failure takes a server out, the first success takes it back.
 pub struct HealthChecks {
@@ -55,7 +59,9 @@ enum Failure {
 impl Failure {
     /// Whether it says nothing about the server: there was no connection to be had from the system, for lack of open files.
     fn is_ours(&self) -> bool {
-        matches!(self, Failure::Connection(error) if matches!(error.etype(), ErrorType::InternalError))
+        let Failure::Connection(error) = self else { return false };
+        let cause = error.root_cause().downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        matches!(cause, Some(ENFILE | EMFILE))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use crate::exchange::{RequestHeader, ResponseHeader};
+use crate::headers::MOST_FIELDS;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
@@ -238,7 +239,18 @@ impl FieldsMut<'_> {
         *name == header::TRANSFER_ENCODING && !matches!(self, FieldsMut::Plain(_))
     }
 
+    fn headers(&self) -> &HeaderMap {
+        match self {
+            FieldsMut::Request(request, _) => &request.headers,
+            FieldsMut::Response(response) => &response.headers,
+            FieldsMut::Plain(headers) => headers,
+        }
+    }
+
     fn insert(&mut self, name: HeaderName, value: HeaderValue) -> Result<(), Unsendable> {
+        if self.headers().len() >= MOST_FIELDS && !self.headers().contains_key(&name) {
+            return Err(Unsendable::TooMany);
+        }
         let inserted = match self {
             FieldsMut::Request(request, _) => request.insert_header(name, value).is_ok(),
             FieldsMut::Response(response) => response.insert_header(name, value).is_ok(),
@@ -251,6 +263,9 @@ impl FieldsMut<'_> {
         // A message has one length.
         if name == header::CONTENT_LENGTH {
             return self.insert(name, value);
+        }
+        if self.headers().len() >= MOST_FIELDS {
+            return Err(Unsendable::TooMany);
         }
         let appended = match self {
             FieldsMut::Request(request, _) => request.append_header(name, value).is_ok(),

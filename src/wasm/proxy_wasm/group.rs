@@ -130,7 +130,7 @@ impl Group {
         if opened.is_none() && policy == FailurePolicy::Closed && !plugin.is_gone.swap(true, Ordering::Relaxed) {
             let name = &identity.name;
             log::error!(
-                "filter={name} no VM of it is left: its requests end with 503 until the configuration is loaded again"
+                "filter={name} no VM of it is left: its requests end with 503 until it is started again, as by a reload"
             );
         }
         opened.unwrap_or(Err(Lost))
@@ -173,7 +173,10 @@ impl Group {
         let began = Instant::now();
         let started = match slot.restart(backoff(), |slot| self.vm_with(slot, &plugins)) {
             Ok(Restart::TooSoon(pause)) => return Some(pause),
-            Ok(Restart::Done) => Ok(()),
+            Ok(Restart::Done) => {
+                plugins.iter().for_each(|plugin| plugin.is_gone.store(false, Ordering::Relaxed));
+                Ok(())
+            }
             // It was left out of the VM, which works for others: it may hurt one of its own first.
             Ok(Restart::Unneeded) => self.lone(identity, true).and_then(|_| {
                 slot.start_plugin(identity).unwrap_or(Ok(0))?;

@@ -15,6 +15,7 @@ use super::plugin::Identity;
 use super::state::{Effect, Parked, StreamContext, Task};
 use super::vm::{StartError, Vm};
 use crate::capability::shared::QueueListener;
+use crate::phase::FailureKind;
 use crate::wasm::Failure;
 
 /// How long a plugin that is shut down may go on until it calls `proxy_done`.
@@ -141,11 +142,13 @@ impl Slot {
     /// Starts a plugin in the VM; none when there is no VM.
     pub fn start_plugin(self: &Arc<Slot>, identity: &Arc<Identity>) -> Option<Result<u32, StartError>> {
         let mut place = self.vm.lock();
-        let started = place.vm.as_mut()?.start_plugin(identity);
-        if let Err(StartError::Trap { .. }) = &started {
+        let vm = place.vm.as_mut()?;
+        let started = panic::catch_unwind(AssertUnwindSafe(|| vm.start_plugin(identity)));
+        if let Ok(Err(StartError::Trap { .. })) | Err(_) = &started {
             // What it had running went on until here.
             self.abandon(&mut place);
         }
+        let started = started.unwrap_or_else(|panic| panic::resume_unwind(panic));
         drop(place);
         self.settle();
         Some(started)
@@ -258,7 +261,8 @@ impl Slot {
                 Err(Lost)
             }
             Err(panic) => {
-                // Of the host. Nobody knows how far the VM has come.
+                // Nobody knows how far the VM has come.
+                vm.state().report(&Failure { kind: FailureKind::Trap, detail: "a panic of the host".to_owned() });
                 self.abandon(place);
                 panic::resume_unwind(panic)
             }

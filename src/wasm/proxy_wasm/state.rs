@@ -27,6 +27,9 @@ use crate::wasm::log::Output;
 /// Names of unknown clusters that the log tells: they may be made of what requests say.
 const MOST_UNKNOWN: usize = 16;
 
+/// Bytes of such a name that it shows.
+const LONGEST_UNKNOWN: usize = 256;
+
 /// The data of a VM's store.
 pub struct State {
     /// There once the module is instantiated.
@@ -313,6 +316,7 @@ impl State {
 
     /// A callout is to a cluster that is not there: its status does not say so. The log does, once for each name.
     pub fn no_cluster(&mut self, function: &str, name: &str) {
+        let name = &name[..name.floor_char_boundary(LONGEST_UNKNOWN)];
         if self.unknown_clusters.len() < MOST_UNKNOWN && self.unknown_clusters.insert(name.to_owned()) {
             self.log(log::Level::Warn, &format!("{function}: there is no [upstream.{name}]"));
         }

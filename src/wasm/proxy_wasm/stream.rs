@@ -6,7 +6,6 @@ use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
-use crate::exchange::{RequestHeader, ResponseHeader, no_request, no_response};
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -16,6 +15,8 @@ use super::abi::Direction;
 use super::buffer::Buffer;
 use super::fields::{Fields, Target};
 use super::property::Property;
+use crate::capability::grpc::code_of_http;
+use crate::exchange::{RequestHeader, ResponseHeader, no_request, no_response};
 use crate::facts::{Facts, Way};
 
 /// A stream in the hands of its request and of the contexts of its filters.
@@ -158,6 +159,27 @@ pub struct LocalReply {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub body: Bytes,
     pub details: String,
+}
+
+/// What is not printable ASCII, and `%`.
+const GRPC_MESSAGE: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
+
+impl LocalReply {
+    /// The same as a gRPC response of trailers only (gRPC over HTTP2, "Responses"). Statuses beyond 16 stand for none:
+    /// that of HTTP says it.
+    pub fn into_grpc(mut self, grpc_status: u32) -> LocalReply {
+        let status = if grpc_status <= 16 { grpc_status } else { code_of_http(self.status) };
+        self.status = StatusCode::OK;
+        self.headers.retain(|(name, _)| *name != header::CONTENT_TYPE);
+        self.headers.push((header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")));
+        self.headers.push((HeaderName::from_static("grpc-status"), HeaderValue::from(status)));
+        let message: String = percent_encoding::percent_encode(&self.body, GRPC_MESSAGE).to_string();
+        if let Some(message) = HeaderValue::try_from(message).ok().filter(|message| !message.is_empty()) {
+            self.headers.push((HeaderName::from_static("grpc-message"), message));
+        }
+        self.body = Bytes::new();
+        self
+    }
 }
 
 impl<H> Lent<H> {

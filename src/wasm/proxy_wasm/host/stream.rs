@@ -1,9 +1,8 @@
 //! What a filter does with its stream: resume, end, answer.
 
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::call::{Answer, Call, header_name, header_value};
-use crate::capability::grpc::code_of_http;
 use crate::wasm::proxy_wasm::abi::{Direction, Status, StreamType};
 use crate::wasm::proxy_wasm::pairs;
 use crate::wasm::proxy_wasm::state::State;
@@ -117,24 +116,3 @@ fn resume(call: &mut Call<'_>, direction: Direction) -> Answer {
     context.stream.wake();
     Ok(())
 }
-
-impl LocalReply {
-    /// The same as a gRPC response of trailers only (gRPC over HTTP2, "Responses"). Statuses beyond 16 stand for none:
-    /// that of HTTP says it.
-    pub fn into_grpc(mut self, grpc_status: u32) -> LocalReply {
-        let status = if grpc_status <= 16 { grpc_status } else { code_of_http(self.status) };
-        self.status = StatusCode::OK;
-        self.headers.retain(|(name, _)| *name != header::CONTENT_TYPE);
-        self.headers.push((header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")));
-        self.headers.push((HeaderName::from_static("grpc-status"), HeaderValue::from(status)));
-        let message: String = percent_encoding::percent_encode(&self.body, GRPC_MESSAGE).to_string();
-        if let Some(message) = HeaderValue::try_from(message).ok().filter(|message| !message.is_empty()) {
-            self.headers.push((HeaderName::from_static("grpc-message"), message));
-        }
-        self.body = bytes::Bytes::new();
-        self
-    }
-}
-
-/// What is not printable ASCII, and `%`.
-const GRPC_MESSAGE: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');

@@ -101,6 +101,12 @@ impl Diagnostics {
         &self.source.text
     }
 
+    /// The line that it begins in, from 1.
+    pub(super) fn line(&self, span: &Span) -> usize {
+        let before = &self.source()[..span.start.min(self.source().len())];
+        before.matches('\n').count() + 1
+    }
+
     /// The span of `part` of `value`, the decoded text of the string at `span`; the whole string if escapes hide it.
     pub(super) fn inside(&self, span: &Span, value: &str, part: Range<usize>) -> Span {
         let offset = self.source().get(span.clone()).and_then(|raw| raw.find(value));
@@ -132,8 +138,7 @@ impl Diagnostics {
     pub fn without_lines(&self) -> String {
         let mut text = String::new();
         for Diagnostic { severity, span, message, help, .. } in &self.list {
-            let before = &self.source()[..span.start.min(self.source().len())];
-            let line = before.matches('\n').count() + 1;
+            let line = self.line(span);
             let severity = if *severity == Severity::Error { "error" } else { "warning" };
             let help = help.as_ref().map(|help| format!("\n  help: {help}")).unwrap_or_default();
             text.push_str(&format!("{severity}: {message}\n  at {}:{line}{help}\n", self.source.name));

@@ -57,7 +57,7 @@ impl<'t, 's> Reader<'t, 's> {
 
     pub fn leaf<L: Leaf>(&mut self, name: &'static str) -> Option<Spanned<L>> {
         let value = self.value(name)?;
-        self.read_leaf(name, name, value)
+        self.read_leaf(name, value)
     }
 
     /// As `leaf`, for a key that must be there.
@@ -72,37 +72,30 @@ impl<'t, 's> Reader<'t, 's> {
     pub fn leaves<L: Leaf>(&mut self, name: &'static str) -> Option<Vec<Spanned<L>>> {
         let value = self.value(name)?;
         let Some(items) = value.get_ref().as_array() else {
-            self.wrong_type(name, name, value, "a list");
+            self.wrong_type(name, value, "a list");
             return None;
         };
-        Some(items.iter().filter_map(|item| self.read_leaf(name, name, item)).collect())
+        Some(items.iter().filter_map(|item| self.read_leaf(name, item)).collect())
     }
 
     /// The values of a table whose keys are free.
     pub fn named_leaves<L: Leaf>(&mut self, name: &'static str) -> Vec<(Spanned<String>, Spanned<L>)> {
-        let entries = self.named(name);
-        entries
-            .into_iter()
-            .filter_map(|(key, value)| {
-                let leaf = self.read_leaf(name, &member(name, &key), value)?;
-                Some((key, leaf))
-            })
-            .collect()
+        self.named(name, Self::read_leaf)
     }
 
     pub fn table<T: FromTable>(&mut self, name: &'static str) -> Option<T> {
         let value = self.value(name)?;
-        self.read_value(name, name, value)
+        self.read_value(name, value)
     }
 
     /// A list of tables. Where a single one stands it is reported and taken as a list of one.
     pub fn tables<T: FromTable>(&mut self, name: &'static str) -> Option<Vec<T>> {
         let value = self.value(name)?;
         if let DeValue::Array(items) = value.get_ref() {
-            return Some(items.iter().filter_map(|item| self.read_value(name, name, item)).collect());
+            return Some(items.iter().filter_map(|item| self.read_value(name, item)).collect());
         }
         if !value.get_ref().is_table() {
-            self.wrong_type(name, name, value, "a list of tables");
+            self.wrong_type(name, value, "a list of tables");
             return None;
         }
         let span = value.span();
@@ -114,30 +107,32 @@ impl<'t, 's> Reader<'t, 's> {
         };
         self.diagnostics
             .push(Diagnostic::error(span, format!("`{name}` is a list of tables, not one table")).help(help));
-        self.read_value(name, name, value).map(|table| vec![table])
+        self.read_value(name, value).map(|table| vec![table])
     }
 
     /// A table of tables whose keys are free.
     pub fn named_tables<T: FromTable>(&mut self, name: &'static str) -> Vec<(Spanned<String>, T)> {
-        let entries = self.named(name);
-        entries
-            .into_iter()
-            .filter_map(|(key, value)| {
-                let table = self.read_value(name, &member(name, &key), value)?;
-                Some((key, table))
-            })
-            .collect()
+        self.named(name, Self::read_value)
     }
 
-    fn named(&mut self, name: &'static str) -> Vec<(Spanned<String>, &'t Spanned<DeValue<'s>>)> {
+    /// The entries of a table whose keys are free, each read so.
+    fn named<R>(
+        &mut self,
+        name: &'static str,
+        read: impl Fn(&mut Self, &str, &Spanned<DeValue>) -> Option<R>,
+    ) -> Vec<(Spanned<String>, R)> {
         let Some(value) = self.value(name) else { return Vec::new() };
         let Some(table) = value.get_ref().as_table() else {
-            self.wrong_type(name, name, value, "a table");
+            self.wrong_type(name, value, "a table");
             return Vec::new();
         };
         let mut entries: Vec<_> = table.iter().map(|(key, value)| (owned(key), value)).collect();
         entries.sort_by_key(|(key, _)| key.span().start);
-        entries
+        let read = |(key, value): (Spanned<String>, _)| {
+            let shown = format!("{name}.{}", super::key(key.get_ref()));
+            Some((key, read(self, &shown, value)?))
+        };
+        entries.into_iter().filter_map(read).collect()
     }
 
     fn value(&self, name: &'static str) -> Option<&'t Spanned<DeValue<'s>>> {
@@ -145,24 +140,24 @@ impl<'t, 's> Reader<'t, 's> {
         self.table.get(name)
     }
 
-    /// The value of the key `name`, or one in it, which messages call `shown`.
-    fn read_value<T: FromTable>(&mut self, name: &'static str, shown: &str, value: &Spanned<DeValue>) -> Option<T> {
+    /// The value of a key, or of one within it: `upstream.a`.
+    fn read_value<T: FromTable>(&mut self, name: &str, value: &Spanned<DeValue>) -> Option<T> {
         let Some(table) = value.get_ref().as_table() else {
-            self.wrong_type(name, shown, value, "a table");
+            self.wrong_type(name, value, "a table");
             return None;
         };
         Some(read_table(table, value.span(), self.diagnostics))
     }
 
-    fn read_leaf<L: Leaf>(&mut self, name: &'static str, shown: &str, value: &Spanned<DeValue>) -> Option<Spanned<L>> {
+    fn read_leaf<L: Leaf>(&mut self, name: &str, value: &Spanned<DeValue>) -> Option<Spanned<L>> {
         let leaf = L::from_value(value.get_ref());
         if leaf.is_none() {
-            self.wrong_type(name, shown, value, L::EXPECTED);
+            self.wrong_type(name, value, L::EXPECTED);
         }
         leaf.map(|leaf| Spanned::new(value.span(), leaf))
     }
 
-    fn wrong_type(&mut self, name: &'static str, shown: &str, value: &Spanned<DeValue>, expected: &str) {
+    fn wrong_type(&mut self, name: &str, value: &Spanned<DeValue>, expected: &str) {
         let found = match value.get_ref() {
             DeValue::String(text) => format!("{:?}", shortened(text)),
             DeValue::Integer(number) => number.to_string(),
@@ -172,10 +167,10 @@ impl<'t, 's> Reader<'t, 's> {
             DeValue::Array(_) => "a list".to_owned(),
             DeValue::Table(_) => "a table".to_owned(),
         };
-        let wrong = Diagnostic::error(value.span(), format!("`{shown}` takes {expected}, not {found}"));
+        let wrong = Diagnostic::error(value.span(), format!("`{name}` takes {expected}, not {found}"));
         let help = match value.get_ref().as_str().and_then(|written| word_meant(expected, written)) {
             Some(word) => format!("did you mean `\"{word}\"`?"),
-            None => format!("for example: `{}`", self.example(name)),
+            None => format!("for example: `{}`", self.example(name.split('.').next().unwrap_or(name))),
         };
         self.diagnostics.push(wrong.help(help));
     }
@@ -242,11 +237,6 @@ fn word_meant<'e>(expected: &'e str, written: &str) -> Option<&'e str> {
     let words = || expected.split('"').skip(1).step_by(2);
     let written = written.to_ascii_lowercase();
     nearest(&written, words()).or_else(|| nearest(written.rsplit('_').next()?, words()))
-}
-
-/// What is written in a key.
-fn member(name: &str, key: &Spanned<String>) -> String {
-    format!("{name}.{}", super::key(key.get_ref()))
 }
 
 fn owned(key: &Spanned<DeString>) -> Spanned<String> {

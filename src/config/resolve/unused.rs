@@ -23,7 +23,7 @@ impl Context<'_> {
     fn warn_if_replaced(&mut self, chains: &schema::Chains, name: &str, by: Option<Vec<Span>>) {
         let Some(key) = chains.key(name).filter(|_| runs(chains, name)) else { return };
         let Some(by) = by.filter(|by| !by.is_empty()) else { return };
-        let lines: Vec<_> = by.iter().map(|key| self.line(key).to_string()).collect();
+        let lines: Vec<_> = by.iter().map(|key| self.diagnostics.line(key).to_string()).collect();
         let (last, others) = lines.split_last().expect("there is one");
         let lines = match others.is_empty() {
             true => format!("line {last}"),
@@ -32,10 +32,6 @@ impl Context<'_> {
         let message = format!("no local runs this chain: `{name}` is set again in {lines}, which replaces it");
         let help = "a level that sets a chain inherits nothing: write all that shall run into each of them";
         self.diagnostics.push_absent(Diagnostic::warning(key, message).help(help));
-    }
-
-    fn line(&self, span: &Span) -> usize {
-        1 + self.diagnostics.source().as_bytes()[..span.start].iter().filter(|byte| **byte == b'\n').count()
     }
 }
 

@@ -142,13 +142,11 @@ impl Slot {
     /// Starts a plugin in the VM; none when there is no VM.
     pub fn start_plugin(self: &Arc<Slot>, identity: &Arc<Identity>) -> Option<Result<u32, StartError>> {
         let mut place = self.vm.lock();
-        let vm = place.vm.as_mut()?;
-        let started = panic::catch_unwind(AssertUnwindSafe(|| vm.start_plugin(identity)));
-        if let Ok(Err(StartError::Trap { .. })) | Err(_) = &started {
+        let started = self.call(&mut place, |vm| vm.start_plugin(identity))?;
+        if let Err(StartError::Trap { .. }) = &started {
             // What it had running went on until here.
             self.abandon(&mut place);
         }
-        let started = started.unwrap_or_else(|panic| panic::resume_unwind(panic));
         drop(place);
         self.settle();
         Some(started)
@@ -242,8 +240,7 @@ impl Slot {
         place: &mut Place,
         callback: impl FnOnce(&mut Vm) -> wasmtime::Result<R>,
     ) -> Result<R, Lost> {
-        let vm = place.vm.as_mut().ok_or(Lost)?;
-        let run = AssertUnwindSafe(|| {
+        let run = |vm: &mut Vm| {
             let result = callback(vm)?;
             while let Some(effect) = vm.state().effects.pop() {
                 match effect {
@@ -252,21 +249,28 @@ impl Slot {
                 }
             }
             Ok(result)
-        });
-        match panic::catch_unwind(run) {
-            Ok(Ok(result)) => Ok(result),
-            Ok(Err(error)) => {
-                vm.state().report(&Failure::from_run(&error));
-                self.abandon(place);
-                Err(Lost)
-            }
-            Err(panic) => {
-                // Nobody knows how far the VM has come.
-                vm.state().report(&Failure { kind: FailureKind::Trap, detail: "a panic of the host".to_owned() });
-                self.abandon(place);
-                panic::resume_unwind(panic)
-            }
+        };
+        self.call(place, run).ok_or(Lost)?.map_err(|error: wasmtime::Error| {
+            self.fail(place, &Failure::from_run(&error));
+            Lost
+        })
+    }
+
+    /// Calls the VM; none when there is none. After a panic of the host nobody knows how far it has come: it is gone.
+    fn call<R>(&self, place: &mut Place, callback: impl FnOnce(&mut Vm) -> R) -> Option<R> {
+        let vm = place.vm.as_mut()?;
+        let called = panic::catch_unwind(AssertUnwindSafe(|| callback(vm)));
+        Some(called.unwrap_or_else(|panic| {
+            self.fail(place, &Failure { kind: FailureKind::Trap, detail: "a panic of the host".to_owned() });
+            panic::resume_unwind(panic)
+        }))
+    }
+
+    fn fail(&self, place: &mut Place, failure: &Failure) {
+        if let Some(vm) = &mut place.vm {
+            vm.state().report(failure);
         }
+        self.abandon(place);
     }
 
     /// Takes the VM down, and tells all its streams.

@@ -5,6 +5,7 @@ mod connections;
 mod listen;
 mod report;
 mod shutdown;
+mod trim;
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use arc_swap::ArcSwap;
 use pingora::apps::{HttpServerOptions, ServerApp};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
+use pingora::services::background::background_service;
 use pingora::services::listening::Service;
 use pingora_proxy::http_proxy;
 use serde_json::json;
@@ -23,6 +25,7 @@ use tokio::sync::Semaphore;
 use self::connections::{Connected, Connections};
 use self::listen::{Bound, Prebound};
 use self::shutdown::{Grace, Shutdown};
+use self::trim::Trim;
 
 use crate::capability::Capabilities;
 use crate::capability::cluster::Announced;
@@ -116,6 +119,8 @@ pub fn run(start: Start) -> Result<(), ServerError> {
         ready: Arc::new(AtomicBool::new(true)),
         left_behind: Arc::new(Semaphore::new(MOST_LEFT_BEHIND)),
     });
+
+    server.add_service(background_service("trim", Trim(shared.clone())));
 
     let connections = Connections::default();
     for (position, listener) in listeners.iter().enumerate() {

@@ -141,6 +141,11 @@ impl Snapshot {
         chains.filter(move |chain| seen.insert(Arc::as_ptr(chain))).flat_map(|chain| chain.scripts())
     }
 
+    /// Drops idle instances that were not used since the last time.
+    pub fn trim(&self) {
+        self.scripts().map(|live| &live.script).chain(&self.sessions).for_each(|script| script.trim());
+    }
+
     /// All Proxy-Wasm filters on streams, each chain once.
     pub fn filters(&self) -> impl Iterator<Item = &Filter> {
         let mut seen = std::collections::HashSet::new();

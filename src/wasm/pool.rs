@@ -27,22 +27,90 @@ pub struct Instance {
 }
 
 /// Idle instances of one script.
-#[derive(Default)]
-pub struct Pool {
-    #[expect(clippy::vec_box, reason = "instances come and go at every run: a pointer is less to move")]
-    idle: Mutex<Vec<Box<Instance>>>,
+pub struct Pool<T = Instance> {
+    idle: Mutex<Idle<T>>,
 }
 
-impl Pool {
+struct Idle<T> {
+    /// The last was used last.
+    #[expect(clippy::vec_box, reason = "instances come and go at every run: a pointer is less to move")]
+    instances: Vec<Box<T>>,
+    /// So many, the first, were not used since the pool was trimmed.
+    unused: usize,
+}
+
+impl<T> Default for Pool<T> {
+    fn default() -> Pool<T> {
+        Pool { idle: Mutex::new(Idle { instances: Vec::new(), unused: 0 }) }
+    }
+}
+
+impl<T> Pool<T> {
     /// The instance used last: its memory is the warmest.
-    pub fn take(&self) -> Option<Box<Instance>> {
-        self.idle.lock().pop()
+    pub fn take(&self) -> Option<Box<T>> {
+        let mut idle = self.idle.lock();
+        let instance = idle.instances.pop();
+        idle.unused = idle.unused.min(idle.instances.len());
+        instance
     }
 
-    pub fn put(&self, instance: Box<Instance>) {
+    pub fn put(&self, instance: Box<T>) {
         let mut idle = self.idle.lock();
-        if idle.len() < MOST_IDLE {
-            idle.push(instance);
+        if idle.instances.len() < MOST_IDLE {
+            idle.instances.push(instance);
         }
+    }
+
+    /// Drops those that were not used since the last time, but for one.
+    pub fn trim(&self) {
+        let mut idle = self.idle.lock();
+        let unused = idle.unused.min(idle.instances.len().saturating_sub(1));
+        let dropped: Vec<_> = idle.instances.drain(..unused).collect();
+        idle.unused = idle.instances.len();
+        // Nobody waits while their memory is unmapped.
+        drop(idle);
+        drop(dropped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(count: u8) -> Pool<u8> {
+        let pool = Pool::default();
+        (0..count).for_each(|instance| pool.put(Box::new(instance)));
+        pool.trim();
+        pool
+    }
+
+    fn left(pool: &Pool<u8>) -> Vec<u8> {
+        std::iter::from_fn(|| pool.take()).map(|instance| *instance).collect()
+    }
+
+    #[test]
+    fn what_is_not_used_is_dropped_but_for_one() {
+        let untouched = pool(4);
+        untouched.trim();
+        assert_eq!(left(&untouched), [3]);
+    }
+
+    #[test]
+    fn what_has_been_used_stays() {
+        let pool = pool(4);
+        let used = [pool.take(), pool.take()];
+        used.into_iter().flatten().for_each(|instance| pool.put(instance));
+        pool.trim();
+        assert_eq!(left(&pool), [2, 3]);
+    }
+
+    #[test]
+    fn what_is_in_use_comes_back() {
+        let pool = pool(2);
+        let used = [pool.take(), pool.take()];
+        pool.trim();
+        used.into_iter().flatten().for_each(|instance| pool.put(instance));
+        pool.trim();
+        assert_eq!(left(&pool).len(), 2);
     }
 }

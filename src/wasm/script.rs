@@ -162,6 +162,11 @@ impl Script {
         !self.asynchronous.load(Ordering::Relaxed)
     }
 
+    /// Drops the idle instances that were not used since the last time.
+    pub fn trim(&self) {
+        self.pool.trim();
+    }
+
     /// Runs `wasm-main` on the synchronous path, to its end.
     pub fn run_now(&self, exchange: &Shared) -> Result<Verdict, Failure> {
         let mut instance = match self.pool.take() {

@@ -70,7 +70,7 @@ async fn an_instance_that_failed_is_not_used_again() {
     proxy.wait_for_log("used more memory than the limit of 6144 KiB");
 }
 
-/// An instance works for one request at a time: as many are made as requests wait at once, and they are kept.
+/// An instance works for one request at a time: as many are made as requests wait at once, and they are kept for a while.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_at_once_have_an_instance_each() {
     let mut site = Site::new();
@@ -84,6 +84,7 @@ async fn requests_at_once_have_an_instance_each() {
     }
     let made = proxy.metric("phasegate_plugin_instances_total{script=\"waits\"}");
     assert!((2.0..=5.0).contains(&made), "{made} instances for 5 requests at once, twice");
+    proxy.wait_for_metric("phasegate_instances", 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

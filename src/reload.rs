@@ -269,6 +269,7 @@ impl Reloader {
             log::warn!("the configuration has warnings:{}", indented(&diagnostics.to_string()));
         }
         let next = Arc::new(next);
+        next.snapshot.start_plugins(&services);
         self.certificates.take_over(&certificates);
         // Before the swap: no request of the new generation finds an upstream or a session missing.
         self.capabilities.clusters.replace(next.clusters());

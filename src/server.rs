@@ -108,6 +108,7 @@ pub fn run(start: Start) -> Result<(), ServerError> {
     for service in health_checks {
         server.add_service(service);
     }
+    generation.snapshot.start_plugins(&services);
     metrics.reloads.loaded(generation.number);
     capabilities.clusters.replace(generation.clusters());
     drop(announced);

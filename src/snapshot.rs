@@ -14,8 +14,8 @@ use regex::Regex;
 use crate::capability::named::Definition;
 use crate::capability::net::Policy;
 use crate::config::{
-    ChainConfig, Chains, Config, Diagnostic, Diagnostics, FilterConfig, Handler, Instance, Instances, Match, OnFailure,
-    ScriptConfig, ServiceConfig,
+    ChainConfig, Chains, Config, Diagnostic, Diagnostics, FailurePolicy, FilterConfig, Handler, Instance, Instances,
+    Match, OnFailure, ScriptConfig, ServiceConfig,
 };
 use crate::facts::RouteNames;
 use crate::observe::metrics::Metrics;
@@ -81,7 +81,8 @@ pub struct LiveScript {
 impl Snapshot {
     /// Loads every module and links every chain. All that is wrong is reported; without a report there is a snapshot.
     /// Scripts that were the same in the snapshot before are taken over, with their instances. With it come the Proxy-Wasm
-    /// plugins without streams: they run as long as somebody keeps them, whatever requests still use the snapshot.
+    /// plugins without streams: they run as long as somebody keeps them, whatever requests still use the snapshot. Beside one
+    /// before, plugins that it has not are only tried: [`Snapshot::start_plugins`] follows.
     pub fn build(
         config: &Config,
         host: &Host,
@@ -139,6 +140,18 @@ impl Snapshot {
         let locals = self.servers.iter().flat_map(|server| &server.locals);
         let chains = locals.flat_map(|local| local.chains.iter().flatten());
         chains.filter(move |chain| seen.insert(Arc::as_ptr(chain))).flat_map(|chain| chain.scripts())
+    }
+
+    /// Starts the Proxy-Wasm plugins that have only been tried, and from now on has those started anew after failures that are to
+    /// be. For the snapshot that requests get next, with its services.
+    pub fn start_plugins(&self, services: &[Service]) {
+        let filters = self.filters().map(|filter| (&filter.plugin, filter.failure_policy));
+        let services = services.iter().map(|service| (&service.plugin, service.failure_policy));
+        let plugins: Vec<_> = filters.chain(services).collect();
+        for (plugin, _) in &plugins {
+            let mut policies = plugins.iter().filter(|(other, _)| Arc::ptr_eq(other, plugin)).map(|(_, policy)| policy);
+            plugin.start(policies.any(|policy| *policy == FailurePolicy::Reload));
+        }
     }
 
     /// Drops idle instances that were not used since the last time.
@@ -289,10 +302,12 @@ impl Builder<'_> {
         Some(Service::new(self.plugin(&config.filter, slots)?, config.filter.failure_policy))
     }
 
-    /// The plugin, started; none when something is wrong with it, which is reported.
+    /// The plugin, tried or started; none when something is wrong with it, which is reported.
     fn plugin(&mut self, config: &FilterConfig, slots: usize) -> Option<Arc<Plugin>> {
         let metrics = self.metrics.filter(&config.name);
-        let error = match self.host.filters().plugin(config, slots, metrics) {
+        // Beside another version, what is wrong with this one must hurt nobody.
+        let at_once = self.before.is_none();
+        let error = match self.host.filters().plugin(config, slots, metrics, at_once) {
             Ok(plugin) => return Some(plugin),
             Err(error) => error,
         };

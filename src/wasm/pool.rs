@@ -32,8 +32,7 @@ pub struct Pool<T = Instance> {
 }
 
 struct Idle<T> {
-    /// The last was used last.
-    #[expect(clippy::vec_box, reason = "instances come and go at every run: a pointer is less to move")]
+    /// The last was used last. Boxed: they come and go at every run, and a pointer is less to move.
     instances: Vec<Box<T>>,
     /// So many, the first, were not used since the pool was trimmed.
     unused: usize,

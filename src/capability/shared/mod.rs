@@ -56,6 +56,11 @@ impl Shared {
         self.queues.enqueue(id, message)
     }
 
+    /// Tells the listener of a queue, if it has one, of a message that is there. As [`Shared::enqueue`] does.
+    pub fn tell_of_message(&self, id: u32) {
+        self.queues.tell_of_message(id);
+    }
+
     /// Takes the oldest message.
     ///
     /// # Errors

@@ -67,17 +67,18 @@ impl Queues {
     pub fn enqueue(&self, id: u32, message: &[u8]) -> Result<(), QueueError> {
         let queue = self.queue(id)?;
         let room = queue.room.take(PER_MESSAGE + message.len()).ok_or(QueueError::Full)?;
-        let message = Bytes::copy_from_slice(message);
-        let listener = {
-            let mut state = queue.state.lock();
-            state.messages.push_back((message, room));
-            state.listener.as_ref().and_then(Weak::upgrade)
-        };
-        // One that is gone misses it; the message waits for the next to register.
+        queue.state.lock().messages.push_back((Bytes::copy_from_slice(message), room));
+        self.tell_of_message(id);
+        Ok(())
+    }
+
+    /// One that is gone misses it; the message waits for the next to register.
+    pub fn tell_of_message(&self, id: u32) {
+        let Ok(queue) = self.queue(id) else { return };
+        let listener = queue.state.lock().listener.as_ref().and_then(Weak::upgrade);
         if let Some(listener) = listener {
             listener.queue_ready(id);
         }
-        Ok(())
     }
 
     pub fn dequeue(&self, id: u32) -> Result<Bytes, QueueError> {

@@ -1,6 +1,6 @@
 //! The VMs of one key: the same code, `vm_id`, `vm_configuration` and limits. All plugins with that key share them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ pub struct Group {
     pub memory: usize,
     /// CPU time of a callback.
     pub cpu: Duration,
-    /// Made with the first plugin.
+    /// Made with the first plugin that starts.
     pub slots: OnceLock<Vec<Arc<Slot>>>,
     /// How many there are to be; 0: one for every stream.
     pub size: usize,
@@ -49,53 +49,61 @@ pub struct Group {
 }
 
 impl Group {
-    /// The plugin of this identity, started in every VM.
+    /// The plugin of this identity. If it does not run yet, it has been tried in a VM of its own, where what is wrong with it
+    /// hurts nobody; [`Group::start`] follows. `at_once`: it has been started as well, and the first is not tried before.
     ///
     /// # Errors
     /// When a VM cannot be started, or the plugin refuses its configuration.
-    pub fn plugin(self: &Arc<Group>, identity: Identity) -> Result<Arc<Plugin>, StartError> {
+    pub fn plugin(self: &Arc<Group>, identity: Identity, at_once: bool) -> Result<Arc<Plugin>, StartError> {
         let _starting = self.starting.lock();
-        let known = self.known();
-        let running = known.iter().find(|plugin| plugin.identity.is_same(&identity)).cloned();
-        let is_new = running.is_none();
-        let plugin = running.unwrap_or_else(|| {
-            let (group, revival, is_gone) = (self.clone(), OnceLock::new(), AtomicBool::new(false));
-            Arc::new(Plugin { identity: Arc::new(identity), group, revival, is_gone })
-        });
-        self.start(&plugin, is_new, &known)?;
+        let known = self.known().find(|plugin| plugin.identity.is_same(&identity));
+        let is_new = known.is_none();
+        let plugin = known.unwrap_or_else(|| Arc::new(Plugin::new(identity, self.clone())));
+        let is_first = at_once && self.size > 0 && self.slots().is_empty();
+        let runs = || !plugin.is_started() || self.slots().iter().all(|slot| slot.runs(&plugin.identity));
+        if !is_first && (is_new || !runs()) {
+            self.lone(&plugin.identity, true)?;
+        }
+        if at_once {
+            self.starts(&plugin).collect::<Result<(), _>>()?;
+        }
         if is_new {
             self.plugins.lock().push(Arc::downgrade(&plugin));
         }
         Ok(plugin)
     }
 
-    /// The plugins that run.
-    fn known(&self) -> Vec<Arc<Plugin>> {
-        let mut plugins = self.plugins.lock();
-        plugins.retain(|plugin| plugin.strong_count() > 0);
-        plugins.iter().filter_map(Weak::upgrade).collect()
+    /// Starts a plugin wherever it does not run. It has been tried: what fails now is logged.
+    pub fn start(self: &Arc<Group>, plugin: &Arc<Plugin>) {
+        let _starting = self.starting.lock();
+        for error in self.starts(plugin).filter_map(Result::err) {
+            plugin.identity.failed_to_start(&error, None);
+        }
     }
 
-    /// In every slot: in new ones, in those that run, and in those that have failed, which get a new VM.
-    fn start(self: &Arc<Group>, plugin: &Arc<Plugin>, is_new: bool, known: &[Arc<Plugin>]) -> Result<(), StartError> {
-        let identity = &plugin.identity;
-        if self.size == 0 {
-            // What is wrong shows now, and not with the first request.
-            return if is_new { self.lone(identity, true).map(drop) } else { Ok(()) };
-        }
-        if self.slots().is_empty() {
-            let slots: Result<_, _> = (0..self.size).map(|_| Slot::start(|slot| self.vm(slot, false))).collect();
-            let _ = self.slots.set(slots?);
-        } else if !self.slots().iter().all(|slot| slot.runs(identity)) {
-            // What is wrong shows in a VM of its own: in those that run it would hurt others.
-            self.lone(identity, true)?;
-        }
-        for slot in self.slots() {
-            slot.restart(Duration::ZERO, |slot| self.vm_with(slot, known))?;
-            slot.start_plugin(identity).unwrap_or(Ok(0))?;
-        }
-        plugin.is_gone.store(false, Ordering::Relaxed);
-        Ok(())
+    /// In one slot after another: in new ones, in those that run, and in those that have failed, which get a new VM.
+    fn starts(self: &Arc<Group>, plugin: &Arc<Plugin>) -> impl Iterator<Item = Result<(), StartError>> {
+        plugin.has_started();
+        let slots = self.slots.get_or_init(|| (0..self.size).map(|_| Slot::vacant()).collect());
+        slots.iter().map(|slot| {
+            let others = || self.started().filter(|other| !Arc::ptr_eq(other, plugin)).collect::<Vec<_>>();
+            slot.restart(Duration::ZERO, |slot| self.vm_with(slot, &others()))?;
+            slot.start_plugin(&plugin.identity).unwrap_or(Ok(0))?;
+            Ok(())
+        })
+    }
+
+    /// The plugins that there are.
+    fn known(&self) -> impl Iterator<Item = Arc<Plugin>> {
+        let mut plugins = self.plugins.lock();
+        plugins.retain(|plugin| plugin.strong_count() > 0);
+        let known: Vec<_> = plugins.iter().filter_map(Weak::upgrade).collect();
+        known.into_iter()
+    }
+
+    /// Those of them that run, or should.
+    fn started(&self) -> impl Iterator<Item = Arc<Plugin>> {
+        self.known().filter(|plugin| plugin.is_started())
     }
 
     /// A stream of a plugin, in one of the VMs.
@@ -119,7 +127,7 @@ impl Group {
             return slot.open(identity, context).unwrap_or(Err(Lost));
         }
         let slots = self.slots();
-        let (others, first) = slots.split_at(worker::number() % slots.len());
+        let (others, first) = slots.split_at(worker::number() % self.size);
         // One that has failed may be starting, which can take long.
         let in_order = || first.iter().chain(others).filter(|slot| !slot.has_failed());
         let free = in_order().find_map(|slot| slot.try_open(identity, context));
@@ -168,7 +176,7 @@ impl Group {
         let plugins = {
             // One that starts now is among them then.
             let _starting = self.starting.lock();
-            self.known()
+            self.started().collect::<Vec<_>>()
         };
         let began = Instant::now();
         let started = match slot.restart(backoff(), |slot| self.vm_with(slot, &plugins)) {
@@ -216,7 +224,8 @@ impl Group {
 
     /// A VM beside the slots: for one stream, or to see whether a plugin starts.
     fn lone(self: &Arc<Group>, identity: &Arc<Identity>, is_trial: bool) -> Result<Arc<Slot>, StartError> {
-        let slot = Slot::start(|slot| self.vm(slot, is_trial))?;
+        let slot = Slot::vacant();
+        slot.restart(Duration::ZERO, |slot| self.vm(slot, is_trial))?;
         slot.start_plugin(identity).unwrap_or(Ok(0))?;
         Ok(slot)
     }
@@ -294,7 +303,7 @@ mod tests {
         let live = capabilities.live.clone();
         let host = Host::new(capabilities.into(), None, &metrics).unwrap();
         live.instances.set(scripts);
-        let plugin = host.filters().plugin(&config.services[0].filter, slots, metrics.filter("f"));
+        let plugin = host.filters().plugin(&config.services[0].filter, slots, metrics.filter("f"), true);
         let plugin = plugin.map_err(|error| error.to_string())?;
         assert_eq!(live.all_instances() as i64, scripts + plugin.group.vms.get());
         Ok(plugin.group.vms.get())

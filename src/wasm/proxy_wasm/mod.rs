@@ -33,7 +33,7 @@ use self::module::{FilterModule, FilterModuleError, FilterModules};
 use self::state::{Environment, State};
 use crate::capability::Capabilities;
 use crate::config::abi::{HOST_FUNCTIONS, WASI_FUNCTIONS};
-use crate::config::{Code, FailurePolicy, FilterConfig};
+use crate::config::{Code, FilterConfig};
 use crate::observe::metrics::FilterMetrics;
 use crate::wasm::code::{CodeError, CodeStore};
 use crate::worker::Home;
@@ -131,8 +131,8 @@ impl FilterHost {
         })
     }
 
-    /// The plugin of a configuration, started in so many VMs; 0: in one for every stream. Those that run already are taken
-    /// over.
+    /// The plugin of a configuration, for so many VMs; 0: for one for every stream. Those that run already are taken over; others
+    /// have been tried, or `at_once` been started.
     ///
     /// # Errors
     /// When its code is no filter, imports what there is not, or does not start.
@@ -141,6 +141,7 @@ impl FilterHost {
         config: &FilterConfig,
         slots: usize,
         metrics: FilterMetrics,
+        at_once: bool,
     ) -> Result<Arc<Plugin>, FilterError> {
         let running = match &config.code {
             // What runs need not be fetched.
@@ -157,11 +158,7 @@ impl FilterHost {
             configuration: config.configuration.as_deref().map(Arc::from),
             metrics,
         };
-        let plugin = self.group(&module, config, slots)?.plugin(identity)?;
-        if config.failure_policy == FailurePolicy::Reload {
-            plugin.revival.get_or_init(|| plugin.group.revive(&plugin));
-        }
-        Ok(plugin)
+        Ok(self.group(&module, config, slots)?.plugin(identity, at_once)?)
     }
 
     /// Shuts all plugins down, and waits for those that will tell when they are done, or until the time for it is over. Blocks.

@@ -1,7 +1,9 @@
 //! A plugin: a filter or a service as it is configured, and the group of VMs that it runs in.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
 
 use super::group::Group;
 use super::state::Task;
@@ -35,14 +37,43 @@ impl Identity {
     }
 }
 
-/// A plugin that has been started. Dropped, it is shut down.
+/// A plugin that has been tried, or started. Dropped, it is shut down.
 pub struct Plugin {
     pub identity: Arc<Identity>,
     pub group: Arc<Group>,
-    /// There once a filter or service wants it started anew after failures.
-    pub revival: OnceLock<Vec<Task>>,
+    is_started: AtomicBool,
+    /// There while it is to be started anew after failures.
+    revival: Mutex<Vec<Task>>,
     /// Whether the log has said that none of its VMs is left.
     pub is_gone: AtomicBool,
+}
+
+impl Plugin {
+    pub fn new(identity: Identity, group: Arc<Group>) -> Plugin {
+        let (is_started, is_gone) = (AtomicBool::new(false), AtomicBool::new(false));
+        Plugin { identity: Arc::new(identity), group, is_started, revival: Mutex::default(), is_gone }
+    }
+
+    /// Starts it wherever it does not run, and from now on anew, or not, where it fails.
+    pub fn start(self: &Arc<Plugin>, revives: bool) {
+        self.group.start(self);
+        let mut revival = self.revival.lock();
+        if !revives {
+            revival.clear();
+        } else if revival.is_empty() {
+            *revival = self.group.revive(self);
+        }
+    }
+
+    /// Whether it runs in the VMs of its group, or should.
+    pub fn is_started(&self) -> bool {
+        self.is_started.load(Ordering::Relaxed)
+    }
+
+    pub fn has_started(&self) {
+        self.is_started.store(true, Ordering::Relaxed);
+        self.is_gone.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Plugin {

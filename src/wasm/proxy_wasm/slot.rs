@@ -64,22 +64,14 @@ pub struct Link {
 }
 
 impl Slot {
-    /// With a VM that has just been made by `start`, which is told its slot.
-    ///
-    /// # Errors
-    /// Of `start`.
-    pub fn start<E>(start: impl FnOnce(&Weak<Slot>) -> Result<Vm, E>) -> Result<Arc<Slot>, E> {
-        let place = Place { vm: None, started: Instant::now() };
-        let slot = Arc::new(Slot {
-            vm: Mutex::new(place),
+    /// Without a VM, as after a failure: [`Slot::restart`] brings one.
+    pub fn vacant() -> Arc<Slot> {
+        Arc::new(Slot {
+            vm: Mutex::new(Place { vm: None, started: Instant::now() }),
             generation: AtomicU64::new(0),
-            has_failed: AtomicBool::new(false),
+            has_failed: AtomicBool::new(true),
             fails: Arc::default(),
-        });
-        let vm = start(&Arc::downgrade(&slot))?;
-        slot.vm.lock().vm = Some(vm);
-        slot.settle();
-        Ok(slot)
+        })
     }
 
     pub fn generation(&self) -> u64 {
@@ -203,7 +195,7 @@ impl Slot {
         self.fails.clone()
     }
 
-    /// Puts a new VM in the place of one that has failed, if that was started this long ago.
+    /// Puts a new VM, which is told its slot, in the place of one that has failed, if that was started this long ago.
     ///
     /// # Errors
     /// Of `start`: it counts as started all the same, so that the next attempt waits.
@@ -300,7 +292,9 @@ impl Slot {
             loop {
                 tokio::time::sleep(period).await;
                 let Some(slot) = slot.upgrade() else { return };
-                if slot.with(generation, |vm| vm.on_tick(id)).is_err() {
+                // It may compute for long: others tick meanwhile.
+                let tick = move || slot.with(generation, |vm| vm.on_tick(id));
+                if !matches!(tokio::task::spawn_blocking(tick).await, Ok(Ok(()))) {
                     return;
                 }
             }
@@ -327,11 +321,14 @@ impl Listener {
 impl QueueListener for Listener {
     fn queue_ready(&self, queue: u32) {
         let (root, slot, generation) = (self.root, self.slot.clone(), self.generation);
+        let shared = self.services.capabilities.shared.clone();
         // Never within the callback that has put the message there: it may be this very VM.
-        self.services.background().spawn(async move {
-            if let Some(slot) = slot.upgrade() {
-                // A failure is logged.
-                let _ = slot.with(generation, |vm| vm.on_queue_ready(root, queue));
+        self.services.background().spawn_blocking(move || {
+            // A failure is logged.
+            let heard = slot.upgrade().and_then(|slot| slot.with(generation, |vm| vm.on_queue_ready(root, queue)).ok());
+            if heard != Some(true) {
+                // It has gone meanwhile, and with it this listener; there may be another.
+                shared.tell_of_message(queue);
             }
         });
     }

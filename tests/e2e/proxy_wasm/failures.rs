@@ -212,6 +212,43 @@ async fn reload_a_new_vm_serves_after_the_backoff() {
     assert_eq!(proxy.metric("phasegate_filter_vms"), 1.0);
 }
 
+/// The policy is that of the version that requests get.
+#[tokio::test(flavor = "multi_thread")]
+async fn reload_a_policy_can_be_changed() {
+    let guest = failing("proxy_on_request_headers", "unreachable").path();
+    let site = |policy: &str| {
+        let mut site = Site::new();
+        let keys = format!("failure_policy = '{policy}'\ninstances = 1\n");
+        filtered(&mut site, "/", "respond = { status = 200 }", "f", &guest, &keys);
+        site.to_string()
+    };
+    let proxy = Proxy::start(&site("closed"));
+    let get = async |harm: bool| {
+        let request = http1().get(proxy.url("/"));
+        send(if harm { request.header("x-harm", "1") } else { request }).await.status
+    };
+    let (vms, reloads) = ("phasegate_filter_vms", "phasegate_filter_vm_reloads_total{filter=\"f\",result=\"success\"}");
+    let change = |config: &str| {
+        proxy.configure(config);
+        proxy.admin("POST", "/reload").0
+    };
+    // One that is refused changes nothing, and starts nothing.
+    assert_eq!(change(&format!("trehads = 3\n{}", site("reload"))), 400);
+    assert_eq!(get(true).await, 503);
+    assert_eq!(change(&format!("trehads = 3\n{}", site("closed"))), 400);
+    assert_eq!((get(false).await, proxy.metric(vms)), (503, 0.0));
+
+    assert_eq!(change(&site("reload")), 200);
+    assert_eq!((get(false).await, get(true).await), (200, 503));
+    proxy.wait_for_metric(reloads, 1.0);
+    assert_eq!(change(&site("closed")), 200);
+    assert_eq!((get(false).await, get(true).await), (200, 503));
+    // A filter with that policy would be back by now.
+    let begun = std::time::Instant::now();
+    eventually("two backoffs", || begun.elapsed() > std::time::Duration::from_secs(3));
+    assert_eq!((get(false).await, proxy.metric(reloads)), (503, 1.0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn reload_the_end_of_the_process_does_not_wait_for_a_filter_that_starts() {
     let guest = Guest::new()

@@ -95,18 +95,65 @@ async fn a_service_takes_from_the_queue_what_filters_put_there() {
     }
     assert_eq!(said(&proxy, "office", "nothing"), 0);
 
-    // A trial takes the queue from nobody.
-    proxy.configure(&config("configuration = 'x'\n"));
-    assert_eq!(proxy.admin("POST", "/reload").0, 400);
-    ask(50).await;
-    eventually("the service still hears", || said(&proxy, "office", "job 50.") == 1);
+    // A trial takes the queue from nobody, nor does one that is right, in VMs of its own, when something else is wrong.
+    let other_vms = format!("trehads = 3\n{}", config("vm_configuration = 'other'\n"));
+    for (number, refused) in [(50, config("configuration = 'x'\n")), (51, other_vms)] {
+        proxy.configure(&refused);
+        assert_eq!(proxy.admin("POST", "/reload").0, 400);
+        ask(number).await;
+        eventually("the service still hears", || said(&proxy, "office", &format!("job {number}.")) == 1);
+    }
 
-    // What is in the queue stays when the service is another.
-    proxy.configure(&config("configuration = 'other'\n"));
+    // What is in the queue stays when the service is another, and nothing in it is forgotten meanwhile.
+    let mut asked = 52;
+    for round in 0..20 {
+        let keys = if round % 2 == 0 { format!("configuration = 'round {round}'\n") } else { String::new() };
+        proxy.configure(&config(&keys));
+        let reload = tokio::task::block_in_place(|| {
+            let (proxy, asked) = (&proxy, &mut asked);
+            std::thread::scope(|scope| {
+                let reload = scope.spawn(|| proxy.admin("POST", "/reload").0);
+                while !reload.is_finished() {
+                    tokio::runtime::Handle::current().block_on(ask(*asked));
+                    *asked += 1;
+                }
+                reload.join().unwrap()
+            })
+        });
+        assert_eq!(reload, 200);
+    }
+    eventually("all jobs are done", || counter(&proxy, "jobs") == f64::from(asked as u32));
+}
+
+#[test]
+fn a_service_of_a_reload_that_is_refused_does_not_run() {
+    let module = hello(20).path();
+    let config = |others: &str| {
+        let mut site = Site::with(&format!("{}{others}", service("one", &module)));
+        site.answered("/");
+        site.to_string()
+    };
+    let proxy = Proxy::start(&config(""));
+    let new = service("new", &module);
+    proxy.configure(&format!("trehads = 3\n{}", config(&new)));
+    assert_eq!(proxy.admin("POST", "/reload").0, 400);
+    let before = said(&proxy, "one", "tick");
+    eventually("the other goes on", || said(&proxy, "one", "tick") > before + 5);
+    assert_eq!(said(&proxy, "new", "tick"), 0);
+
+    proxy.configure(&config(&new));
     assert_eq!(proxy.admin("POST", "/reload").0, 200);
-    ask(51).await;
-    eventually("the next service hears", || said(&proxy, "office", "job 51.") == 1);
-    assert_eq!(counter(&proxy, "jobs"), 52.0);
+    eventually("it runs now", || said(&proxy, "new", "tick") > 5);
+}
+
+#[test]
+fn services_compute_at_the_same_time() {
+    let busy = Guest::new()
+        .on("proxy_on_vm_start", "(drop (call $tick_every (i32.const 1)))")
+        .on("proxy_on_tick", "(call $say 'begins') (loop $for_ever (br $for_ever))");
+    let limits = "limits = { cpu_ms = 600000 }\nsingleton = false\ninstances = 2\n";
+    let proxy = started_with(&(service("busy", &busy.path()) + limits));
+    eventually("both compute", || said(&proxy, "busy", "begins") == 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -107,12 +107,12 @@ pub struct CodeStore {
 struct Fetched {
     /// While it is in use.
     bytes: Option<Weak<[u8]>>,
-    failed: Option<Failed>,
+    /// By address: another one is worth an attempt.
+    failed: HashMap<String, Failed>,
 }
 
 struct Failed {
     at: Instant,
-    url: String,
     reason: FetchError,
 }
 
@@ -156,7 +156,7 @@ impl CodeStore {
             entry.bytes = Some(Arc::downgrade(&bytes));
             return Ok(bytes);
         }
-        if let Some(failed) = entry.failed.as_ref().filter(|failed| failed.is_of(remote)) {
+        if let Some(failed) = entry.failed.get(&remote.url).filter(|failed| failed.is_remembered()) {
             self.metrics.cache_negative_hits.inc();
             let (url, reason) = (remote.url.clone(), failed.reason.clone());
             return Err(CodeError::Remembered { url, reason, ago: failed.at.elapsed() });
@@ -166,13 +166,13 @@ impl CodeStore {
             Ok(bytes) => {
                 self.metrics.fetch_successes.inc();
                 self.keep(remote, &bytes);
-                *entry = Fetched { bytes: Some(Arc::downgrade(&bytes)), failed: None };
+                *entry = Fetched { bytes: Some(Arc::downgrade(&bytes)), failed: HashMap::new() };
                 Ok(bytes)
             }
             Err(reason) => {
                 self.metrics.fetch_failures.inc();
                 let url = remote.url.clone();
-                entry.failed = Some(Failed { at: Instant::now(), url: url.clone(), reason: reason.clone() });
+                entry.failed.insert(url.clone(), Failed { at: Instant::now(), reason: reason.clone() });
                 Err(CodeError::Fetch { url, reason })
             }
         }
@@ -228,14 +228,13 @@ impl Fetched {
     }
 
     fn is_worth_keeping(&self) -> bool {
-        self.bytes().is_some() || self.failed.as_ref().is_some_and(|failed| failed.at.elapsed() < REMEMBERED)
+        self.bytes().is_some() || self.failed.values().any(Failed::is_remembered)
     }
 }
 
 impl Failed {
-    /// Another address for the same code is worth an attempt.
-    fn is_of(&self, remote: &Remote) -> bool {
-        self.at.elapsed() < REMEMBERED && self.url == remote.url
+    fn is_remembered(&self) -> bool {
+        self.at.elapsed() < REMEMBERED
     }
 }
 

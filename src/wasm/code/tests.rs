@@ -243,12 +243,16 @@ fn a_failure_is_remembered() {
     assert!(text.ends_with("404 Not Found (0 s ago; it is not tried again within 10 s)"), "{text}");
     assert_eq!((server.connections(), counts(&store)), (1, [0, 1, 1, 0, 1]));
 
-    // Another address is worth an attempt, and time heals.
-    let elsewhere = Remote { url: format!("{}?other", remote.url), ..remote };
+    // Another address is worth an attempt, each is remembered, and time heals.
+    let elsewhere = Remote { url: format!("{}?other", remote.url), ..remote.clone() };
     assert!(error(&store, &elsewhere).ends_with("404 Not Found"));
+    for remote in [&remote, &elsewhere] {
+        assert!(error(&store, remote).ends_with("within 10 s)"));
+    }
+    assert_eq!(server.connections(), 2);
     let entry = store.entry(&elsewhere);
     let long_ago = Instant::now().checked_sub(REMEMBERED);
-    entry.lock().failed.as_mut().unwrap().at = long_ago.expect("the machine runs for longer");
+    entry.lock().failed.get_mut(&elsewhere.url).unwrap().at = long_ago.expect("the machine runs for longer");
     assert!(error(&store, &elsewhere).ends_with("404 Not Found"));
     assert_eq!(server.connections(), 3);
 }

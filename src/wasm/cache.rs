@@ -27,8 +27,19 @@ pub enum CacheError {
 /// When the folder cannot be written to, or must not be trusted.
 pub fn open(folder: &Path) -> Result<Cache, CacheError> {
     let folder = std::path::absolute(folder)?;
-    DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-    let found = fs::metadata(&folder)?;
+    // One of its own: Wasmtime deletes what it does not know.
+    let compiled = folder.join("compiled");
+    make(&folder)?;
+    make(&compiled)?;
+    let mut config = CacheConfig::new();
+    config.with_directory(compiled);
+    Cache::new(config).map_err(CacheError::Wasmtime)
+}
+
+/// Makes a folder into which nobody else can look, unless it is there. Whoever could write there could run code here.
+fn make(folder: &Path) -> Result<(), CacheError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let found = fs::metadata(folder)?;
     if found.mode() & 0o022 != 0 {
         return Err(CacheError::Open);
     }
@@ -36,13 +47,7 @@ pub fn open(folder: &Path) -> Result<Cache, CacheError> {
     let probe = folder.join(format!("probe-{}", std::process::id()));
     let own = File::create(&probe)?.metadata()?.uid();
     fs::remove_file(&probe)?;
-    if found.uid() != own {
-        return Err(CacheError::Foreign);
-    }
-    let mut config = CacheConfig::new();
-    // One of its own: Wasmtime deletes what it does not know.
-    config.with_directory(folder.join("compiled"));
-    Cache::new(config).map_err(CacheError::Wasmtime)
+    if found.uid() == own { Ok(()) } else { Err(CacheError::Foreign) }
 }
 
 #[cfg(test)]
@@ -127,7 +132,13 @@ mod tests {
             fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
             assert!(matches!(open(folder.path()), Err(CacheError::Open)), "{mode:o}");
         }
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(open(folder.path()).is_ok());
+        let compiled = folder.path().join("compiled");
+        assert_eq!(fs::metadata(&compiled).unwrap().mode() & 0o777, 0o700, "whatever the umask");
+        fs::set_permissions(&compiled, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(open(folder.path()), Err(CacheError::Open)));
+        fs::remove_dir(&compiled).unwrap();
         // Only root can give it away.
         if std::os::unix::fs::chown(folder.path(), Some(65534), None).is_ok() {
             assert!(matches!(open(folder.path()), Err(CacheError::Foreign)));

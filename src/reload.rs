@@ -42,7 +42,8 @@ impl Hangup {
     /// # Errors
     /// When the signal cannot be listened for.
     pub fn listen() -> io::Result<Hangup> {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime =
+            runtime::Builder::new_multi_thread().worker_threads(1).thread_name("signals").enable_all().build()?;
         let signal = {
             let _inside = runtime.enter();
             // Who rotates logs may send it out of habit. There is nothing to do, but to go on.

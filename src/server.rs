@@ -7,6 +7,8 @@ mod report;
 mod shutdown;
 mod trim;
 
+pub use shutdown::Shutdown;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,7 +26,7 @@ use tokio::sync::Semaphore;
 
 use self::connections::{Connected, Connections};
 use self::listen::{Bound, Prebound};
-use self::shutdown::{Grace, Shutdown};
+use self::shutdown::Grace;
 use self::trim::Trim;
 
 use crate::capability::Capabilities;
@@ -51,8 +53,6 @@ pub enum ServerError {
     Listen { addr: SocketAddr, source: io::Error },
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
-    #[error("cannot listen for SIGTERM and SIGINT: {0}")]
-    Signals(io::Error),
     #[error("the server has ended by itself{}", if *panicked { ": a panic, which is reported before this" } else { "" })]
     Ended { panicked: bool },
 }
@@ -80,6 +80,7 @@ pub struct Start {
     pub metrics: Arc<Metrics>,
     pub inputs: Inputs,
     pub hangup: Hangup,
+    pub shutdown: Shutdown,
 }
 
 /// Serves until SIGTERM, SIGINT or SIGQUIT, and then until the requests in flight have ended, or the grace period has.
@@ -88,12 +89,11 @@ pub struct Start {
 /// When an upstream's name does not resolve, the access log cannot be opened or an address is taken; when the server ends
 /// without a signal.
 pub fn run(start: Start) -> Result<(), ServerError> {
-    let Start { config, capabilities, announced, host, snapshot, services, certificates, metrics, inputs, hangup } =
-        start;
+    let Start { config, capabilities, announced, host, snapshot, services, certificates, metrics, .. } = start;
+    let Start { inputs, hangup, shutdown, .. } = start;
     let (listeners, admin, grace_period) = (config.listeners(), config.admin, config.grace_period);
     let keepalive_timeout = config.keepalive_timeout;
-    let shutdown = Shutdown::default();
-    let signals = shutdown.listen(hangup.runtime()).map_err(ServerError::Signals)?;
+    let end = shutdown.serve();
     let mut server = Server::new_with_opt_and_conf(None, settings(&config));
     server.bootstrap();
 
@@ -162,7 +162,7 @@ pub fn run(start: Start) -> Result<(), ServerError> {
     // On a thread of its own: Pingora always waits for the whole grace period, and ours may end before.
     let serving = std::thread::Builder::new()
         .name("server".into())
-        .spawn(move || server.run(RunArgs { shutdown_signal: Box::new(signals) }))
+        .spawn(move || server.run(RunArgs { shutdown_signal: Box::new(end) }))
         .map_err(ServerError::Thread)?;
     shutdown.wait(serving)?;
     shared.ready.store(false, Ordering::Relaxed);

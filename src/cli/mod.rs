@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::io::{IsTerminal, Write, stderr, stdout};
+use std::io::{self, IsTerminal, Write, stderr, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::config::{self, Diagnostics};
 use crate::observe::error_log::{self, ErrorLogGuard};
 use crate::observe::metrics::Metrics;
 use crate::reload::{Hangup, Inputs};
-use crate::server::{self, Start};
+use crate::server::{self, Shutdown, Start};
 use crate::snapshot::Snapshot;
 use crate::tls::Certificates;
 use crate::wasm::Host;
@@ -76,8 +76,10 @@ fn check(path: &Path) -> Result<(), String> {
 
 /// Everything that can be known without opening a port. Warnings are shown, errors are the result.
 fn load(path: &Path) -> Result<(Start, Diagnostics, ErrorLogGuard), String> {
-    // First of all: who has just changed the configuration may send it at any moment.
-    let hangup = Hangup::listen().map_err(|error| format!("error: cannot listen for SIGHUP: {error}"))?;
+    // First of all: who has just changed the configuration may send SIGHUP at any moment, and starting can take long.
+    let cannot_listen = |error: io::Error| format!("error: cannot listen for signals: {error}");
+    let hangup = Hangup::listen().map_err(cannot_listen)?;
+    let shutdown = Shutdown::listen(hangup.runtime()).map_err(cannot_listen)?;
     let metrics = Arc::new(Metrics::new());
     let own = Inputs::of(path);
     let config::Loaded { config, mut diagnostics } = config::load(path);
@@ -95,8 +97,19 @@ fn load(path: &Path) -> Result<(Start, Diagnostics, ErrorLogGuard), String> {
         return Err(format!("{rendered}{}", summary(path, diagnostics.error_count())));
     };
     let _ = write!(stderr(), "{rendered}");
-    let start =
-        Start { config, capabilities, announced, host, snapshot, services, certificates, metrics, inputs, hangup };
+    let start = Start {
+        config,
+        capabilities,
+        announced,
+        host,
+        snapshot,
+        services,
+        certificates,
+        metrics,
+        inputs,
+        hangup,
+        shutdown,
+    };
     Ok((start, diagnostics, log))
 }
 

@@ -1,7 +1,10 @@
 //! SIGTERM, SIGINT and SIGQUIT: no new connections, and an end when the last request has ended. A SIGINT after that,
-//! as by a second Ctrl-C, ends the waiting.
+//! as by a second Ctrl-C, ends the waiting. Before anything is served, they end the process: not by themselves, for the first
+//! process of a container would not feel them.
 
 use std::io;
+use std::mem;
+use std::process;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -10,7 +13,8 @@ use async_trait::async_trait;
 use parking_lot::{Condvar, Mutex};
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 
 use super::ServerError;
 use super::connections::Connections;
@@ -26,32 +30,62 @@ pub(super) const LATECOMERS: Duration = Duration::from_millis(100);
 /// still be on its way.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// What signals have asked for.
+/// How far the process is.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Asked {
+enum Stage {
+    /// Nothing is served yet.
     #[default]
-    Nothing,
-    /// To end when the requests in flight have ended.
-    End,
-    /// To end at once.
-    EndNow,
+    Starting,
+    Serving,
+    /// It has been asked to end when the requests in flight have ended.
+    Ending,
+    /// It has been asked to end at once.
+    EndingNow,
 }
 
-/// Knows which signals have come.
+/// Knows which signals have come. Clones know the same.
 #[derive(Clone, Default)]
-pub struct Shutdown(Arc<(Mutex<Asked>, Condvar)>);
+pub struct Shutdown(Arc<Signals>);
+
+#[derive(Default)]
+struct Signals {
+    stage: Mutex<Stage>,
+    changed: Condvar,
+    /// For Pingora.
+    end: Notify,
+}
 
 impl Shutdown {
-    /// What tells Pingora, and this. From now on a signal does not end the process at once; one that comes before anybody
-    /// waits for it is kept.
+    /// From now on signals are listened for on this runtime, which must run by itself.
     ///
     /// # Errors
-    /// When the signals cannot be listened for.
-    pub fn listen(&self, runtime: &Runtime) -> io::Result<impl ShutdownSignalWatch + use<>> {
+    /// When they cannot be.
+    pub fn listen(runtime: &Runtime) -> io::Result<Shutdown> {
+        let shutdown = Shutdown::default();
         let _inside = runtime.enter();
-        let terminate = signal(SignalKind::terminate())?;
-        let (interrupt, quit) = (signal(SignalKind::interrupt())?, signal(SignalKind::quit())?);
-        Ok(Signals { shutdown: self.clone(), signals: Mutex::new(Some([terminate, interrupt, quit])) })
+        let (mut terminate, mut quit) = (signal(SignalKind::terminate())?, signal(SignalKind::quit())?);
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let listening = shutdown.clone();
+        runtime.spawn(async move {
+            let kind = tokio::select! {
+                _ = terminate.recv() => SignalKind::terminate(),
+                _ = interrupt.recv() => SignalKind::interrupt(),
+                _ = quit.recv() => SignalKind::quit(),
+            };
+            if listening.reach(Stage::Ending) == Stage::Starting {
+                // As shells say it of a process that the signal itself has ended.
+                process::exit(128 + kind.as_raw_value());
+            }
+            interrupt.recv().await;
+            listening.reach(Stage::EndingNow);
+        });
+        Ok(shutdown)
+    }
+
+    /// Something is served now, and is to end well. What tells Pingora when.
+    pub fn serve(&self) -> impl ShutdownSignalWatch + use<> {
+        self.reach(Stage::Serving);
+        End(self.clone())
     }
 
     /// Waits for a signal.
@@ -59,18 +93,22 @@ impl Shutdown {
     /// # Errors
     /// When the server ends first.
     pub fn wait(&self, server: JoinHandle<()>) -> Result<(), ServerError> {
-        let (asked, changed) = &*self.0;
-        let mut asked = asked.lock();
-        while *asked == Asked::Nothing && !server.is_finished() {
-            changed.wait_for(&mut asked, Duration::from_millis(200));
+        let mut stage = self.0.stage.lock();
+        while *stage == Stage::Serving && !server.is_finished() {
+            self.0.changed.wait_for(&mut stage, Duration::from_millis(200));
         }
-        let by_itself = *asked == Asked::Nothing;
+        let by_itself = *stage == Stage::Serving;
         if by_itself { Err(ServerError::Ended { panicked: server.join().is_err() }) } else { Ok(()) }
     }
 
-    fn ask(&self, what: Asked) {
-        *self.0.0.lock() = what;
-        self.0.1.notify_all();
+    /// The stage before this one.
+    fn reach(&self, stage: Stage) -> Stage {
+        let before = mem::replace(&mut *self.0.stage.lock(), stage);
+        self.0.changed.notify_all();
+        if stage == Stage::Ending {
+            self.0.end.notify_one();
+        }
+        before
     }
 }
 
@@ -91,33 +129,16 @@ impl Grace {
     }
 
     fn is_cut_short(&self) -> bool {
-        *self.shutdown.0.0.lock() == Asked::EndNow
+        *self.shutdown.0.stage.lock() == Stage::EndingNow
     }
 }
 
-struct Signals {
-    shutdown: Shutdown,
-    /// SIGTERM, SIGINT, SIGQUIT. Until Pingora waits for them.
-    signals: Mutex<Option<[Signal; 3]>>,
-}
+struct End(Shutdown);
 
 #[async_trait]
-impl ShutdownSignalWatch for Signals {
+impl ShutdownSignalWatch for End {
     async fn recv(&self) -> ShutdownSignal {
-        let signals = self.signals.lock().take();
-        if let Some([mut terminate, mut interrupt, mut quit]) = signals {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-                _ = quit.recv() => {}
-            }
-            let shutdown = self.shutdown.clone();
-            shutdown.ask(Asked::End);
-            tokio::spawn(async move {
-                interrupt.recv().await;
-                shutdown.ask(Asked::EndNow);
-            });
-        }
+        self.0.0.end.notified().await;
         ShutdownSignal::GracefulTerminate
     }
 }
@@ -148,7 +169,9 @@ mod tests {
 
     #[test]
     fn a_server_that_ends_by_itself_is_an_error() {
-        let wait = |serve: fn()| Shutdown::default().wait(thread::spawn(serve)).unwrap_err().to_string();
+        let shutdown = Shutdown::default();
+        let _end = shutdown.serve();
+        let wait = |serve: fn()| shutdown.wait(thread::spawn(serve)).unwrap_err().to_string();
         assert_eq!(wait(|| ()), "the server has ended by itself");
         let panicked = "the server has ended by itself: a panic, which is reported before this";
         assert_eq!(wait(|| std::panic::resume_unwind(Box::new(()))), panicked);
@@ -157,7 +180,8 @@ mod tests {
     #[test]
     fn a_signal_is_no_error() {
         let shutdown = Shutdown::default();
-        shutdown.ask(Asked::End);
+        let _end = shutdown.serve();
+        shutdown.reach(Stage::Ending);
         assert!(shutdown.wait(thread::spawn(|| ())).is_ok());
     }
 }

@@ -1,6 +1,7 @@
 //! The end of the process: what is in flight ends well, and nothing new begins.
 
 use std::net::TcpStream;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,24 @@ async fn a_request_in_flight_ends_well() {
         assert_eq!(proxy.wait_for_exit().code(), Some(0));
         let lines = std::fs::read_to_string(proxy.folder().join("access.log")).unwrap();
         assert_eq!(lines, "/slow 200\n");
+    }
+}
+
+/// Not by the signal itself, which the first process of a container does not feel.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_still_starts_ends_at_once() {
+    let (store, _release) = held().await;
+    let remote = format!("remote = {{ url = 'http://{}/', sha256 = '{}' }}", store.addr(), "0".repeat(64));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("phasegate.toml");
+    std::fs::write(&file, format!("cache = ''\n[[wasm_service]]\n{remote}\n")).unwrap();
+    for (number, (signal, code)) in [("TERM", 143), ("INT", 130), ("QUIT", 131)].into_iter().enumerate() {
+        let mut child = phasegate().args(["run", "-c"]).arg(&file).spawn().unwrap();
+        eventually("it fetches", || store.received().len() == number + 1);
+        let sent = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        eventually("it ends", || child.try_wait().unwrap().is_some());
+        assert_eq!(child.wait().unwrap().code(), Some(code));
     }
 }
 

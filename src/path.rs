@@ -10,17 +10,24 @@ pub fn normal(path: &str) -> Cow<'_, str> {
     if is_normal(path.as_bytes()) { Cow::Borrowed(path) } else { Cow::Owned(Reading::USUAL.read(path)) }
 }
 
-/// Whether servers disagree about a path that is not normal. They undo escapes, cut parameters, turn backslashes, merge slashes
-/// and resolve dots, each of them or not, and in any order; what is undone twice (`%252e`) is not looked for.
+/// How else servers read a path that is not normal. They undo escapes, cut parameters, turn backslashes, merge slashes, resolve
+/// dots and take the target for a reference to another host (RFC 3986, section 4.2), each of them or not, and in any order; what
+/// is undone twice (`%252e`) is not looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Doubt {
     None,
-    /// About empty and `.` segments alone: some leave them in.
-    Merged(String),
     /// About one thing: some read it so.
-    Also(String),
+    Also(Vec<Other>),
     /// About several: there is no end of readings.
     Any,
+}
+
+/// Another reading of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Other {
+    /// Empty and `.` segments are left in.
+    Unmerged(String),
+    Path(String),
 }
 
 pub fn doubt(path: &str) -> Doubt {
@@ -31,10 +38,12 @@ pub fn doubt(path: &str) -> Doubt {
     let names = || decoded.split(['/', '\\']).skip(1).map(|segment| segment.split(';').next().unwrap_or_default());
     let dots = names().any(|name| name == "..");
     let empty = decoded.contains("//") || names().any(|name| name == ".");
+    let mut after_dots = names().skip_while(|name| *name == ".");
+    let host = after_dots.next() == Some("") && after_dots.next().is_some();
     let escaped = escapes(&["%2f", "%2F", "%2e", "%2E", "%5c", "%5C", "%3b", "%3B"]);
     let usual = Reading::USUAL;
+    let unmerged = Reading { merges: false, resolves: false, ..usual };
     let others = [
-        (empty, Reading { merges: false, resolves: false, ..usual }),
         (dots, Reading { resolves: false, ..usual }),
         (backslashes, Reading { backslash: true, ..usual }),
         (parameters, Reading { parameters: true, ..usual }),
@@ -42,11 +51,22 @@ pub fn doubt(path: &str) -> Doubt {
     ];
     let mut others = others.into_iter().filter_map(|(is_there, reading)| is_there.then_some(reading));
     match (others.next(), others.next()) {
+        (None, _) if host => {
+            let behind = behind_host(path);
+            let merged = Other::Path(usual.read(&behind));
+            Doubt::Also(vec![merged, Other::Unmerged(unmerged.read(path)), Other::Unmerged(unmerged.read(&behind))])
+        }
+        (None, _) if empty => Doubt::Also(vec![Other::Unmerged(unmerged.read(path))]),
         (None, _) => Doubt::None,
-        (Some(other), None) if !other.merges => Doubt::Merged(other.read(path)),
-        (Some(other), None) => Doubt::Also(other.read(path)),
-        (Some(_), Some(_)) => Doubt::Any,
+        (Some(other), None) if !host && !empty => Doubt::Also(vec![Other::Path(other.read(path))]),
+        (Some(_), _) => Doubt::Any,
     }
+}
+
+/// The path of a reference without a scheme: what follows the host after `//`. Of `/.//`, the dot may have been resolved before.
+fn behind_host(reference: &str) -> String {
+    let segments = reference.split('/').skip_while(|name| matches!(*name, "" | "."));
+    segments.skip(1).fold(String::new(), |path, segment| path + "/" + segment)
 }
 
 /// How a server reads a path.
@@ -152,15 +172,31 @@ mod tests {
 
     #[test]
     fn what_servers_may_take_a_path_for() {
-        let also = |reading: &str| Doubt::Also(reading.to_owned());
-        let merged = |reading: &str| Doubt::Merged(reading.to_owned());
+        let also = |reading: &str| Doubt::Also(vec![Other::Path(reading.to_owned())]);
+        let unmerged = |reading: &str| Doubt::Also(vec![Other::Unmerged(reading.to_owned())]);
+        let behind_host = |behind: &str, readings: [&str; 2]| {
+            let [whole, unmerged] = readings.map(|reading| Other::Unmerged(reading.to_owned()));
+            Doubt::Also(vec![Other::Path(behind.to_owned()), whole, unmerged])
+        };
         for (path, doubt_of_it) in [
             ("/", Doubt::None),
             ("/a/b", Doubt::None),
             ("/a%20b/%70", Doubt::None),
             ("/a.b/.well-known/..c", Doubt::None),
-            ("//a//b", merged("//a//b")),
-            ("/a/./b", merged("/a/./b")),
+            ("/a//b", unmerged("/a//b")),
+            ("/a/./b", unmerged("/a/./b")),
+            ("/./a", unmerged("/./a")),
+            ("/./", unmerged("/./")),
+            ("//x/a%20b", behind_host("/a b", ["//x/a b", "/a b"])),
+            ("///x/a", behind_host("/a", ["///x/a", "/a"])),
+            ("/.//./x//a/", behind_host("/a/", ["/.//./x//a/", "//a/"])),
+            ("//.../a", behind_host("/a", ["//.../a", "/a"])),
+            ("//x", behind_host("/", ["//x", "/"])),
+            ("//", behind_host("/", ["//", "/"])),
+            ("/\\x/a", Doubt::Any),
+            ("/%2fx/a", Doubt::Any),
+            ("/;/x/a", Doubt::Any),
+            ("//x/../a", Doubt::Any),
             ("/private/../pub", also("/private/../pub")),
             ("/private\\a", also("/private/a")),
             ("/private;x/a", also("/private/a")),

@@ -19,7 +19,7 @@ use crate::config::{
 };
 use crate::facts::RouteNames;
 use crate::observe::metrics::Metrics;
-use crate::path::{self, Doubt};
+use crate::path::{self, Doubt, Other};
 use crate::phase::{Chain, ChainBuilder, Phase, Place, Verdict};
 use crate::wasm::{EntryPoint, Filter, FilterChain, Host, Module, Plugin, Script, ScriptSpec, Service};
 
@@ -119,9 +119,11 @@ impl Snapshot {
         let dodges = |other: usize| local.dodges(&server.locals[other]);
         match path::doubt(path) {
             Doubt::None => false,
-            // By prefix, that could only be of a local above this one.
-            Doubt::Merged(other) => !server.regexes.is_empty() && dodges(server.local(&other)),
-            Doubt::Also(other) => dodges(server.local(&other)),
+            Doubt::Also(others) => others.iter().any(|other| match other {
+                // By prefix, that could only be of a local above the one that it is of when they are merged.
+                Other::Unmerged(path) => !server.regexes.is_empty() && dodges(server.local(path)),
+                Other::Path(path) => dodges(server.local(path)),
+            }),
             Doubt::Any => {
                 let matches_all = server.prefixes.iter().any(|(prefix, _)| prefix == "/");
                 (usize::from(matches_all)..server.locals.len()).any(dodges)

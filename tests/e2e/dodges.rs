@@ -130,9 +130,49 @@ async fn a_slash_too_many_is_no_matter_of_other_upstreams() {
     site.proxied("/api/", api.addr());
     let proxy = Proxy::start(&site.to_string());
     let mut client = Raw::connect(proxy.addr()).await;
-    for target in ["//api/x", "/api//x", "/./api/x"] {
+    for target in ["/api//x", "/./api/x", "/api///./x"] {
         client.send(format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
         assert_eq!(client.read_response().await.text(), "api", "{target}");
+    }
+}
+
+/// As `urlsplit` of Python and `new URL(target, base)` of WHATWG do.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_some_servers_take_for_a_host_does_not_dodge_the_path_behind_it() {
+    let origin = Origin::start(|request| reply(200, request.uri)).await;
+    let local =
+        |path: &str, more: &str| format!("[[server.local]]\n{path}\nproxy_pass = '{}'\n{more}\n", origin.addr());
+    let refuses = refuses();
+    let open_root = [local("path = '/'", ""), local("path = '/images/'", &refuses)].concat();
+    let open_folder = [local("path = '/public'", ""), local("path = '/'", &refuses)].concat();
+    let regexes = [local("regex = '^/u/[^/]+/admin'", &refuses), local("regex = '.'", "")].concat();
+    for (locals, targets) in [
+        (
+            &open_root,
+            &[
+                ("/images/a.png", 403),
+                ("//images/a.png", 403),
+                ("//x/images/a.png", 400),
+                ("///x/images/a.png", 400),
+                ("//x//images/a.png", 400),
+                ("/.//x/images/a.png", 400),
+                ("/\\x/images/a.png", 400),
+                ("\\/x/images/a.png", 400),
+                ("//x/%69mages/a.png", 400),
+                ("//x/a.png", 200),
+                ("///x//a.png", 200),
+                ("//x", 200),
+                ("//", 200),
+                ("/x//images/a.png", 200),
+            ][..],
+        ),
+        (&open_folder, &[("//public/admin", 400), ("//public/public", 200), ("/public//admin", 200)]),
+        (&regexes, &[("//x/u/a/admin", 400), ("/x//u/a/admin", 200), ("//x/u", 200)]),
+    ] {
+        let proxy = Proxy::start(&(format!("[[server]]\n{LISTEN}\n") + locals));
+        for (target, expected) in targets {
+            assert_eq!(status(&proxy, target, "a").await, *expected, "{target}");
+        }
     }
 }
 

@@ -11,14 +11,15 @@ pub fn normal(path: &str) -> Cow<'_, str> {
 }
 
 /// How else servers read a path that is not normal. They undo escapes, cut parameters, turn backslashes, merge slashes, resolve
-/// dots and take the target for a reference to another host (RFC 3986, section 4.2), each of them or not, and in any order; what
-/// is undone twice (`%252e`) is not looked for.
+/// dots, take the target for a reference to another host (RFC 3986, section 4.2), and end the path at a control character (a NUL,
+/// or a newline before the `$` of a regex) or leave it out, each of them or not, and in any order. What is undone twice (`%252e`)
+/// is not looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Doubt {
     None,
     /// About one thing: some read it so.
     Also(Vec<Other>),
-    /// About several: there is no end of readings.
+    /// About several, or about control characters: there is no end of readings.
     Any,
 }
 
@@ -40,6 +41,7 @@ pub fn doubt(path: &str) -> Doubt {
     let empty = decoded.contains("//") || names().any(|name| name == ".");
     let mut after_dots = names().skip_while(|name| *name == ".");
     let host = after_dots.next() == Some("") && after_dots.next().is_some();
+    let controls = decoded.bytes().any(|byte| byte.is_ascii_control());
     let escaped = escapes(&["%2f", "%2F", "%2e", "%2E", "%5c", "%5C", "%3b", "%3B"]);
     let usual = Reading::USUAL;
     let unmerged = Reading { merges: false, resolves: false, ..usual };
@@ -51,6 +53,7 @@ pub fn doubt(path: &str) -> Doubt {
     ];
     let mut others = others.into_iter().filter_map(|(is_there, reading)| is_there.then_some(reading));
     match (others.next(), others.next()) {
+        _ if controls => Doubt::Any,
         (None, _) if host => {
             let behind = behind_host(path);
             let merged = Other::Path(usual.read(&behind));
@@ -193,6 +196,10 @@ mod tests {
             ("//.../a", behind_host("/a", ["//.../a", "/a"])),
             ("//x", behind_host("/", ["//x", "/"])),
             ("//", behind_host("/", ["//", "/"])),
+            ("/a.php%0a", Doubt::Any),
+            ("/a%00.php/b", Doubt::Any),
+            ("/a%c2%85", Doubt::None),
+            ("/a%7f", Doubt::Any),
             ("/\\x/a", Doubt::Any),
             ("/%2fx/a", Doubt::Any),
             ("/;/x/a", Doubt::Any),

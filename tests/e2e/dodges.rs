@@ -122,6 +122,27 @@ async fn an_escaped_slash_does_not_dodge_a_regex() {
     }
 }
 
+/// PCRE's `$` also matches before a newline at the end, a NUL may end a path, and `urlsplit` leaves newlines out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_character_does_not_dodge_the_end_of_a_regex() {
+    let origin = Origin::saying("secret").await;
+    let local = |regex: &str, more: &str| {
+        format!("[[server.local]]\nregex = '{regex}'\nproxy_pass = '{}'\n{more}\n", origin.addr())
+    };
+    let config = format!("[[server]]\n{LISTEN}\n") + &local(r"\.php$", &refuses()) + &local(".", "");
+    let proxy = Proxy::start(&config);
+    for (target, expected) in [
+        ("/x.php", 403),
+        ("/x.php%0a", 400),
+        ("/x.php%00.jpg", 400),
+        ("/x.p%0ahp", 400),
+        ("/x.jpg%20", 200),
+        ("/x%0a.php", 400),
+    ] {
+        assert_eq!(status(&proxy, target, "a").await, expected, "{target}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slash_too_many_is_no_matter_of_other_upstreams() {
     let (all, api) = (Origin::saying("all").await, Origin::saying("api").await);

@@ -21,9 +21,18 @@ pub fn is_of_connection(name: &HeaderName) -> bool {
 /// What stands in `connection`: options of the connection, and the names of headers that are for it only (RFC 9110, section
 /// 7.6.1).
 pub fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    let lines = headers.get_all(header::CONNECTION).iter();
+    tokens(headers, &header::CONNECTION)
+}
+
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let lines = headers.get_all(name).into_iter();
     let tokens = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     tokens.map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
+
+/// Whether a header that is a list of tokens has this one.
+pub fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    tokens(headers, name).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
 }
 
 /// Whether the body is in chunks and nothing else, or no coding of transfer is named.

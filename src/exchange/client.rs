@@ -7,11 +7,12 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use futures::channel::oneshot;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{Ask, Exchange, Refused, Reply};
+use crate::headers::lists;
 use crate::phase::Phase;
 
 /// Bytes on their way between plugin and client, each way. What is beyond waits where it comes from.
@@ -168,18 +169,12 @@ fn accept(method: &Method, version: Version, headers: &HeaderMap) -> Result<Head
     HeaderValue::from_str(&derive_accept_key(key)).map_err(|_| Refused::NoUpgrade("`sec-websocket-key` is not valid"))
 }
 
-/// Whether a header that is a list of tokens has this one.
-fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn request(pairs: &[(&str, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()
+        pairs.iter().map(|(name, value)| (name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap())).collect()
     }
 
     #[test]

@@ -20,9 +20,9 @@ pub fn no_server() -> Box<Error> {
     status(503, NO_SERVER)
 }
 
-/// The upstream switches protocols, which the client has not asked for (RFC 9110, section 15.2.2).
+/// The upstream switches protocols, which the client has not asked for, or to another (RFC 9110, section 15.2.2).
 pub fn unasked_upgrade() -> Box<Error> {
-    Error::explain(ErrorType::InvalidHTTPHeader, "101 to a request without `Upgrade`").into_up()
+    Error::explain(ErrorType::InvalidHTTPHeader, "101 to another protocol than was asked for").into_up()
 }
 
 /// The upstream says of the body what has no meaning, or what nobody has asked for.

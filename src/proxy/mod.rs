@@ -43,6 +43,7 @@ use self::upstream::Upstream;
 use crate::config::{self, Handler, Template};
 use crate::exchange::Reply;
 use crate::facts::{self, Connection, Origin, UpstreamFacts, View};
+use crate::headers::lists;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::path;
@@ -381,7 +382,7 @@ impl ProxyHttp for Gateway {
             framing::end_interim(response);
             return Ok(());
         }
-        if response.status == StatusCode::SWITCHING_PROTOCOLS && !session.is_upgrade_req() {
+        if response.status == StatusCode::SWITCHING_PROTOCOLS && !is_upgrade(session.req_header(), response) {
             return Err(error::unasked_upgrade());
         }
         if response.status != StatusCode::SWITCHING_PROTOCOLS && !framing::is_plain(response) {
@@ -521,6 +522,12 @@ fn name_host(request: &mut RequestHeader, ctx: &Context) -> pingora::Result<()> 
 /// The response that the client has, at least in part.
 fn final_response(session: &Session) -> Option<&ResponseHeader> {
     session.response_written().filter(|response| !is_interim(response.status))
+}
+
+/// Whether the upstream switches to the protocol that was asked for: Pingora lets no other request pass than for WebSocket.
+fn is_upgrade(request: &RequestHeader, response: &ResponseHeader) -> bool {
+    let names = |headers| lists(headers, &header::UPGRADE, "websocket");
+    request.version == Version::HTTP_11 && names(&request.headers) && names(&response.headers)
 }
 
 fn asks_for_trailers(request: &RequestHeader) -> bool {

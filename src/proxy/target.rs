@@ -4,7 +4,7 @@ use http::uri::{PathAndQuery, Uri};
 use http::{HeaderName, HeaderValue, Method, Version, header};
 use pingora::http::RequestHeader;
 
-use crate::headers::{connection_tokens, is_at_most_chunked, is_framing, is_host, is_length};
+use crate::headers::{connection_tokens, is_at_most_chunked, is_framing, is_host, is_length, lists};
 
 /// Leaves a path as the target of the request (RFC 9112, section 3.2), or `*` for OPTIONS, and its host in `host`, whatever the
 /// version. The error is what is wrong.
@@ -17,6 +17,10 @@ pub fn settle(request: &mut RequestHeader) -> Result<(), &'static str> {
     one_framing(request)?;
     if request.headers.contains_key(header::CONNECTION) {
         remove_nominated(request)?;
+    }
+    if request.headers.contains_key(header::UPGRADE) && !lists(&request.headers, &header::CONNECTION, "upgrade") {
+        // Of another connection then (RFC 9110, section 7.8). Pingora does not look.
+        request.remove_header(&header::UPGRADE);
     }
     match request.raw_path() {
         [b'/', ..] => Ok(()),
@@ -169,6 +173,25 @@ mod tests {
             request.insert_header(header::HOST, "a").unwrap();
             values.iter().for_each(|value| _ = request.append_header(name, *value).unwrap());
             assert_eq!(settle(&mut request).is_ok(), is_one, "{name}: {values:?}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_is_one_of_this_connection() {
+        for (connection, upgrades) in [
+            (&["upgrade"][..], true),
+            (&["keep-alive, Upgrade"], true),
+            (&["keep-alive", "upgrade"], true),
+            (&["x, upgrade"], true),
+            (&["keep-alive"], false),
+            (&[], false),
+        ] {
+            let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+            request.insert_header(header::HOST, "a").unwrap();
+            request.insert_header(header::UPGRADE, "websocket").unwrap();
+            connection.iter().for_each(|line| _ = request.append_header(header::CONNECTION, *line).unwrap());
+            settle(&mut request).unwrap();
+            assert_eq!(request.headers.contains_key(header::UPGRADE), upgrades, "{connection:?}");
         }
     }
 

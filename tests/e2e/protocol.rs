@@ -369,4 +369,18 @@ async fn nobody_switches_protocols_unasked() {
         RawOrigin::saying("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n").await;
     let proxy = Proxy::start(&proxy_to(origin.addr()));
     assert_eq!(send(http1().get(proxy.url("/"))).await.status, 502);
+    // Nor to another protocol.
+    let asking = http1().get(proxy.url("/")).header("connection", "upgrade").header("upgrade", "websocket");
+    assert_eq!(send(asking).await.status, 502);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_that_connection_does_not_name_is_none() {
+    let origin = Origin::saying("hello").await;
+    let proxy = Proxy::start(&proxy_to(origin.addr()));
+    for (connection, upgrade) in [("keep-alive", None), ("keep-alive, upgrade", Some("websocket"))] {
+        let asking = http1().get(proxy.url("/")).header("connection", connection).header("upgrade", "websocket");
+        assert_eq!(send(asking).await.status, 200, "{connection}");
+        assert_eq!(origin.last().header("upgrade"), upgrade, "{connection}");
+    }
 }

@@ -35,6 +35,12 @@ pub fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     tokens(headers, name).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
 }
 
+/// Whether a value begins or ends with a blank: HTTP/1.1 takes such off, HTTP/2 has none (RFC 9113, section 8.2.1).
+pub fn is_padded(value: &HeaderValue) -> bool {
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    is_blank(value.as_bytes().first()) || is_blank(value.as_bytes().last())
+}
+
 /// Whether the body is in chunks and nothing else, or no coding of transfer is named.
 pub fn is_at_most_chunked(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();

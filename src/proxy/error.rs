@@ -25,6 +25,11 @@ pub fn unasked_upgrade() -> Box<Error> {
     Error::explain(ErrorType::InvalidHTTPHeader, "101 to another protocol than was asked for").into_up()
 }
 
+/// A header of the upstream's response begins or ends with a blank, which HTTP/2 forbids (RFC 9113, section 8.2.1).
+pub fn padded() -> Box<Error> {
+    Error::explain(ErrorType::InvalidHTTPHeader, "a header of the response begins or ends with a blank").into_up()
+}
+
 /// The upstream says of the body what has no meaning, or what nobody has asked for.
 pub fn bad_framing() -> Box<Error> {
     Error::explain(ErrorType::InvalidHTTPHeader, "the response has a wrong content-length or transfer-encoding")

@@ -43,7 +43,7 @@ use self::upstream::Upstream;
 use crate::config::{self, Handler, Template};
 use crate::exchange::Reply;
 use crate::facts::{self, Connection, Origin, UpstreamFacts, View};
-use crate::headers::lists;
+use crate::headers::{is_padded, lists};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::path;
@@ -377,6 +377,9 @@ impl ProxyHttp for Gateway {
         if response.version < Version::HTTP_11 {
             // The version is that of who sends it (RFC 9110, section 2.5): the client gets chunks, if it knows them.
             response.set_version(Version::HTTP_11);
+        }
+        if response.version == Version::HTTP_2 && response.headers.values().any(is_padded) {
+            return Err(error::padded());
         }
         if is_interim(response.status) {
             framing::end_interim(response);

@@ -4,12 +4,15 @@ use http::uri::{PathAndQuery, Uri};
 use http::{HeaderName, HeaderValue, Method, Version, header};
 use pingora::http::RequestHeader;
 
-use crate::headers::{connection_tokens, is_at_most_chunked, is_framing, is_host, is_length, lists};
+use crate::headers::{connection_tokens, is_at_most_chunked, is_framing, is_host, is_length, is_padded, lists};
 
 /// Leaves a path as the target of the request (RFC 9112, section 3.2), or `*` for OPTIONS, and its host in `host`, whatever the
 /// version. The error is what is wrong.
 pub fn settle(request: &mut RequestHeader) -> Result<(), &'static str> {
     if request.version == Version::HTTP_2 {
+        if request.headers.values().any(is_padded) {
+            return Err("a header of the request begins or ends with a blank");
+        }
         move_authority(request)?;
         join_cookies(request);
     }
@@ -192,6 +195,24 @@ mod tests {
             connection.iter().for_each(|line| _ = request.append_header(header::CONNECTION, *line).unwrap());
             settle(&mut request).unwrap();
             assert_eq!(request.headers.contains_key(header::UPGRADE), upgrades, "{connection:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_http_2_has_no_blanks_around_it() {
+        for (value, version, is_refused) in [
+            (" admin", Version::HTTP_2, true),
+            ("admin\t", Version::HTTP_2, true),
+            (" ", Version::HTTP_2, true),
+            ("", Version::HTTP_2, false),
+            ("a b\tc", Version::HTTP_2, false),
+            (" admin", Version::HTTP_11, false),
+        ] {
+            let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+            request.set_version(version);
+            request.insert_header(header::HOST, "a").unwrap();
+            request.insert_header("x-role", value).unwrap();
+            assert_eq!(settle(&mut request).is_err(), is_refused, "{value:?}");
         }
     }
 

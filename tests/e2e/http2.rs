@@ -36,6 +36,30 @@ async fn peer(answer: impl Fn(SendResponse<Bytes>) + Clone + Send + 'static) -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn blanks_around_a_value_are_refused() {
+    let origin = Origin::saying("hello").await;
+    let (addr, _) = peer(|mut respond| {
+        let response = Response::builder().header("x-role", "admin ").body(()).unwrap();
+        respond.send_response(response, true).unwrap();
+    })
+    .await;
+    let mut site = Site::with(&format!("[upstream.padded]\nservers = [{{ addr = '{addr}' }}]\nh2 = true"));
+    site.proxied("/", origin.addr()).route("/padded", "proxy_pass = 'padded'");
+    let proxy = Proxy::start(&site.to_string());
+    assert_eq!(send(http2().get(proxy.url("/padded"))).await.status, 502);
+
+    let stream = TcpStream::connect(proxy.addr()).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    for (value, expected) in [(" admin", 400), ("admin", 200)] {
+        let request = Request::builder().uri(proxy.url("/")).header("x-role", value).body(()).unwrap();
+        let (response, _) = client.send_request(request, true).unwrap();
+        assert_eq!(soon("a response", response).await.unwrap().status(), expected, "{value:?}");
+    }
+    assert_eq!(origin.only().header("x-role"), Some("admin"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_refuses_is_not_asked_for_ever() {
     let (addr, count) = peer(|mut respond| respond.send_reset(Reason::REFUSED_STREAM)).await;
     let config = format!(

@@ -113,6 +113,11 @@ fn remove_nominated(request: &mut RequestHeader) -> Result<(), &'static str> {
     }
 }
 
+/// Whether the client says, in any line, that its connection ends (RFC 9112, section 9.3). Pingora reads the first.
+pub fn ends_connection(request: &RequestHeader) -> bool {
+    lists(&request.headers, &header::CONNECTION, "close")
+}
+
 /// Of a connection, beside the names of headers.
 fn is_option(token: &[u8]) -> bool {
     [&b"close"[..], b"keep-alive", b"upgrade"].iter().any(|option| token.eq_ignore_ascii_case(option))

@@ -375,6 +375,28 @@ async fn nobody_switches_protocols_unasked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn close_ends_the_connection_in_whichever_line_it_stands() {
+    let mut site = Site::new();
+    site.answered("/");
+    let proxy = Proxy::start(&site.to_string());
+    for (lines, closes) in [
+        ("connection: close\r\n", true),
+        ("connection: keep-alive\r\nconnection: close\r\n", true),
+        ("connection: keep-alive\r\nconnection: x-a, Close\r\n", true),
+        ("connection: keep-alive\r\nconnection: x-a\r\n", false),
+        ("", false),
+    ] {
+        let mut client = Raw::connect(proxy.addr()).await;
+        client.send(format!("GET / HTTP/1.1\r\nhost: a\r\n{lines}\r\n")).await;
+        let response = client.read_response().await;
+        assert_eq!(response.header("connection"), Some(if closes { "close" } else { "keep-alive" }), "{lines}");
+        if closes {
+            assert!(client.is_closed().await, "{lines}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_that_connection_does_not_name_is_none() {
     let origin = Origin::saying("hello").await;
     let proxy = Proxy::start(&proxy_to(origin.addr()));

@@ -95,11 +95,7 @@ impl RequestBody {
 
     async fn receive(&mut self, session: &mut Session) -> pingora::Result<Option<Bytes>> {
         self.verify()?;
-        if self.expects_continue {
-            session.downstream_session.write_continue_response().await?;
-            self.expects_continue = false;
-            self.continued = true;
-        }
+        self.invite(session).await?;
         let piece = session.downstream_session.read_request_body().await;
         if let Err(error) = &piece {
             // Where the next request begins is not known.
@@ -107,6 +103,19 @@ impl RequestBody {
             self.failed = Some(error.etype().clone());
         }
         piece
+    }
+
+    /// Tells a client that waits for it to send its body.
+    ///
+    /// # Errors
+    /// When it has gone.
+    pub async fn invite(&mut self, session: &mut Session) -> pingora::Result<()> {
+        if self.expects_continue {
+            session.downstream_session.write_continue_response().await?;
+            self.expects_continue = false;
+            self.continued = true;
+        }
+        Ok(())
     }
 
     /// # Errors

@@ -352,13 +352,18 @@ impl ProxyHttp for Gateway {
         ctx.body.verify()?;
         ctx.body.give_back(session);
         ctx.body.seal();
-        if ctx.body.continued() {
-            request.remove_header(&header::EXPECT);
-        }
         if let (Some(_), Some(upstream)) = (&ctx.filtering, &mut ctx.facts.upstream) {
             upstream.sent = Some(quanta::Instant::now());
         }
         outcome.only_continue()?;
+        if request.version == Version::HTTP_2 && session.req_header().version == Version::HTTP_11 {
+            // Pingora does not pass on what an upstream of HTTP/2 says before its response.
+            ctx.body.freeze(session);
+            ctx.body.invite(session).await.map_err(|error| error.into_down())?;
+        }
+        if ctx.body.continued() {
+            request.remove_header(&header::EXPECT);
+        }
         if ctx.chain(Phase::HttpInHeaders).is_some() {
             // A plugin may have removed it.
             name_host(request, ctx)?;

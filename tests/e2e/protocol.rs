@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+use super::filters::pw_probe;
 use super::support::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,19 +166,25 @@ async fn requests_share_an_http_2_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_asks_may_go_on_once() {
     let origin = Origin::start(|request| reply(200, request.body)).await;
+    let echo = Proxy::start(&server("path = '/'\necho = true"));
     let read = script("wasm_access", &guests::path("probe"), r#"[{"call": "in-body-read-exact"}]"#);
     let refuse = script("wasm_access", &guests::path("verdict"), "return");
     let locals = format!(
         "[[server.local]]\npath = '/read'\nproxy_pass = '{}'\n{read}\
          [[server.local]]\npath = '/echo'\necho = true\n\
-         [[server.local]]\npath = '/refused'\necho = true\n{refuse}",
-        origin.addr()
+         [[server.local]]\npath = '/refused'\necho = true\n{refuse}\n\
+         [[server.local]]\npath = '/h2'\nproxy_pass = 'h2'\n\
+         [[server.local]]\npath = '/h2-filtered'\nproxy_pass = 'h2'\n{}\n\
+         [upstream.h2]\nservers = [{{ addr = '{}' }}]\nh2 = true\n",
+        origin.addr(),
+        pw_probe(&serde_json::json!({})),
+        echo.addr()
     );
     let proxy = Proxy::start(&(proxy_to(origin.addr()) + &locals));
     let expecting =
         |path: &str| format!("POST {path} HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n");
 
-    for path in ["/", "/read", "/echo"] {
+    for path in ["/", "/read", "/echo", "/h2", "/h2-filtered"] {
         let mut client = Raw::connect(proxy.addr()).await;
         client.send(expecting(path)).await;
         assert_eq!(client.read_response().await.status(), 100, "{path}");
@@ -186,6 +193,8 @@ async fn a_client_that_asks_may_go_on_once() {
         let response = client.read_response().await;
         assert_eq!(response.status(), 200, "{path}");
         assert!(response.text().contains("hello"), "{path}");
+        // Where the proxy has said it itself, the upstream is not asked.
+        assert_eq!(response.text().contains("expect"), path == "/echo", "{path}");
     }
 
     let mut client = Raw::connect(proxy.addr()).await;

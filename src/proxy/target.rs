@@ -1,6 +1,6 @@
 //! What a request is for: refused when it could mean one thing to us and another to an upstream, and so get around a route.
 
-use http::uri::{PathAndQuery, Uri};
+use http::uri::Uri;
 use http::{HeaderName, HeaderValue, Method, Version, header};
 use pingora::http::RequestHeader;
 
@@ -16,6 +16,9 @@ pub fn settle(request: &mut RequestHeader) -> Result<(), &'static str> {
         move_authority(request)?;
         join_cookies(request);
     }
+    if !matches!(request.raw_path(), [b'/', ..]) && (request.raw_path() != b"*" || request.method != Method::OPTIONS) {
+        split_target(request)?;
+    }
     one_host(request)?;
     one_framing(request)?;
     if request.headers.contains_key(header::CONNECTION) {
@@ -25,23 +28,25 @@ pub fn settle(request: &mut RequestHeader) -> Result<(), &'static str> {
         // Of another connection then (RFC 9110, section 7.8). Pingora does not look.
         request.remove_header(&header::UPGRADE);
     }
-    match request.raw_path() {
-        [b'/', ..] => Ok(()),
-        b"*" if request.method == Method::OPTIONS => Ok(()),
-        absolute => {
-            let path = path_of(absolute, request).ok_or("the request target is not a path")?;
-            request.set_uri(path.into());
-            Ok(())
-        }
-    }
+    Ok(())
 }
 
-/// The path of a target in absolute form, of the host that the request names.
-fn path_of(target: &[u8], request: &RequestHeader) -> Option<PathAndQuery> {
-    let target = Uri::try_from(target).ok().filter(|target| target.scheme().is_some())?;
-    let host = request.headers.get(header::HOST)?.as_bytes();
-    let is_same = target.authority()?.as_str().as_bytes().eq_ignore_ascii_case(host);
-    target.path_and_query().filter(|path| is_same && path.as_str().starts_with('/')).cloned()
+/// Takes a target in absolute form apart. A `host` beside it has to be the same, which is more than RFC 9112, section 3.2.2, asks
+/// for; Pingora does not even let another spelling of it through. HTTP/1.0 need not have one.
+fn split_target(request: &mut RequestHeader) -> Result<(), &'static str> {
+    const NO_PATH: &str = "the request target is not a path";
+    let target = Uri::try_from(request.raw_path()).ok().filter(|target| target.scheme().is_some()).ok_or(NO_PATH)?;
+    let path = target.path_and_query().filter(|path| path.as_str().starts_with('/')).cloned().ok_or(NO_PATH)?;
+    let authority = target.authority().ok_or(NO_PATH)?.as_str();
+    match request.headers.get(header::HOST) {
+        Some(host) if !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes()) => return Err(HOSTS),
+        None if request.version < Version::HTTP_11 => {
+            request.insert_header(header::HOST, authority).map_err(|_| NO_HOST)?;
+        }
+        _ => {}
+    }
+    request.set_uri(path.into());
+    Ok(())
 }
 
 /// What is `:authority` in HTTP/2 is `host` here. A `host` beside it has to be the same (RFC 9113, section 8.3.1).
@@ -163,6 +168,22 @@ mod tests {
             assert_eq!(settled("GET", target, "a.cn").as_deref(), path, "{target}");
         }
         assert_eq!(settled("OPTIONS", "*", "a.cn").as_deref(), Some("*"));
+    }
+
+    #[test]
+    fn a_target_may_name_the_host() {
+        for (version, target, host) in [
+            (Version::HTTP_10, "http://b.cn/x", Some("b.cn")),
+            (Version::HTTP_10, "http://b.cn:80/x", Some("b.cn:80")),
+            (Version::HTTP_10, "http://u@b.cn/x", None),
+            (Version::HTTP_10, "http:///x", None),
+            (Version::HTTP_11, "http://b.cn/x", None),
+        ] {
+            let mut request = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
+            request.set_version(version);
+            let settled = settle(&mut request).ok().map(|()| request.headers[header::HOST].to_str().unwrap());
+            assert_eq!(settled, host, "{target}");
+        }
     }
 
     #[test]

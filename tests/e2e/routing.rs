@@ -43,7 +43,9 @@ async fn the_host_chooses_the_server() {
     }
     client.send("GET http://www.example.cn/ HTTP/1.1\r\nhost: www.example.cn\r\n\r\n").await;
     assert_eq!(client.read_response().await.text(), "exact");
-    // HTTP/1.0 needs no host.
+    // HTTP/1.0 needs no host. A target may name it.
+    client.send("GET http://www.example.cn/ HTTP/1.0\r\nconnection: keep-alive\r\n\r\n").await;
+    assert_eq!(client.read_response().await.text(), "exact");
     client.send("GET / HTTP/1.0\r\naccept: */*\r\n\r\n").await;
     assert_eq!(client.read_response().await.text(), "first");
 

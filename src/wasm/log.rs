@@ -78,6 +78,11 @@ impl Output {
         }
         taken
     }
+
+    /// Takes all of it out.
+    pub fn take(&self) -> Vec<(log::Level, Vec<u8>)> {
+        std::mem::take(&mut *self.0.lock())
+    }
 }
 
 impl RunLog {
@@ -126,7 +131,7 @@ impl RunLog {
     /// Ends the run, and the line that it left open.
     pub fn end(&mut self, request: Option<&Shared>) {
         if std::mem::take(&mut self.touched) {
-            for (level, bytes) in std::mem::take(&mut *self.output.0.lock()) {
+            for (level, bytes) in self.output.take() {
                 self.lines(level, &bytes, request);
             }
         }

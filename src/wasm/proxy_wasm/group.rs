@@ -269,6 +269,7 @@ impl Group {
             slot: slot.clone(),
             is_trial,
             output: Default::default(),
+            has_written: false,
             at_limit: Default::default(),
             unknown_clusters: Default::default(),
             _alive: (Counted::new(&live.filter_vms), Counted::new(&self.vms)),

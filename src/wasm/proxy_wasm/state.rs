@@ -54,6 +54,8 @@ pub struct State {
     pub is_trial: bool,
     /// What the guest has written without ending the line.
     pub output: Output,
+    /// Whether it has written anything in this callback: asking the output itself would cost every callback a lock.
+    pub has_written: bool,
     /// The functions of which the log has said that they are at a limit.
     pub at_limit: HashSet<&'static str>,
     /// The names of which the log has said that no upstream has them.
@@ -297,6 +299,19 @@ impl State {
         crate::wasm::log::write_filter(level, &root.identity.name, self.request_id().as_deref(), text);
     }
 
+    /// A callback has ended, and with it the line that it left open.
+    pub fn end_output(&mut self) {
+        if std::mem::take(&mut self.has_written) {
+            self.log_output(self.output.take());
+        }
+    }
+
+    fn log_output(&self, lines: Vec<(log::Level, Vec<u8>)>) {
+        for (level, lines) in lines {
+            self.log(level, String::from_utf8_lossy(&lines).trim_end());
+        }
+    }
+
     /// What a filter has set cannot be sent, or kept: its stream ends, and nothing goes on without that. SDKs panic over
     /// statuses that would say so, which would end all streams of the VM.
     pub fn end_stream(&self, function: &str, why: &dyn Display) {
@@ -361,9 +376,8 @@ impl wasi::Host for State {
     }
 
     fn output(&mut self, level: log::Level, text: &[u8]) {
+        self.has_written = true;
         self.output.write(level, text);
-        for (level, lines) in self.output.take_lines() {
-            self.log(level, String::from_utf8_lossy(&lines).trim_end());
-        }
+        self.log_output(self.output.take_lines());
     }
 }

@@ -90,7 +90,9 @@ impl Vm {
         store.set_epoch_deadline(1);
         store.data_mut().cpu = Cpu::new(LONGEST_START);
         store.data_mut().cpu.reset(false, None);
-        let instance = pre.instantiate(&mut store).map_err(|error| StartError::Instantiate(format!("{error:#}")))?;
+        let instance = pre.instantiate(&mut store);
+        store.data_mut().end_output();
+        let instance = instance.map_err(|error| StartError::Instantiate(format!("{error:#}")))?;
         let memory = instance.get_memory(&mut store, "memory").ok_or(StartError::NoMemory)?;
         let allocate = match export(&instance, &mut store, &["malloc", "proxy_on_memory_allocate"])? {
             Some(allocate) => allocate,
@@ -100,7 +102,9 @@ impl Vm {
         store.data_mut().allocate = Some(allocate);
         let callbacks = Callbacks::of(&instance, &mut store, allowed)?;
         let mut vm = Vm { store, callbacks, cpu, roots: Vec::new() };
-        vm.initialize(&instance)?;
+        let initialized = vm.initialize(&instance);
+        vm.state().end_output();
+        initialized?;
         vm.store.data_mut().mode = Mode::Running;
         vm.store.data_mut().cpu = Cpu::new(vm.cpu);
         Ok(vm)
@@ -347,7 +351,9 @@ fn run<R>(
     state.contexts.current = context;
     state.contexts.called = context;
     state.cpu.reset(false, None);
-    let result = callback(store)?;
+    let result = callback(store);
+    store.data_mut().end_output();
+    let result = result?;
     // After a trap it says whose it was.
     let contexts = &mut store.data_mut().contexts;
     contexts.current = 0;

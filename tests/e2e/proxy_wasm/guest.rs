@@ -34,6 +34,7 @@ const SCRATCH: u32 = 64 << 10;
 /// What each module has: host functions, and functions to be called with texts.
 ///
 /// - `$say` logs a text, `$show` a text with a number, such as a status.
+/// - `$print` writes a text to the standard output.
 /// - `$count` adds one to the counter of this name.
 /// - `$path` is the first letter of the path after its slash; `$header` whether the request has this header.
 /// - `$answer` sends a response with this status and no body.
@@ -62,6 +63,7 @@ const COMMON: &str = r#"
   (import "wasi_snapshot_preview1" "environ_sizes_get" (func $environ_sizes_get (param i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "environ_get" (func $environ_get (param i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "random_get" (func $random_get (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))
   (func (export "proxy_abi_version_0_2_1"))
   (memory $memory (export "memory") 4)
@@ -77,6 +79,10 @@ const COMMON: &str = r#"
       (i32.add (i32.const 0x200) (local.get $size)) (i32.add (local.get $at) (i32.const 1))
       (i32.sub (i32.const 0x2ff) (local.get $at)))
     (call $say (i32.const 0x200) (i32.add (local.get $size) (i32.sub (i32.const 0x2ff) (local.get $at)))))
+  (func $print (param i32 i32)
+    (i32.store (i32.const 0x10c) (local.get 0))
+    (i32.store (i32.const 0x110) (local.get 1))
+    (drop (call $fd_write (i32.const 1) (i32.const 0x10c) (i32.const 1) (i32.const 0x114))))
   (func $count (param i32 i32)
     (drop (call $proxy_define_metric (i32.const 0) (local.get 0) (local.get 1) (i32.const 0x100)))
     (drop (call $proxy_increment_metric (i32.load (i32.const 0x100)) (i64.const 1))))

@@ -6,6 +6,7 @@ mod foreign;
 mod guest;
 mod hostile;
 mod lifecycle;
+mod output;
 mod properties;
 mod refused;
 mod services;

@@ -19,7 +19,7 @@ impl Failure {
     pub fn from_run(error: &wasmtime::Error) -> Failure {
         let kind = match error.downcast_ref::<Exceeded>() {
             Some(Exceeded::Memory(_)) => FailureKind::Memory,
-            Some(Exceeded::Cpu(_)) => FailureKind::Cpu,
+            Some(Exceeded::Cpu(_) | Exceeded::CpuInAll(_)) => FailureKind::Cpu,
             Some(Exceeded::Wall(_)) => FailureKind::Wall,
             None => FailureKind::Trap,
         };

@@ -54,6 +54,8 @@ pub enum Exceeded {
     Memory(usize),
     #[error("computed for more than the limit of {} ms without calling the host", .0.as_millis())]
     Cpu(Duration),
+    #[error("computed for more than the limit of {} ms in all", .0.as_millis())]
+    CpuInAll(Duration),
     #[error("ran for more than the limit of {} ms", .0.as_millis())]
     Wall(Duration),
 }
@@ -98,8 +100,12 @@ impl ResourceLimiter for Memory {
 }
 
 /// Counts the CPU time of a run at every tick of the epoch, so that a run that ends within a tick pays nothing for it.
+#[derive(Clone)]
 pub struct Cpu {
+    /// Of a stretch.
     limit: Duration,
+    /// Of the run, if it cannot yield.
+    in_all: Duration,
     wall: Option<Duration>,
     /// Whether the run may yield; else there is only the trap.
     can_yield: bool,
@@ -124,8 +130,18 @@ struct Sample {
 
 impl Cpu {
     pub fn new(limit: Duration) -> Cpu {
+        Cpu::bounded(limit, limit * SYNC_RUN)
+    }
+
+    /// A run that cannot yield may compute for so long, whether it calls the host or not.
+    pub fn in_all(limit: Duration) -> Cpu {
+        Cpu::bounded(limit, limit)
+    }
+
+    fn bounded(limit: Duration, in_all: Duration) -> Cpu {
         Cpu {
             limit,
+            in_all,
             wall: None,
             can_yield: false,
             host_calls: 0,
@@ -161,11 +177,11 @@ impl Cpu {
         let now = Instant::now();
         let started = *self.started.get_or_insert(now);
         self.count();
+        if !self.can_yield && self.total > self.in_all {
+            return Err(Exceeded::CpuInAll(self.in_all).into());
+        }
         if self.stretch > self.limit {
             return Err(Exceeded::Cpu(self.limit).into());
-        }
-        if !self.can_yield && self.total > self.limit * SYNC_RUN {
-            return Err(Exceeded::Cpu(self.limit * SYNC_RUN).into());
         }
         if let Some(wall) = self.wall.filter(|wall| now - started > *wall) {
             return Err(Exceeded::Wall(wall).into());
@@ -295,15 +311,20 @@ mod tests {
 
     #[test]
     fn host_calls_begin_a_new_stretch_but_not_without_end_on_the_synchronous_path() {
-        let mut cpu = Cpu::new(Duration::from_millis(20));
-        for (can_yield, ends) in [(true, false), (false, true)] {
+        let limit = Duration::from_millis(20);
+        for (mut cpu, can_yield, ends) in [
+            (Cpu::new(limit), true, None),
+            (Cpu::new(limit), false, Some(limit * SYNC_RUN)),
+            (Cpu::in_all(limit), false, Some(limit)),
+        ] {
             cpu.reset(can_yield, None);
-            let ended = (0..60).any(|_| {
+            let error = (0..60).find_map(|_| {
                 burn(TICK);
                 cpu.host_call();
-                cpu.tick().is_err()
+                cpu.tick().err()
             });
-            assert_eq!(ended, ends, "can_yield: {can_yield}");
+            let error = error.map(|error| *error.downcast_ref().unwrap());
+            assert_eq!(error, ends.map(Exceeded::CpuInAll), "can_yield: {can_yield}");
             assert!(cpu.was_slow());
         }
     }

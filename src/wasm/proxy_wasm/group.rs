@@ -14,11 +14,14 @@ use super::plugin::{Identity, Plugin};
 use super::slot::{Link, Lost, Restart, Slot};
 use super::state::{Contexts, Environment, Mode, Shown, State, StreamContext, Task};
 use super::stream::Stream;
-use super::vm::{Allowed, StartError, Vm};
+use super::vm::{Allowed, CpuTimes, StartError, Vm};
 use crate::config::FailurePolicy;
 use crate::observe::metrics::Counted;
 use crate::wasm::limits::{Cpu, Memory, may_instantiate};
 use crate::worker;
+
+/// How long a plugin may compute while it starts: some build large tables from their configuration then.
+const LONGEST_START: Duration = Duration::from_secs(10);
 
 /// How long a VM that has failed is left alone at least (as Envoy's `reload_config`).
 const BACKOFF: Duration = Duration::from_secs(1);
@@ -254,12 +257,15 @@ impl Group {
         let live = &self.services.capabilities.live;
         may_instantiate(self.vms.get() as usize, live.all_instances())
             .map_err(|error| StartError::Instantiate(error.to_string()))?;
+        let of_callback = Cpu::new(self.cpu);
+        // In the VM of a request, a start is a part of that.
+        let of_start = if self.size == 0 { of_callback.clone() } else { Cpu::in_all(LONGEST_START) };
         let state = State {
             memory: None,
             allocate: None,
             mode: Mode::Initializing,
             limits: Memory::new(self.memory),
-            cpu: Cpu::new(self.cpu),
+            cpu: of_start.clone(),
             contexts: Contexts::default(),
             calls: Default::default(),
             shown: Shown::default(),
@@ -274,7 +280,7 @@ impl Group {
             unknown_clusters: Default::default(),
             _alive: (Counted::new(&live.filter_vms), Counted::new(&self.vms)),
         };
-        Vm::start(&self.pre, state, self.cpu, &self.allowed)
+        Vm::start(&self.pre, state, CpuTimes { of_callback, of_start }, &self.allowed)
     }
 }
 

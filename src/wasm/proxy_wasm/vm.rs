@@ -2,7 +2,6 @@
 //! a time; what they ask for is done after them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use wasmtime::{Instance, InstancePre, Store, TypedFunc, WasmParams, WasmResults};
 
@@ -13,16 +12,22 @@ use super::slot::Listener;
 use super::state::{Mode, Root, State, StreamContext, Tick};
 use crate::wasm::limits::Cpu;
 
-/// How long a plugin may compute while it starts: some build large tables from their configuration then.
-const LONGEST_START: Duration = Duration::from_secs(10);
-
 /// A VM. After a trap nothing of it may be called any more.
 pub struct Vm {
     store: Store<State>,
     callbacks: Callbacks,
-    /// CPU time of a callback between two host calls.
-    cpu: Duration,
+    cpu: CpuTimes,
+    /// Whether what the VM has computed until now counts as the start of the first plugin.
+    is_new: bool,
     roots: Vec<(Arc<Identity>, u32)>,
+}
+
+/// How long the guest may compute.
+#[derive(Clone)]
+pub struct CpuTimes {
+    pub of_callback: Cpu,
+    /// Of all callbacks with which a plugin starts, and of the VM's own before them.
+    pub of_start: Cpu,
 }
 
 /// Why a VM or a plugin in it did not start.
@@ -79,17 +84,15 @@ enum HeadersCallback {
 pub type Allowed = Option<std::collections::HashSet<String>>;
 
 impl Vm {
-    /// Makes an instance and initializes it.
+    /// Makes an instance and initializes it: in the time of a start, which goes on with the first plugin.
     ///
     /// # Errors
     /// When it is not a Proxy-Wasm module, or fails.
-    pub fn start(pre: &InstancePre<State>, state: State, cpu: Duration, allowed: &Allowed) -> Result<Vm, StartError> {
+    pub fn start(pre: &InstancePre<State>, state: State, cpu: CpuTimes, allowed: &Allowed) -> Result<Vm, StartError> {
         let mut store = Store::new(pre.module().engine(), state);
         store.limiter(|state| &mut state.limits);
         store.epoch_deadline_callback(|mut store| store.data_mut().cpu.tick());
         store.set_epoch_deadline(1);
-        store.data_mut().cpu = Cpu::new(LONGEST_START);
-        store.data_mut().cpu.reset(false, None);
         let instance = pre.instantiate(&mut store);
         store.data_mut().end_output();
         let instance = instance.map_err(|error| StartError::Instantiate(format!("{error:#}")))?;
@@ -101,12 +104,11 @@ impl Vm {
         store.data_mut().memory = Some(memory);
         store.data_mut().allocate = Some(allocate);
         let callbacks = Callbacks::of(&instance, &mut store, allowed)?;
-        let mut vm = Vm { store, callbacks, cpu, roots: Vec::new() };
+        let mut vm = Vm { store, callbacks, cpu, is_new: true, roots: Vec::new() };
         let initialized = vm.initialize(&instance);
         vm.state().end_output();
         initialized?;
         vm.store.data_mut().mode = Mode::Running;
-        vm.store.data_mut().cpu = Cpu::new(vm.cpu);
         Ok(vm)
     }
 
@@ -135,7 +137,9 @@ impl Vm {
         if let Some(root) = self.root(identity) {
             return Ok(root);
         }
-        self.store.data_mut().cpu = Cpu::new(LONGEST_START);
+        if !std::mem::take(&mut self.is_new) {
+            self.store.data_mut().cpu = self.cpu.of_start.clone();
+        }
         let state = self.store.data_mut();
         let id = state.contexts.add_root(|id| Root {
             identity: identity.clone(),
@@ -146,7 +150,7 @@ impl Vm {
         });
         let started = self.start_root(id, identity);
         let state = self.store.data_mut();
-        state.cpu = Cpu::new(self.cpu);
+        state.cpu = self.cpu.of_callback.clone();
         state.shown.plugin_configuration = None;
         match started {
             Ok(()) => {
@@ -169,16 +173,16 @@ impl Vm {
         state.shown.plugin_configuration = Some(identity.configuration.clone().unwrap_or_else(|| Arc::from("")));
         let callbacks = &self.callbacks;
         let on = on(&callbacks.on_context_create, (id, 0));
-        run(&mut self.store, id, on).map_err(trap("proxy_on_context_create"))?;
+        go_on(&mut self.store, id, on).map_err(trap("proxy_on_context_create"))?;
         self.store.data_mut().shown.plugin_configuration = None;
         let call = on_or(&callbacks.on_vm_start, (id, vm_configuration), 1);
-        if run(&mut self.store, id, call).map_err(trap("proxy_on_vm_start"))? == 0 {
+        if go_on(&mut self.store, id, call).map_err(trap("proxy_on_vm_start"))? == 0 {
             return Err(StartError::Refused("proxy_on_vm_start"));
         }
         self.store.data_mut().shown.plugin_configuration =
             Some(identity.configuration.clone().unwrap_or_else(|| Arc::from("")));
         let call = on_or(&callbacks.on_configure, (id, configuration), 1);
-        if run(&mut self.store, id, call).map_err(trap("proxy_on_configure"))? == 0 {
+        if go_on(&mut self.store, id, call).map_err(trap("proxy_on_configure"))? == 0 {
             return Err(StartError::Refused("proxy_on_configure"));
         }
         Ok(())
@@ -347,10 +351,19 @@ fn run<R>(
     context: u32,
     callback: impl FnOnce(&mut Store<State>) -> wasmtime::Result<R>,
 ) -> wasmtime::Result<R> {
+    store.data_mut().cpu.reset(false, None);
+    go_on(store, context, callback)
+}
+
+/// Runs another callback of a context, in the time of those before.
+fn go_on<R>(
+    store: &mut Store<State>,
+    context: u32,
+    callback: impl FnOnce(&mut Store<State>) -> wasmtime::Result<R>,
+) -> wasmtime::Result<R> {
     let state = store.data_mut();
     state.contexts.current = context;
     state.contexts.called = context;
-    state.cpu.reset(false, None);
     let result = callback(store);
     store.data_mut().end_output();
     let result = result?;

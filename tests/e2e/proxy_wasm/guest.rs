@@ -35,6 +35,7 @@ const SCRATCH: u32 = 64 << 10;
 ///
 /// - `$say` logs a text, `$show` a text with a number, such as a status.
 /// - `$print` writes a text to the standard output.
+/// - `$spin` computes, and calls the host, for so many milliseconds.
 /// - `$count` adds one to the counter of this name.
 /// - `$path` is the first letter of the path after its slash; `$header` whether the request has this header.
 /// - `$answer` sends a response with this status and no body.
@@ -50,6 +51,7 @@ const COMMON: &str = r#"
   (import "env" "proxy_send_local_response"
     (func $proxy_send_local_response (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
   (import "env" "proxy_continue_stream" (func $proxy_continue_stream (param i32) (result i32)))
+  (import "env" "proxy_get_current_time_nanoseconds" (func $proxy_get_current_time (param i32) (result i32)))
   (import "env" "proxy_set_effective_context" (func $proxy_set_effective_context (param i32) (result i32)))
   (import "env" "proxy_set_tick_period_milliseconds" (func $tick_every (param i32) (result i32)))
   (import "env" "proxy_done" (func $proxy_done (result i32)))
@@ -83,6 +85,13 @@ const COMMON: &str = r#"
     (i32.store (i32.const 0x10c) (local.get 0))
     (i32.store (i32.const 0x110) (local.get 1))
     (drop (call $fd_write (i32.const 1) (i32.const 0x10c) (i32.const 1) (i32.const 0x114))))
+  (func $spin (param i32)
+    (drop (call $proxy_get_current_time (i32.const 0x118)))
+    (i64.store (i32.const 0x120)
+      (i64.add (i64.load (i32.const 0x118)) (i64.mul (i64.extend_i32_u (local.get 0)) (i64.const 1000000))))
+    (loop $more
+      (drop (call $proxy_get_current_time (i32.const 0x118)))
+      (br_if $more (i64.lt_u (i64.load (i32.const 0x118)) (i64.load (i32.const 0x120))))))
   (func $count (param i32 i32)
     (drop (call $proxy_define_metric (i32.const 0) (local.get 0) (local.get 1) (i32.const 0x100)))
     (drop (call $proxy_increment_metric (i32.load (i32.const 0x100)) (i64.const 1))))

@@ -253,3 +253,32 @@ async fn no_request_is_lost_while_filters_change() {
         assert_eq!(failures(&proxy, name, "trap"), 0.0);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_vm_of_its_own_a_request_starts_a_filter_within_the_limits_of_a_callback() {
+    let config = |guest: Guest| {
+        let mut site = Site::new();
+        filtered(&mut site, "/", "echo = true", "slow", &guest.path(), "instances = 'request'\n");
+        site.to_string()
+    };
+    // Each callback keeps within the limit; all together they do not, if they get to compute.
+    let long = ["proxy_on_context_create", "proxy_on_vm_start", "proxy_on_configure"]
+        .into_iter()
+        .fold(Guest::new(), |guest, callback| guest.on(callback, "(call $spin (i32.const 200))"));
+    let config_of_long = config(long);
+    eventually("the trial is bounded", || {
+        check(&config_of_long).stderr.contains("computed for more than the limit of 250 ms in all")
+    });
+
+    let later = Guest::new().on(
+        "proxy_on_configure",
+        "(if (i32.eqz (call $proxy_get_shared_data 'tried' (i32.const 0x40) (i32.const 0x44) (i32.const 0x48)))
+           (then (loop $for_ever (br $for_ever))))
+         (drop (call $proxy_set_shared_data 'tried' 'x' (i32.const 0)))",
+    );
+    let proxy = Proxy::start(&config(later));
+    assert_eq!(status(&proxy, "/").await, 503);
+    let line = proxy.wait_for_log("filter=slow request=");
+    assert!(line.contains("failed: instantiate: the plugin failed in proxy_on_configure"), "{line}");
+    proxy.wait_for_log("computed for more than the limit of 50 ms without calling the host");
+}

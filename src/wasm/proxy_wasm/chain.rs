@@ -427,7 +427,16 @@ impl Filters {
 
     fn open(&mut self, position: usize) -> Result<(), Flow> {
         let Filter { plugin, failure_policy, .. } = &self.chain.filters[position];
-        match plugin.group.open(plugin, *failure_policy, &self.stream, position) {
+        let beside = || {
+            let mut others = self.chain.filters.iter().zip(&self.contexts);
+            others.find_map(|(other, state)| match state {
+                State::Open(link, _) if Arc::ptr_eq(&other.plugin.group, &plugin.group) && link.is_alive() => {
+                    Some(link)
+                }
+                _ => None,
+            })
+        };
+        match plugin.group.open(plugin, *failure_policy, &self.stream, position, beside) {
             Ok(link) => {
                 // What it decides now counts after the callback that it is opened for.
                 self.contexts[position] = State::Open(link, plugin.identity.metrics.stream());

@@ -109,21 +109,27 @@ impl Group {
         self.known().filter(|plugin| plugin.is_started())
     }
 
-    /// A stream of a plugin, in one of the VMs.
+    /// A stream of a plugin, in one of the VMs. `beside`: a stream of the same request in the VM that the request has, if each
+    /// has its own.
     ///
     /// # Errors
     /// When all of them have failed, or the one that was taken does now.
-    pub fn open(
+    pub fn open<'a>(
         self: &Arc<Group>,
         plugin: &Plugin,
         policy: FailurePolicy,
         stream: &Arc<Stream>,
         position: usize,
+        beside: impl FnOnce() -> Option<&'a Link>,
     ) -> Result<Link, Lost> {
         let identity = &plugin.identity;
         let context = |root| StreamContext { stream: stream.clone(), position, root, declared: Vec::new() };
         if self.size == 0 {
-            let slot = self.lone(identity, false).map_err(|error| {
+            let slot = match beside() {
+                Some(link) => link.slot.start_plugin(identity).unwrap_or(Ok(0)).map(|_| link.slot.clone()),
+                None => self.lone(identity, false),
+            };
+            let slot = slot.map_err(|error| {
                 identity.failed_to_start(&error, Some(stream));
                 Lost
             })?;

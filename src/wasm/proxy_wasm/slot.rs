@@ -58,7 +58,7 @@ pub enum Restart {
 
 /// A stream context: where it is, and in which VM.
 pub struct Link {
-    slot: Arc<Slot>,
+    pub slot: Arc<Slot>,
     generation: u64,
     id: u32,
 }

@@ -117,6 +117,51 @@ async fn each_request_can_have_a_vm_of_its_own() {
     assert_eq!(failures(&proxy, "alone", "trap"), 4.0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_of_a_request_share_the_vm_that_it_has() {
+    let guest = Guest::new()
+        .on("proxy_on_context_create", "(if (i32.eqz (local.get $a)) (then (call $say 'a root')))")
+        .on(
+            "proxy_on_request_headers",
+            "(i32.store (i32.const 0x80) (i32.add (i32.const 1) (i32.load (i32.const 0x80))))
+             (call $show 'visit ' (i32.load (i32.const 0x80)))",
+        )
+        .path();
+    let chain: String = [("one", "1"), ("other", "2"), ("one", "1"), ("apart", "1' vm_id = 'apart")]
+        .map(|(name, keys)| {
+            let keys = keys.replace("' ", "'\n");
+            filter(name, &guest) + &format!("instances = 'request'\nconfiguration = '{keys}'\n")
+        })
+        .concat();
+    let mut site = Site::new();
+    site.route("/", &format!("respond = {{ status = 200 }}\n{chain}"));
+    let proxy = Proxy::start(&site.to_string());
+    for _ in 0..2 {
+        let before = proxy.log().len();
+        assert_eq!(send(http1().get(proxy.url("/"))).await.status, 200);
+        let lines = || {
+            let log = proxy.log()[before..].to_owned();
+            let lines = log.lines().filter_map(|line| {
+                let (name, rest) = line.split_once("filter=")?.1.split_once(" request=")?;
+                Some(format!("{name}: {}", rest.split_once(' ')?.1))
+            });
+            lines.collect::<Vec<_>>()
+        };
+        let expected = [
+            "one: a root",
+            "one: visit 1",
+            "other: a root",
+            "other: visit 2",
+            "one: visit 3",
+            "apart: a root",
+            "apart: visit 1",
+        ];
+        eventually("all have been there", || lines().len() >= expected.len());
+        assert_eq!(lines(), expected);
+        proxy.wait_for_metric("phasegate_filter_vms", 0.0);
+    }
+}
+
 #[test]
 fn a_filter_sees_the_environment_that_it_is_given() {
     let guest = Guest::new().on(

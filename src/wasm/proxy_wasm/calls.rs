@@ -70,6 +70,10 @@ impl Drop for InFlight {
 }
 
 impl Calls {
+    pub fn is_empty(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
     pub fn len(&self) -> usize {
         self.in_flight.len()
     }

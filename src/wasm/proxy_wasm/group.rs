@@ -12,7 +12,7 @@ use super::Services;
 use super::module::FilterModule;
 use super::plugin::{Identity, Plugin};
 use super::slot::{Link, Lost, Restart, Slot};
-use super::state::{Contexts, Environment, Mode, Shown, State, StreamContext, Task};
+use super::state::{Contexts, Environment, Mode, Purpose, Shown, State, StreamContext, Task};
 use super::stream::Stream;
 use super::vm::{Allowed, CpuTimes, StartError, Vm};
 use crate::config::FailurePolicy;
@@ -65,7 +65,7 @@ impl Group {
         let is_first = at_once && self.size > 0 && self.slots().is_empty();
         let runs = || !plugin.is_started() || self.slots().iter().all(|slot| slot.runs(&plugin.identity));
         if !is_first && (is_new || !runs()) {
-            self.lone(&plugin.identity, true)?;
+            self.lone(&plugin.identity, Purpose::Trial)?;
         }
         if at_once {
             self.starts(&plugin).collect::<Result<(), _>>()?;
@@ -127,7 +127,7 @@ impl Group {
         if self.size == 0 {
             let slot = match beside() {
                 Some(link) => link.slot.start_plugin(identity).unwrap_or(Ok(0)).map(|_| link.slot.clone()),
-                None => self.lone(identity, false),
+                None => self.lone(identity, Purpose::Request),
             };
             let slot = slot.map_err(|error| {
                 identity.failed_to_start(&error, Some(stream));
@@ -195,7 +195,7 @@ impl Group {
                 Ok(())
             }
             // It was left out of the VM, which works for others: it may hurt one of its own first.
-            Ok(Restart::Unneeded) => self.lone(identity, true).and_then(|_| {
+            Ok(Restart::Unneeded) => self.lone(identity, Purpose::Trial).and_then(|_| {
                 slot.start_plugin(identity).unwrap_or(Ok(0))?;
                 Ok(())
             }),
@@ -231,10 +231,10 @@ impl Group {
         self.slots.get().map_or(&[], Vec::as_slice)
     }
 
-    /// A VM beside the slots: for one stream, or to see whether a plugin starts.
-    fn lone(self: &Arc<Group>, identity: &Arc<Identity>, is_trial: bool) -> Result<Arc<Slot>, StartError> {
+    /// A VM beside the slots.
+    fn lone(self: &Arc<Group>, identity: &Arc<Identity>, purpose: Purpose) -> Result<Arc<Slot>, StartError> {
         let slot = Slot::vacant();
-        slot.restart(Duration::ZERO, |slot| self.vm(slot, is_trial))?;
+        slot.restart(Duration::ZERO, |slot| self.vm(slot, purpose))?;
         slot.start_plugin(identity).unwrap_or(Ok(0))?;
         Ok(slot)
     }
@@ -243,7 +243,7 @@ impl Group {
     fn vm_with(&self, slot: &Weak<Slot>, plugins: &[Arc<Plugin>]) -> Result<Vm, StartError> {
         let mut plugins: Vec<_> = plugins.iter().map(|plugin| &plugin.identity).collect();
         loop {
-            let mut vm = self.vm(slot, false)?;
+            let mut vm = self.vm(slot, Purpose::Slot)?;
             let started = plugins.iter().try_for_each(|identity| match vm.start_plugin(identity) {
                 Ok(_) => Ok(()),
                 Err(error) => Err((Arc::as_ptr(identity), error)),
@@ -259,7 +259,7 @@ impl Group {
         }
     }
 
-    fn vm(&self, slot: &Weak<Slot>, is_trial: bool) -> Result<Vm, StartError> {
+    fn vm(&self, slot: &Weak<Slot>, purpose: Purpose) -> Result<Vm, StartError> {
         let live = &self.services.capabilities.live;
         may_instantiate(self.vms.get() as usize, live.all_instances())
             .map_err(|error| StartError::Instantiate(error.to_string()))?;
@@ -279,7 +279,8 @@ impl Group {
             vm: self.environment.clone(),
             services: self.services.clone(),
             slot: slot.clone(),
-            is_trial,
+            purpose,
+            farewell: None,
             output: Default::default(),
             has_written: false,
             at_limit: Default::default(),

@@ -12,13 +12,14 @@ use tokio::sync::Notify;
 use super::Services;
 use super::abi::Direction;
 use super::plugin::Identity;
-use super::state::{Effect, Parked, StreamContext, Task};
+use super::state::{Effect, Parked, Purpose, StreamContext, Task};
 use super::vm::{StartError, Vm};
 use crate::capability::shared::QueueListener;
 use crate::phase::FailureKind;
 use crate::wasm::Failure;
 
-/// How long a plugin that is shut down may go on until it calls `proxy_done`.
+/// How long a plugin that is shut down may go on until it calls `proxy_done`, and the VM of a request that has ended with its
+/// callouts.
 const LONGEST_FAREWELL: Duration = Duration::from_secs(60);
 
 /// How often who waits for a VM looks whether there is still time.
@@ -164,13 +165,40 @@ impl Slot {
         };
         let Some(root) = place.vm.as_ref().and_then(|vm| vm.root(identity)) else { return };
         // A failure is logged, and nobody waits for more.
-        let _ = self.run(&mut place, |vm| {
-            if vm.on_root_done(root)? {
-                return vm.delete(root);
-            }
-            self.park(vm, root);
-            Ok(())
+        let _ = self.run(&mut place, |vm| self.end_root(vm, root));
+    }
+
+    fn end_root(self: &Arc<Slot>, vm: &mut Vm, root: u32) -> wasmtime::Result<()> {
+        if vm.on_root_done(root)? {
+            return vm.delete(root);
+        }
+        self.park(vm, root);
+        Ok(())
+    }
+
+    /// A stream has ended. With the last one of a request's VM its plugins end, but for callouts that are under way: the VM
+    /// lives until they have ended too.
+    fn leave(self: &Arc<Slot>, vm: &mut Vm) -> wasmtime::Result<()> {
+        let state = vm.state();
+        if state.purpose != Purpose::Request || state.contexts.streams().next().is_some() {
+            return Ok(());
+        }
+        if state.calls.is_empty() {
+            return self.end_roots(vm);
+        }
+        let (slot, generation) = (self.clone(), self.generation());
+        let waiting = state.services.background().spawn(async move {
+            tokio::time::sleep(LONGEST_FAREWELL).await;
+            // A failure is logged.
+            let _ = slot.with(generation, |vm| slot.end_roots(vm));
         });
+        state.farewell = Some(Task(waiting.abort_handle()));
+        Ok(())
+    }
+
+    fn end_roots(self: &Arc<Slot>, vm: &mut Vm) -> wasmtime::Result<()> {
+        vm.state().farewell = None;
+        vm.roots().into_iter().try_for_each(|root| self.end_root(vm, root))
     }
 
     /// Keeps the VM for a plugin that is to call `proxy_done`: in a tick, or when a callout is answered.
@@ -234,6 +262,9 @@ impl Slot {
     ) -> Result<R, Lost> {
         let run = |vm: &mut Vm| {
             let result = callback(vm)?;
+            if vm.state().farewell.is_some() && vm.state().calls.is_empty() {
+                self.end_roots(vm)?;
+            }
             while let Some(effect) = vm.state().effects.pop() {
                 match effect {
                     Effect::Tick(root) => self.arm(vm, root),
@@ -365,6 +396,9 @@ impl Link {
     }
 
     pub fn delete(self) {
-        let _ = self.slot.with(self.generation, |vm| vm.delete(self.id));
+        let _ = self.slot.with(self.generation, |vm| {
+            vm.delete(self.id)?;
+            self.slot.leave(vm)
+        });
     }
 }

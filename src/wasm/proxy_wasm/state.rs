@@ -50,8 +50,9 @@ pub struct State {
     pub services: Arc<Services>,
     /// Where it lives; gone when it is being taken down.
     pub slot: Weak<Slot>,
-    /// Whether it shows that a plugin starts, and nothing more.
-    pub is_trial: bool,
+    pub purpose: Purpose,
+    /// There when the last stream of a request's VM has ended, and callouts have not: what its plugins end by at the latest.
+    pub farewell: Option<Task>,
     /// What the guest has written without ending the line.
     pub output: Output,
     /// Whether it has written anything in this callback: asking the output itself would cost every callback a lock.
@@ -74,6 +75,17 @@ pub struct Environment {
     pub abi: Abi,
     /// What it shares with others of the same `vm_id`.
     pub shared: Arc<Namespace>,
+}
+
+/// What a VM is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Streams of many requests, and what plugins do beside them.
+    Slot,
+    /// The streams of one request.
+    Request,
+    /// To show that a plugin starts, and nothing more.
+    Trial,
 }
 
 /// What the guest is doing: not every host function may be called then.

@@ -193,6 +193,11 @@ impl Vm {
         self.roots.iter().find(|(other, _)| Arc::ptr_eq(other, identity)).map(|(_, id)| *id)
     }
 
+    /// Those of all plugins that run.
+    pub fn roots(&self) -> Vec<u32> {
+        self.roots.iter().map(|(_, id)| *id).collect()
+    }
+
     pub fn state(&mut self) -> &mut State {
         self.store.data_mut()
     }

@@ -204,6 +204,54 @@ async fn a_filter_that_is_removed_ends_after_its_last_request() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_vm_of_its_own_a_filter_ends_after_each_request() {
+    for (configuration, lines) in [
+        ("", &["root done", "root deleted"][..]),
+        (
+            "slow",
+            &["root done", "one more tick", "one more tick", "one more tick", "done 0", "and again 1", "root deleted"],
+        ),
+    ] {
+        let mut site = Site::new();
+        let keys = format!("instances = 'request'\nconfiguration = '{configuration}'\n");
+        filtered(&mut site, "/", "respond = { status = 200 }", "brief", &farewell().path(), &keys);
+        let proxy = Proxy::start(&site.to_string());
+        for round in 1..=2 {
+            assert_eq!(status(&proxy, "/").await, 200);
+            let said = || {
+                let log = proxy.log();
+                let lines =
+                    log.lines().filter_map(|line| Some(line.split_once("filter=brief request=- ")?.1.to_owned()));
+                lines.collect::<Vec<_>>()
+            };
+            eventually("it ends", || said() == lines.repeat(round));
+            proxy.wait_for_metric("phasegate_filter_vms", 0.0);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_vm_of_its_own_a_filter_ends_after_the_callouts_that_nobody_waits_for() {
+    let origin = Origin::saying("seen").await;
+    let main = format!("[upstream.audit]\nservers = [{{ addr = '{}' }}]\n", origin.addr());
+    let plan = json!({
+        "on_log": [["http_call", { "cluster": "audit" }]],
+    });
+    let mut site = Site::with(&main);
+    let chain = super::steps::pw_probe("audits", &plan) + "instances = 'request'\n";
+    site.route("/", &format!("respond = {{ status = 200 }}\n{chain}"));
+    let proxy = Proxy::start(&site.to_string());
+    assert_eq!(status(&proxy, "/").await, 200);
+    proxy.wait_for_log("#1 on_delete()");
+    proxy.wait_for_metric("phasegate_filter_vms", 0.0);
+    assert_eq!(origin.received().len(), 1);
+    let log = proxy.log();
+    let at = |text: &str| log.find(text).unwrap_or_else(|| panic!("{text} in {log}"));
+    let order = ["#2 on_delete()", "#1 on_http_call_response(", "#1 on_done()", "#1 on_delete()"].map(at);
+    assert!(order.is_sorted(), "{log}");
+}
+
 const CLIENTS: usize = 8;
 const UPDATES: usize = 40;
 

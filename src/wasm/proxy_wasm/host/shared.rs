@@ -3,6 +3,7 @@
 use super::call::{Answer, Call};
 use crate::capability::shared::{QueueError, SetError};
 use crate::wasm::proxy_wasm::abi::Status;
+use crate::wasm::proxy_wasm::state::Purpose;
 
 pub fn get_data(call: &mut Call<'_>, key: u32, key_size: u32, to: u32, size: u32, cas: u32) -> Answer {
     let (key, state) = call.read(key, key_size)?;
@@ -27,7 +28,7 @@ pub fn register_queue(call: &mut Call<'_>, name: u32, name_size: u32, to: u32) -
     let (name, state) = call.read(name, name_size)?;
     let (_, root) = state.contexts.root()?;
     // A trial takes nothing away from those that run.
-    let listener = (!state.is_trial).then(|| std::sync::Arc::downgrade(&root.listener));
+    let listener = (state.purpose != Purpose::Trial).then(|| std::sync::Arc::downgrade(&root.listener));
     let id = state.vm.shared.register_queue(name, listener);
     let id = id.unwrap_or_else(|full| {
         state.at_limit("proxy_register_shared_queue", &full);

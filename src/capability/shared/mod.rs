@@ -93,8 +93,8 @@ impl Namespace {
         self.data.set(key, value, version, &self.shared.versions)
     }
 
-    /// Makes a queue, or finds the one of this name with what is in it. Messages are told to this listener from now on;
-    /// without one, to the one before.
+    /// Makes a queue, or finds the one of this name with what is in it. Messages are told to this listener from now on, and when
+    /// it is gone, or there is none, to the one before.
     ///
     /// # Errors
     /// `Full`

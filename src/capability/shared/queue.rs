@@ -60,7 +60,27 @@ struct Queue {
 
 struct State {
     messages: VecDeque<(Bytes, Taken)>,
-    listener: Option<Weak<dyn QueueListener>>,
+    /// All who have registered and may still be there, the last at the end.
+    listeners: Vec<Weak<dyn QueueListener>>,
+}
+
+impl State {
+    /// The last to register of those who are there.
+    fn listener(&mut self) -> Option<Arc<dyn QueueListener>> {
+        while let Some(last) = self.listeners.last() {
+            let listener = last.upgrade();
+            if listener.is_some() {
+                return listener;
+            }
+            self.listeners.pop();
+        }
+        None
+    }
+
+    fn add_listener(&mut self, listener: Weak<dyn QueueListener>) {
+        self.listeners.retain(|other| other.strong_count() > 0 && !Weak::ptr_eq(other, &listener));
+        self.listeners.push(listener);
+    }
 }
 
 impl Queues {
@@ -72,10 +92,10 @@ impl Queues {
         Ok(())
     }
 
-    /// One that is gone misses it; the message waits for the next to register.
+    /// When nobody is left who could hear of it, the message waits for the next to register.
     pub fn tell_of_message(&self, id: u32) {
         let Ok(queue) = self.queue(id) else { return };
-        let listener = queue.state.lock().listener.as_ref().and_then(Weak::upgrade);
+        let listener = queue.state.lock().listener();
         if let Some(listener) = listener {
             listener.queue_ready(id);
         }
@@ -128,13 +148,13 @@ impl Names {
     ) -> Result<u32, QueueError> {
         let mut ids = self.ids.lock();
         if let Some(named) = ids.get(name) {
-            if listener.is_some() {
-                named.queue.state.lock().listener = listener;
+            if let Some(listener) = listener {
+                named.queue.state.lock().add_listener(listener);
             }
             return Ok(named.id);
         }
         let room = self.room.take(PER_QUEUE + name.len()).ok_or(QueueError::Full)?;
-        let state = Mutex::new(State { messages: VecDeque::new(), listener });
+        let state = Mutex::new(State { messages: VecDeque::new(), listeners: listener.into_iter().collect() });
         let queue = Arc::new(Queue { state, room: self.room.clone() });
         let id = queues.add(queue.clone());
         ids.insert(name.into(), Named { id, queue, _room: room });
@@ -211,7 +231,29 @@ pub mod tests {
         assert_eq!(queues.dequeue(id).unwrap(), "1", "what was there stays");
         drop(second);
         queues.enqueue(id, b"4").unwrap();
-        assert_eq!(first.0.lock().len(), 1);
+        assert_eq!(first.0.lock().len(), 2, "who was there before hears again");
+        drop(first);
+        queues.enqueue(id, b"5").unwrap();
+        let third = Arc::new(Heard::default());
+        assert_eq!(names.register(b"q", third.listener(), &queues), Ok(id));
+        assert_eq!(third.0.lock().len(), 0, "nobody is told of what was there");
+    }
+
+    #[test]
+    fn listeners_that_are_gone_are_forgotten_and_one_that_registers_again_is_the_last() {
+        let (queues, names) = (Queues::default(), Names::default());
+        let (first, second) = (Arc::new(Heard::default()), Arc::new(Heard::default()));
+        let register = |heard: &Arc<Heard>| names.register(b"q", heard.listener(), &queues).unwrap();
+        let id = register(&first);
+        register(&second);
+        for _ in 0..1000 {
+            register(&Arc::default());
+        }
+        register(&first);
+        let count = queues.queue(id).unwrap().state.lock().listeners.len();
+        assert_eq!(count, 2);
+        queues.enqueue(id, b"1").unwrap();
+        assert_eq!((first.0.lock().len(), second.0.lock().len()), (1, 0));
     }
 
     #[test]

@@ -125,6 +125,30 @@ async fn a_service_takes_from_the_queue_what_filters_put_there() {
     eventually("all jobs are done", || counter(&proxy, "jobs") == f64::from(asked as u32));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_registers_a_queue_for_a_request_takes_it_away_no_longer_than_that() {
+    let register = "(drop (call $proxy_register_shared_queue 'jobs' (i32.const 0x80)))";
+    let office = Guest::new().on("proxy_on_vm_start", register).on("proxy_on_queue_ready", "(call $say 'a job')");
+    let brief = Guest::new().on("proxy_on_vm_start", register);
+    let asks = Guest::new().on(
+        "proxy_on_request_headers",
+        "(drop (call $proxy_resolve_shared_queue 'office' 'jobs' (i32.const 0x80)))
+         (drop (call $proxy_enqueue_shared_queue (i32.load (i32.const 0x80)) 'job'))",
+    );
+    let vm_id = "vm_id = 'office'\n";
+    let mut site = Site::with(&format!("threads = 2\n{}{vm_id}", service("office", &office.path())));
+    let answer = "respond = { status = 200 }";
+    filtered(&mut site, "/brief", answer, "brief", &brief.path(), &format!("instances = 'request'\n{vm_id}"));
+    filtered(&mut site, "/asks", answer, "asks", &asks.path(), "");
+    let proxy = Proxy::start(&site.to_string());
+    for round in 1..=2 {
+        assert_eq!(send(http1().get(proxy.url("/brief"))).await.status, 200);
+        proxy.wait_for_metric("phasegate_filter_vms", 3.0);
+        assert_eq!(send(http1().get(proxy.url("/asks"))).await.status, 200);
+        eventually("the service hears", || said(&proxy, "office", "a job") == round);
+    }
+}
+
 #[test]
 fn a_service_of_a_reload_that_is_refused_does_not_run() {
     let module = hello(20).path();

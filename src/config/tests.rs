@@ -277,8 +277,8 @@ fn filters_with_all_their_keys_and_with_none() {
     sha256[31] = 255;
     let url = "https://plugins.example.cn/v1/auth.wasm".to_owned();
     assert_eq!(auth.code, Code::Remote(Remote { url, sha256, retries: 3, timeout: Duration::from_millis(500) }));
-    assert_eq!(auth.configuration.as_deref(), Some("{ \"realm\": \"staff\" }"));
-    assert_eq!(auth.vm_configuration.as_deref(), Some("vm"));
+    assert_eq!(auth.configuration, "{ \"realm\": \"staff\" }");
+    assert_eq!(auth.vm_configuration, "vm");
     assert_eq!((auth.failure_policy, auth.instances), (FailurePolicy::Reload, Instances::Slots(2)));
     assert_eq!(auth.env, [("A", "b"), ("PATH", &std::env::var("PATH").unwrap())].map(|(k, v)| (k.into(), v.into())));
     assert_eq!(auth.allowed_capabilities, ["fd_write", "proxy_log", "proxy_on_tick"]);
@@ -289,7 +289,7 @@ fn filters_with_all_their_keys_and_with_none() {
     assert_eq!(&FULL[auth.spans.vm_configuration.clone()], "vm_configuration");
 
     assert_eq!((plain.name.as_str(), &plain.code), ("filter", &Code::Local(in_folder("filter.wasm"))));
-    assert_eq!((plain.configuration.as_ref(), plain.vm_id.as_str()), (None, ""));
+    assert_eq!((plain.configuration.as_str(), plain.vm_id.as_str()), ("", ""));
     assert_eq!((plain.failure_policy, plain.instances), (FailurePolicy::Closed, Instances::Request));
     assert!(plain.env.is_empty() && plain.allowed_capabilities.is_empty() && !plain.allow_on_headers_stop_iteration);
     let (cpu, wall) = (Duration::from_millis(50), Duration::from_secs(10));

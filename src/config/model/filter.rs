@@ -14,8 +14,9 @@ pub struct FilterConfig {
     pub code: Code,
     pub root_id: String,
     pub vm_id: String,
-    pub configuration: Option<String>,
-    pub vm_configuration: Option<String>,
+    /// Empty when there is none: filters cannot tell.
+    pub configuration: String,
+    pub vm_configuration: String,
     pub failure_policy: FailurePolicy,
     pub instances: Instances,
     /// The environment that the guest sees; each name once.

@@ -173,9 +173,9 @@ impl Context<'_> {
 }
 
 /// The text of a configuration, and where it is written.
-fn text(config: Option<schema::EntryConfig>, code: &Span) -> (Option<String>, Span) {
+fn text(config: Option<schema::EntryConfig>, code: &Span) -> (String, Span) {
     match config {
-        Some(config) => (Some(config.text), config.key),
-        None => (None, code.clone()),
+        Some(config) => (config.text, config.key),
+        None => (String::new(), code.clone()),
     }
 }

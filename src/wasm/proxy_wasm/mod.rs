@@ -67,7 +67,7 @@ pub struct Services {
 struct Key {
     code: [u8; 32],
     vm_id: String,
-    vm_configuration: Option<String>,
+    vm_configuration: String,
     env: Vec<(String, String)>,
     allowed: Vec<String>,
     memory: usize,
@@ -155,7 +155,7 @@ impl FilterHost {
         let identity = Identity {
             name: config.name.clone(),
             root_id: config.root_id.clone(),
-            configuration: config.configuration.as_deref().map(Arc::from),
+            configuration: config.configuration.as_str().into(),
             metrics,
         };
         Ok(self.group(&module, config, slots)?.plugin(identity, at_once)?)
@@ -196,7 +196,7 @@ impl FilterHost {
         }
         let environment = Environment {
             vm_id: config.vm_id.clone(),
-            configuration: config.vm_configuration.as_deref().map(Arc::from),
+            configuration: config.vm_configuration.as_str().into(),
             variables: config.env.clone(),
             callouts: config.limits.callouts,
             abi: module.abi,

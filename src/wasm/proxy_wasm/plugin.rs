@@ -17,7 +17,7 @@ use crate::phase::FailureKind;
 pub struct Identity {
     pub name: String,
     pub root_id: String,
-    pub configuration: Option<Arc<str>>,
+    pub configuration: Arc<str>,
     pub metrics: FilterMetrics,
 }
 

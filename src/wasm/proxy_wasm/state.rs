@@ -68,7 +68,7 @@ pub struct State {
 /// What all VMs of a group have in common.
 pub struct Environment {
     pub vm_id: String,
-    pub configuration: Option<Arc<str>>,
+    pub configuration: Arc<str>,
     pub variables: Vec<(String, String)>,
     /// Callouts that may be in flight.
     pub callouts: usize,

@@ -166,11 +166,11 @@ impl Vm {
 
     fn start_root(&mut self, id: u32, identity: &Identity) -> Result<(), StartError> {
         let trap = |callback| move |error: wasmtime::Error| StartError::Trap { callback, error: format!("{error:?}") };
-        let length = |text: Option<&str>| text.map_or(0, |text| u32::try_from(text.len()).unwrap_or(u32::MAX));
+        let length = |text: &str| u32::try_from(text.len()).unwrap_or(u32::MAX);
         let state = self.store.data_mut();
-        let vm_configuration = length(state.vm.configuration.as_deref());
-        let configuration = length(identity.configuration.as_deref());
-        state.shown.plugin_configuration = Some(identity.configuration.clone().unwrap_or_else(|| Arc::from("")));
+        let vm_configuration = length(&state.vm.configuration);
+        let configuration = length(&identity.configuration);
+        state.shown.plugin_configuration = Some(identity.configuration.clone());
         let callbacks = &self.callbacks;
         let on = on(&callbacks.on_context_create, (id, 0));
         go_on(&mut self.store, id, on).map_err(trap("proxy_on_context_create"))?;
@@ -179,8 +179,7 @@ impl Vm {
         if go_on(&mut self.store, id, call).map_err(trap("proxy_on_vm_start"))? == 0 {
             return Err(StartError::Refused("proxy_on_vm_start"));
         }
-        self.store.data_mut().shown.plugin_configuration =
-            Some(identity.configuration.clone().unwrap_or_else(|| Arc::from("")));
+        self.store.data_mut().shown.plugin_configuration = Some(identity.configuration.clone());
         let call = on_or(&callbacks.on_configure, (id, configuration), 1);
         if go_on(&mut self.store, id, call).map_err(trap("proxy_on_configure"))? == 0 {
             return Err(StartError::Refused("proxy_on_configure"));

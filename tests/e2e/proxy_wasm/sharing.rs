@@ -67,6 +67,7 @@ async fn what_is_shared_and_what_is_not() {
         ("", "", 1.0, 1.0),
         ("configuration = 'c'", "configuration = 'c'", 1.0, 1.0),
         ("limits = { wall_ms = 1 }", "limits = { buffer = '2MiB' }\nfailure_policy = 'open'", 1.0, 1.0),
+        ("configuration = ''", "vm_configuration = ''", 1.0, 1.0),
         ("configuration = 'c'", "configuration = 'd'", 1.0, 2.0),
         ("root_id = 'c'", "root_id = 'd'", 1.0, 2.0),
         ("vm_id = 'c'", "vm_id = 'd'", 2.0, 2.0),

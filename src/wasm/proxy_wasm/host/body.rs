@@ -56,7 +56,7 @@ fn with<T>(state: &State, kind: BufferType, look: impl FnOnce(&[u8]) -> T) -> Re
         BufferType::GrpcMessage => shown.grpc_message.as_deref().unwrap_or_default(),
         // What a foreign function of the filter was called with: the host calls none.
         BufferType::ForeignArguments => return Err(Status::NotFound),
-        BufferType::VmConfiguration => state.vm.configuration.as_deref().unwrap_or_default().as_bytes(),
+        BufferType::VmConfiguration => state.vm.configuration.as_bytes(),
         BufferType::PluginConfiguration => shown.plugin_configuration.as_deref().ok_or(Status::NotFound)?.as_bytes(),
     };
     Ok(look(buffer))

@@ -1,6 +1,5 @@
 //! Logs, time, configuration, and contexts.
 
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::call::{Answer, Call};
@@ -43,8 +42,7 @@ pub fn set_tick_period(call: &mut Call<'_>, period: u32) -> Answer {
 /// ABI 0.1.0: that of the plugin while it starts, else that of the VM.
 pub fn get_configuration(call: &mut Call<'_>, to: u32, size: u32) -> Answer {
     let state = call.state();
-    let configuration = state.shown.plugin_configuration.clone().or_else(|| state.vm.configuration.clone());
-    let configuration = configuration.unwrap_or_else(|| Arc::from(""));
+    let configuration = state.shown.plugin_configuration.as_ref().unwrap_or(&state.vm.configuration).clone();
     call.give(configuration.as_bytes(), to, size)
 }
 

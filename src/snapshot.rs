@@ -148,11 +148,14 @@ impl Snapshot {
     /// be. For the snapshot that requests get next, with its services.
     pub fn start_plugins(&self, services: &[Service]) {
         let filters = self.filters().map(|filter| (&filter.plugin, filter.failure_policy));
-        let services = services.iter().map(|service| (&service.plugin, service.failure_policy));
-        let plugins: Vec<_> = filters.chain(services).collect();
+        let of_services = services.iter().map(|service| (&service.plugin, service.failure_policy));
+        let plugins: Vec<_> = filters.chain(of_services).collect();
         for (plugin, _) in &plugins {
             let mut policies = plugins.iter().filter(|(other, _)| Arc::ptr_eq(other, plugin)).map(|(_, policy)| policy);
             plugin.start(policies.any(|policy| *policy == FailurePolicy::Reload));
+        }
+        for service in services {
+            service.watch();
         }
     }
 

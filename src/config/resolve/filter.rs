@@ -21,10 +21,30 @@ impl Context<'_> {
 
     pub fn services(&mut self, services: Vec<schema::Service>) -> Vec<ServiceConfig> {
         let service = |service: schema::Service| {
-            let filter = self.filter(service.filter)?;
-            Some(ServiceConfig { filter, singleton: service.singleton.unwrap_or(true) })
+            let singleton = service.singleton.unwrap_or(true);
+            if let Some(instances) = &service.filter.instances {
+                self.check_instances(instances, singleton);
+            }
+            Some(ServiceConfig { filter: self.filter(service.filter)?, singleton })
         };
         services.into_iter().filter_map(service).collect()
+    }
+
+    /// Those of a service.
+    fn check_instances(&mut self, instances: &Spanned<Instances>, singleton: bool) {
+        match instances.get_ref() {
+            Instances::Request => {
+                let message = "a service has no requests that could have a VM each";
+                let help = "leave `instances` out for one VM; `singleton = false` makes as many as there are threads";
+                self.error(Diagnostic::error(instances.span(), message).help(help));
+            }
+            Instances::Slots(2..) if singleton => {
+                let message = "`instances` has no effect: this service is one VM";
+                let help = "add `singleton = false`, or leave `instances` out";
+                self.error(Diagnostic::warning(instances.span(), message).help(help));
+            }
+            Instances::Slots(_) => {}
+        }
     }
 
     /// None for a filter that is switched off, or has no code.
@@ -47,7 +67,7 @@ impl Context<'_> {
             configuration,
             vm_configuration,
             failure_policy: filter.failure_policy.unwrap_or_default(),
-            instances: filter.instances.unwrap_or(Instances::Slots(self.threads)),
+            instances: filter.instances.map_or(Instances::Slots(self.threads), Spanned::into_inner),
             env,
             allowed_capabilities,
             limits,

@@ -24,7 +24,7 @@ pub struct Filter {
     pub configuration: Option<EntryConfig>,
     pub vm_configuration: Option<EntryConfig>,
     pub failure_policy: Option<FailurePolicy>,
-    pub instances: Option<Instances>,
+    pub instances: Option<Spanned<Instances>>,
     pub env: Vec<(Spanned<String>, Spanned<EnvValue>)>,
     /// Variables of the environment of Phasegate.
     pub host_env: Vec<Spanned<String>>,
@@ -49,7 +49,7 @@ impl FromTable for Filter {
             configuration: read_entry_config(reader, "configuration"),
             vm_configuration: read_entry_config(reader, "vm_configuration"),
             failure_policy: inner(reader.leaf("failure_policy")),
-            instances: inner(reader.leaf("instances")),
+            instances: reader.leaf("instances"),
             env: reader.named_leaves("env"),
             host_env: reader.table("allow").map(|allow: Allow| allow.env).unwrap_or_default(),
             allowed_capabilities: reader.leaves("allowed_capabilities").unwrap_or_default(),

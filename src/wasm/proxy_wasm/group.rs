@@ -177,6 +177,28 @@ impl Group {
         self.slots().iter().map(revive).collect()
     }
 
+    /// Has the log say of each VM that fails that it is not made anew, as long as the answer lives.
+    pub fn watch(&self, identity: &Arc<Identity>) -> Vec<Task> {
+        let watch = |slot: &Arc<Slot>| {
+            let (identity, slot, fails) = (identity.clone(), Arc::downgrade(slot), slot.fails());
+            let watching = self.services.background().spawn(async move {
+                loop {
+                    let failed = fails.notified();
+                    let Some(has_failed) = slot.upgrade().map(|slot| slot.has_failed()) else { return };
+                    if has_failed {
+                        let name = &identity.name;
+                        log::error!(
+                            "filter={name} a VM of this service stays down until it is started again, as by a reload"
+                        );
+                    }
+                    failed.await;
+                }
+            });
+            Task(watching.abort_handle())
+        };
+        self.slots().iter().map(watch).collect()
+    }
+
     /// Starts a plugin anew where it does not run any more: when to look again; none, when it runs.
     fn reload(self: &Arc<Group>, slot: &Arc<Slot>, identity: &Arc<Identity>) -> Option<Duration> {
         if slot.runs(identity) {

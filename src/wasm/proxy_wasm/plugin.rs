@@ -1,7 +1,7 @@
 //! A plugin: a filter or a service as it is configured, and the group of VMs that it runs in.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -86,10 +86,18 @@ impl Drop for Plugin {
 pub struct Service {
     pub plugin: Arc<Plugin>,
     pub failure_policy: FailurePolicy,
+    watch: OnceLock<Vec<Task>>,
 }
 
 impl Service {
     pub fn new(plugin: Arc<Plugin>, failure_policy: FailurePolicy) -> Service {
-        Service { plugin, failure_policy }
+        Service { plugin, failure_policy, watch: OnceLock::new() }
+    }
+
+    /// From its start on, has the log say when it fails for good: there is no request that would notice.
+    pub fn watch(&self) {
+        if self.failure_policy != FailurePolicy::Reload {
+            self.watch.get_or_init(|| self.plugin.group.watch(&self.plugin.identity));
+        }
     }
 }

@@ -241,6 +241,8 @@ fn a_service_that_fails_comes_back_if_its_policy_says_so() {
     assert_eq!(failures(&proxy, "closed", "trap"), 1.0);
     let line = proxy.wait_for_log("filter=closed request=- failed: trap: ");
     assert!(line.contains("ERROR"), "{line}");
+    proxy.wait_for_log("filter=closed a VM of this service stays down until it is started again, as by a reload");
+    assert_eq!(proxy.log().matches("stays down").count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

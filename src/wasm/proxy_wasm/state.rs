@@ -333,8 +333,8 @@ impl State {
         self.log(log::Level::Warn, &format!("{function}: {why}: the stream ends"));
     }
 
-    /// A function does not do what it was asked for: there is too much already. The log says it once, for it may be so for
-    /// long.
+    /// A function does not do what it was asked for, as where there is too much already. The log says it once, for it may be so
+    /// for long.
     pub fn at_limit(&mut self, function: &'static str, error: &dyn Display) {
         if self.at_limit.insert(function) {
             self.log(log::Level::Warn, &format!("{function}: {error}"));

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::steps::*;
+use super::{Guest, filtered};
 use crate::support::*;
 
 /// What these steps give in a request.
@@ -33,6 +34,22 @@ async fn functions_that_there_are_not() {
     let given =
         run(json!([["foreign", "nothing", "x"], ["foreign", "", ""], ["foreign", "clear_route_cache", ""]])).await;
     assert_eq!(given, ["NOT_FOUND", "NOT_FOUND", r#""""#]);
+}
+
+#[test]
+fn what_only_envoy_has_can_be_imported() {
+    let guest = Guest::new().on(
+        "proxy_on_vm_start",
+        "(call $show 'dns: ' (call $envoy_resolve_dns 'localhost' (i32.const 0x80)))
+         (call $show 'dns: ' (call $envoy_resolve_dns 'localhost' (i32.const 0x80)))",
+    );
+    let mut site = Site::new();
+    let keys = "instances = 1\nallowed_capabilities = ['proxy_log', 'proxy_on_vm_start']\n";
+    filtered(&mut site, "/", "echo = true", "asks", &guest.path(), keys);
+    let Output { code, stderr, .. } = check(&site.to_string());
+    assert_eq!(code, Some(0), "{stderr}");
+    let found = ["dns: 12", "envoy_resolve_dns: not implemented"].map(|text| stderr.matches(text).count());
+    assert_eq!(found, [2, 1], "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,12 @@ use crate::wasm::proxy_wasm::state::State;
 /// Bytes that `uncompress` gives at the most.
 const LARGEST: u64 = 64 << 20;
 
+/// Of Envoy alone, and only there to be imported: what filters look up is what they call out to, and that is in `[upstream]`.
+pub fn resolve_dns(call: &mut Call<'_>, _name: u32, _size: u32, _token: u32) -> Answer {
+    call.state().at_limit("envoy_resolve_dns", &"not implemented");
+    Err(Status::Unimplemented.into())
+}
+
 pub fn call(call: &mut Call<'_>, name: u32, name_size: u32, from: u32, from_size: u32, to: u32, size: u32) -> Answer {
     let (name, arguments, state) = call.read_two((name, name_size), (from, from_size))?;
     let result = match name {

@@ -27,8 +27,8 @@ macro_rules! bind {
     };
 }
 
-/// What old toolchains import from `env` too.
-pub const BESIDE_THE_ABI: [&str; 2] = ["pthread_equal", "emscripten_notify_memory_growth"];
+/// What is imported from `env` too, by old toolchains and by filters that are for Envoy alone.
+pub const BESIDE_THE_ABI: [&str; 3] = ["pthread_equal", "emscripten_notify_memory_growth", "envoy_resolve_dns"];
 
 /// All that filters of any version may import.
 ///
@@ -104,8 +104,10 @@ pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
 
         "proxy_call_foreign_function"(name: u32, name_size: u32, from: u32, from_size: u32, to: u32, size: u32)
             = foreign::call;
+
+        // BESIDE_THE_ABI
+        "envoy_resolve_dns"(name: u32, size: u32, token: u32) = foreign::resolve_dns;
     }
-    // BESIDE_THE_ABI
     linker.func_wrap("env", "pthread_equal", |left: u32, right: u32| u32::from(left == right))?;
     linker.func_wrap("env", "emscripten_notify_memory_growth", |_memory: u32| {})?;
     Ok(linker)

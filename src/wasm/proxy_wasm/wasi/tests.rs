@@ -105,7 +105,7 @@ fn it_is_all_of_preview_1_under_both_names() {
         }
         functions += 1;
     }
-    assert_eq!(functions, REPLIES.len() + 11);
+    assert_eq!(functions, REPLIES.len() + 13);
 }
 
 #[test]
@@ -216,6 +216,19 @@ fn only_output_is_open() {
     test.memory().fill(1);
     assert_eq!((test.call((1, 5u64, 0, 8)), test.u64(8)), (SUCCESS, 0));
     assert_eq!(test.call((1, 5u64, 0, u32::MAX)), FAULT);
+
+    let mut test = Test::wasi("fd_tell", "i32 i32");
+    test.memory().fill(1);
+    assert_eq!((test.call((1, 8)), test.u64(8), test.call((3, 8))), (SUCCESS, 0, BADF));
+    let mut test = Test::wasi("fd_pwrite", "i32 i32 i32 i64 i32");
+    test.set(0, &[100, 2]);
+    test.memory()[100..102].copy_from_slice(b"hi");
+    assert_eq!((test.call((1, 0, 1, 5u64, 64)), test.u32(64), test.call((3, 0, 1, 5u64, 64))), (SUCCESS, 2, BADF));
+    assert_eq!(test.store.data().written, [(log::Level::Info, b"hi".to_vec())]);
+    for (function, errno) in [("fd_pread", NOSYS), ("fd_readdir", EXIST)] {
+        let mut test = Test::wasi(function, "i32 i32 i32 i64 i32");
+        assert_eq!([1, 3].map(|fd| test.call((fd, 0, 0, 0u64, 0))), [errno; 2], "{function}");
+    }
 
     let mut test = Test::wasi("path_open", "i32 i32 i32 i32 i32 i64 i64 i32 i32");
     assert_eq!(test.call((3, 0, 0, 0, 0, 0u64, 0u64, 0, u32::MAX)), NOENT);

@@ -22,8 +22,8 @@ pub fn set_data(call: &mut Call<'_>, key: u32, key_size: u32, value: u32, size: 
     Ok(set.map_err(|_| Status::CasMismatch)?)
 }
 
-/// Whoever registers a queue last is told of its messages, as long as it is there: the root context of this VM. Where there can be no more queues,
-/// it gets an id of none.
+/// Whoever registers a queue last is told of its messages, as long as it is there: the root context of this VM. Where there can
+/// be no more queues, it gets an id of none.
 pub fn register_queue(call: &mut Call<'_>, name: u32, name_size: u32, to: u32) -> Answer {
     let (name, state) = call.read(name, name_size)?;
     let (_, root) = state.contexts.root()?;

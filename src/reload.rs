@@ -270,7 +270,11 @@ impl Reloader {
             log::warn!("the configuration has warnings:{}", indented(&diagnostics.to_string()));
         }
         let next = Arc::new(next);
-        next.snapshot.start_plugins(&services);
+        if let Err(error) = next.snapshot.start_plugins(&services) {
+            let shown = format!("error: {error}\n");
+            return Err(Outcome::Failed { told: shown.clone(), shown });
+        }
+        next.snapshot.take_care_of_plugins(&services);
         self.certificates.take_over(&certificates);
         // Before the swap: no request of the new generation finds an upstream or a session missing.
         self.capabilities.clusters.replace(next.clusters());

@@ -93,7 +93,6 @@ pub fn run(start: Start) -> Result<(), ServerError> {
     let Start { inputs, hangup, shutdown, .. } = start;
     let (listeners, admin, grace_period) = (config.listeners(), config.admin, config.grace_period);
     let keepalive_timeout = config.keepalive_timeout;
-    let end = shutdown.serve();
     let mut server = Server::new_with_opt_and_conf(None, settings(&config));
     server.bootstrap();
 
@@ -108,7 +107,7 @@ pub fn run(start: Start) -> Result<(), ServerError> {
     for service in health_checks {
         server.add_service(service);
     }
-    generation.snapshot.start_plugins(&services);
+    generation.snapshot.take_care_of_plugins(&services);
     metrics.reloads.loaded(generation.number);
     capabilities.clusters.replace(generation.clusters());
     drop(announced);
@@ -159,6 +158,7 @@ pub fn run(start: Start) -> Result<(), ServerError> {
         server.add_service(Prebound::new(service, bound).until_the_end());
     }
 
+    let end = shutdown.serve();
     // On a thread of its own: Pingora always waits for the whole grace period, and ours may end before.
     let serving = std::thread::Builder::new()
         .name("server".into())

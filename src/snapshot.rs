@@ -4,7 +4,7 @@ mod changes;
 
 pub use changes::{Changes, Names};
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -21,7 +21,9 @@ use crate::facts::RouteNames;
 use crate::observe::metrics::Metrics;
 use crate::path::{self, Doubt, Other};
 use crate::phase::{Chain, ChainBuilder, Phase, Place, Verdict};
-use crate::wasm::{EntryPoint, Filter, FilterChain, Host, Module, Plugin, Script, ScriptSpec, Service};
+use crate::wasm::{
+    Care, EntryPoint, FailedStart, Filter, FilterChain, Host, Module, Plugin, Script, ScriptSpec, Service,
+};
 
 /// What requests are served from.
 pub struct Snapshot {
@@ -136,37 +138,52 @@ impl Snapshot {
         &self.servers[route.server].locals[route.local]
     }
 
-    /// All scripts, each once.
+    /// All scripts, each chain once.
     pub fn scripts(&self) -> impl Iterator<Item = &LiveScript> {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let locals = self.servers.iter().flat_map(|server| &server.locals);
         let chains = locals.flat_map(|local| local.chains.iter().flatten());
         chains.filter(move |chain| seen.insert(Arc::as_ptr(chain))).flat_map(|chain| chain.scripts())
     }
 
-    /// Starts the Proxy-Wasm plugins that have only been tried, and from now on has those started anew after failures that are to
-    /// be. For the snapshot that requests get next, with its services.
-    pub fn start_plugins(&self, services: &[Service]) {
-        let filters = self.filters().map(|filter| (&filter.plugin, filter.failure_policy));
-        let of_services = services.iter().map(|service| (&service.plugin, service.failure_policy));
-        let plugins: Vec<_> = filters.chain(of_services).collect();
-        for (plugin, _) in &plugins {
-            let mut policies = plugins.iter().filter(|(other, _)| Arc::ptr_eq(other, plugin)).map(|(_, policy)| policy);
-            plugin.start(policies.any(|policy| *policy == FailurePolicy::Reload));
+    /// Starts the Proxy-Wasm plugins, with those of services, that have only been tried.
+    ///
+    /// # Errors
+    /// When one of them fails beside others that share its VMs. The next are not started.
+    pub fn start_plugins(&self, services: &[Service]) -> Result<(), FailedStart> {
+        self.plugins(services).try_for_each(|(plugin, _)| {
+            let failed = |error| FailedStart { name: plugin.identity.name.clone(), error };
+            plugin.group.start(plugin).map_err(failed)
+        })
+    }
+
+    /// From now on, what fails of these plugins is started anew, or not: for the snapshot that requests get.
+    pub fn take_care_of_plugins(&self, services: &[Service]) {
+        for (plugin, _) in self.plugins(services) {
+            let of_same = self.plugins(services).filter(|(other, _)| Arc::ptr_eq(other, plugin));
+            plugin.take_care(of_same.map(|(_, care)| care).max().unwrap_or_default());
         }
-        for service in services {
-            service.watch();
-        }
+    }
+
+    /// Each as often as it is named.
+    fn plugins<'a>(&'a self, services: &'a [Service]) -> impl Iterator<Item = (&'a Arc<Plugin>, Care)> {
+        let care = |policy, otherwise| if policy == FailurePolicy::Reload { Care::Revive } else { otherwise };
+        let filters = self.filters().map(move |filter| (&filter.plugin, care(filter.failure_policy, Care::None)));
+        let services = services.iter();
+        filters.chain(services.map(move |service| (&service.plugin, care(service.failure_policy, Care::Tell))))
     }
 
     /// Drops idle instances that were not used since the last time.
     pub fn trim(&self) {
-        self.scripts().map(|live| &live.script).chain(&self.sessions).for_each(|script| script.trim());
+        // Each once: chains that were the same before share them.
+        let mut seen = HashSet::new();
+        let scripts = self.scripts().map(|live| &live.script).chain(&self.sessions);
+        scripts.filter(|script| seen.insert(Arc::as_ptr(script))).for_each(|script| script.trim());
     }
 
     /// All Proxy-Wasm filters on streams, each chain once.
     pub fn filters(&self) -> impl Iterator<Item = &Filter> {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let locals = self.servers.iter().flat_map(|server| &server.locals);
         let chains = locals.filter_map(|local| local.filters.as_ref());
         chains.filter(move |chain| seen.insert(Arc::as_ptr(chain))).flat_map(|chain| &chain.filters)

@@ -361,7 +361,7 @@ impl ProxyHttp for Gateway {
             ctx.body.freeze(session);
             ctx.body.invite(session).await.map_err(|error| error.into_down())?;
         }
-        if ctx.body.continued() {
+        if ctx.body.continued() || request.version == Version::HTTP_2 {
             request.remove_header(&header::EXPECT);
         }
         if ctx.chain(Phase::HttpInHeaders).is_some() {

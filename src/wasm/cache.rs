@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use wasmtime::{Cache, CacheConfig};
 
@@ -12,10 +12,10 @@ use wasmtime::{Cache, CacheConfig};
 pub enum CacheError {
     #[error("{0}")]
     Folder(#[from] io::Error),
-    #[error("others may write to it, and what is in it runs as it is: take that away, chmod go-w")]
-    Open,
-    #[error("it belongs to another user, and what is in it runs as it is: name a folder of your own")]
-    Foreign,
+    #[error("others may write to {}, and what is in it runs as it is: take that away, chmod go-w", .0.display())]
+    Open(PathBuf),
+    #[error("{} belongs to another user, and what is in it runs as it is: name a folder of your own", .0.display())]
+    Foreign(PathBuf),
     #[error("{0:#}")]
     Wasmtime(wasmtime::Error),
 }
@@ -41,20 +41,18 @@ fn make(folder: &Path) -> Result<(), CacheError> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let found = fs::metadata(folder)?;
     if found.mode() & 0o022 != 0 {
-        return Err(CacheError::Open);
+        return Err(CacheError::Open(folder.into()));
     }
     // Wasmtime would find out module by module.
     let probe = folder.join(format!("probe-{}", std::process::id()));
     let own = File::create(&probe)?.metadata()?.uid();
     fs::remove_file(&probe)?;
-    if found.uid() == own { Ok(()) } else { Err(CacheError::Foreign) }
+    if found.uid() == own { Ok(()) } else { Err(CacheError::Foreign(folder.into())) }
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
-    use std::path::PathBuf;
-
     use wasmtime::component::Component;
     use wasmtime::{Engine, Module};
 
@@ -130,18 +128,18 @@ mod tests {
         assert!(matches!(open(Path::new("/proc/self/cache")), Err(CacheError::Folder(_))));
         for mode in [0o702, 0o720] {
             fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
-            assert!(matches!(open(folder.path()), Err(CacheError::Open)), "{mode:o}");
+            assert!(matches!(open(folder.path()), Err(CacheError::Open(_))), "{mode:o}");
         }
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         assert!(open(folder.path()).is_ok());
         let compiled = folder.path().join("compiled");
         assert_eq!(fs::metadata(&compiled).unwrap().mode() & 0o777, 0o700, "whatever the umask");
         fs::set_permissions(&compiled, fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(matches!(open(folder.path()), Err(CacheError::Open)));
+        assert!(matches!(open(folder.path()), Err(CacheError::Open(which)) if which == compiled));
         fs::remove_dir(&compiled).unwrap();
         // Only root can give it away.
         if std::os::unix::fs::chown(folder.path(), Some(65534), None).is_ok() {
-            assert!(matches!(open(folder.path()), Err(CacheError::Foreign)));
+            assert!(matches!(open(folder.path()), Err(CacheError::Foreign(_))));
         }
     }
 }

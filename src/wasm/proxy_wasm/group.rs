@@ -68,7 +68,7 @@ impl Group {
             self.lone(&plugin.identity, Purpose::Trial)?;
         }
         if at_once {
-            self.starts(&plugin).collect::<Result<(), _>>()?;
+            self.start_in_slots(&plugin)?;
         }
         if is_new {
             self.plugins.lock().push(Arc::downgrade(&plugin));
@@ -76,24 +76,31 @@ impl Group {
         Ok(plugin)
     }
 
-    /// Starts a plugin wherever it does not run. It has been tried: what fails now is logged.
-    pub fn start(self: &Arc<Group>, plugin: &Arc<Plugin>) {
+    /// Starts a plugin wherever it does not run: in new slots, in those that run, and in those that have failed, which get a new
+    /// VM.
+    ///
+    /// # Errors
+    /// When it fails in one of them, beside others, although it has been tried. It is not started in the next.
+    pub fn start(self: &Arc<Group>, plugin: &Arc<Plugin>) -> Result<(), StartError> {
         let _starting = self.starting.lock();
-        for error in self.starts(plugin).filter_map(Result::err) {
-            plugin.identity.failed_to_start(&error, None);
-        }
+        self.start_in_slots(plugin)
     }
 
-    /// In one slot after another: in new ones, in those that run, and in those that have failed, which get a new VM.
-    fn starts(self: &Arc<Group>, plugin: &Arc<Plugin>) -> impl Iterator<Item = Result<(), StartError>> {
-        plugin.has_started();
-        let slots = self.slots.get_or_init(|| (0..self.size).map(|_| Slot::vacant()).collect());
-        slots.iter().map(|slot| {
-            let others = || self.started().filter(|other| !Arc::ptr_eq(other, plugin)).collect::<Vec<_>>();
-            slot.restart(Duration::ZERO, |slot| self.vm_with(slot, &others()))?;
-            slot.start_plugin(&plugin.identity).unwrap_or(Ok(0))?;
-            Ok(())
-        })
+    fn start_in_slots(self: &Arc<Group>, plugin: &Arc<Plugin>) -> Result<(), StartError> {
+        // Kept to the end: one that is dropped while a slot starts would not be shut down there.
+        let others: Vec<_> = self.started().filter(|other| !Arc::ptr_eq(other, plugin)).collect();
+        let before = plugin.set_started(true);
+        for slot in self.slots.get_or_init(|| (0..self.size).map(|_| Slot::vacant()).collect()) {
+            let restart = || slot.restart(Duration::ZERO, |slot| self.vm_with(slot, &others));
+            let started = restart().and_then(|_| slot.start_plugin(&plugin.identity).unwrap_or(Ok(0)));
+            if let Err(error) = started {
+                plugin.set_started(before);
+                // It may have taken the VM with it: that is no reason for the others to fail.
+                let _ = restart();
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// The plugins that there are.
@@ -178,18 +185,21 @@ impl Group {
     }
 
     /// Has the log say of each VM that fails that it is not made anew, as long as the answer lives.
-    pub fn watch(&self, identity: &Arc<Identity>) -> Vec<Task> {
+    pub fn watch(&self, plugin: &Arc<Plugin>) -> Vec<Task> {
         let watch = |slot: &Arc<Slot>| {
-            let (identity, slot, fails) = (identity.clone(), Arc::downgrade(slot), slot.fails());
+            let (plugin, slot, fails) = (Arc::downgrade(plugin), Arc::downgrade(slot), slot.fails());
             let watching = self.services.background().spawn(async move {
                 loop {
                     let failed = fails.notified();
-                    let Some(has_failed) = slot.upgrade().map(|slot| slot.has_failed()) else { return };
-                    if has_failed {
-                        let name = &identity.name;
-                        log::error!(
-                            "filter={name} a VM of this service stays down until it is started again, as by a reload"
-                        );
+                    {
+                        let (Some(plugin), Some(slot)) = (plugin.upgrade(), slot.upgrade()) else { return };
+                        // Another plugin may have it made anew.
+                        if slot.has_failed() && !plugin.group.started().any(|other| other.revives()) {
+                            let name = &plugin.identity.name;
+                            log::error!(
+                                "filter={name} a VM of this service stays down until it is started again, as by a reload"
+                            );
+                        }
                     }
                     failed.await;
                 }

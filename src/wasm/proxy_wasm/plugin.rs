@@ -1,7 +1,7 @@
 //! A plugin: a filter or a service as it is configured, and the group of VMs that it runs in.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -42,27 +42,43 @@ pub struct Plugin {
     pub identity: Arc<Identity>,
     pub group: Arc<Group>,
     is_started: AtomicBool,
-    /// There while it is to be started anew after failures.
-    revival: Mutex<Vec<Task>>,
+    care: Mutex<(Care, Vec<Task>)>,
     /// Whether the log has said that none of its VMs is left.
     pub is_gone: AtomicBool,
+}
+
+/// What is done where the VM of a plugin fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Care {
+    #[default]
+    None,
+    /// The log says that it stays down: there is no request that would notice.
+    Tell,
+    /// It is started anew.
+    Revive,
 }
 
 impl Plugin {
     pub fn new(identity: Identity, group: Arc<Group>) -> Plugin {
         let (is_started, is_gone) = (AtomicBool::new(false), AtomicBool::new(false));
-        Plugin { identity: Arc::new(identity), group, is_started, revival: Mutex::default(), is_gone }
+        Plugin { identity: Arc::new(identity), group, is_started, care: Mutex::default(), is_gone }
     }
 
-    /// Starts it wherever it does not run, and from now on anew, or not, where it fails.
-    pub fn start(self: &Arc<Plugin>, revives: bool) {
-        self.group.start(self);
-        let mut revival = self.revival.lock();
-        if !revives {
-            revival.clear();
-        } else if revival.is_empty() {
-            *revival = self.group.revive(self);
+    /// Says what is done from now on where it fails. It has been started.
+    pub fn take_care(self: &Arc<Plugin>, care: Care) {
+        let mut current = self.care.lock();
+        if current.0 != care {
+            let tasks = match care {
+                Care::None => Vec::new(),
+                Care::Tell => self.group.watch(self),
+                Care::Revive => self.group.revive(self),
+            };
+            *current = (care, tasks);
         }
+    }
+
+    pub fn revives(&self) -> bool {
+        self.care.lock().0 == Care::Revive
     }
 
     /// Whether it runs in the VMs of its group, or should.
@@ -70,9 +86,10 @@ impl Plugin {
         self.is_started.load(Ordering::Relaxed)
     }
 
-    pub fn has_started(&self) {
-        self.is_started.store(true, Ordering::Relaxed);
+    /// Gives what it was before.
+    pub fn set_started(&self, is_started: bool) -> bool {
         self.is_gone.store(false, Ordering::Relaxed);
+        self.is_started.swap(is_started, Ordering::Relaxed)
     }
 }
 
@@ -86,18 +103,18 @@ impl Drop for Plugin {
 pub struct Service {
     pub plugin: Arc<Plugin>,
     pub failure_policy: FailurePolicy,
-    watch: OnceLock<Vec<Task>>,
 }
 
 impl Service {
     pub fn new(plugin: Arc<Plugin>, failure_policy: FailurePolicy) -> Service {
-        Service { plugin, failure_policy, watch: OnceLock::new() }
+        Service { plugin, failure_policy }
     }
+}
 
-    /// From its start on, has the log say when it fails for good: there is no request that would notice.
-    pub fn watch(&self) {
-        if self.failure_policy != FailurePolicy::Reload {
-            self.watch.get_or_init(|| self.plugin.group.watch(&self.plugin.identity));
-        }
-    }
+/// A plugin does not start beside others, although it did so alone.
+#[derive(Debug, thiserror::Error)]
+#[error("the filter {name} {error}")]
+pub struct FailedStart {
+    pub name: String,
+    pub error: StartError,
 }

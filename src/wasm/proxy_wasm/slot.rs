@@ -1,6 +1,7 @@
 //! A place for a VM. A stream is pinned to its slot from its first callback to its last; the slot is locked for one
 //! callback at a time, never while anything waits.
 
+use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -186,13 +187,13 @@ impl Slot {
         if state.calls.is_empty() {
             return self.end_roots(vm);
         }
-        let (slot, generation) = (self.clone(), self.generation());
-        let waiting = state.services.background().spawn(async move {
+        let (slot, generation, services) = (self.clone(), self.generation(), &state.services);
+        let waiting = services.background().spawn(async move {
             tokio::time::sleep(LONGEST_FAREWELL).await;
             // A failure is logged.
             let _ = slot.with(generation, |vm| slot.end_roots(vm));
         });
-        state.farewell = Some(Task(waiting.abort_handle()));
+        state.farewell = Some(Parked { _waiting: Task(waiting.abort_handle()), _counts: services.parked.clone() });
         Ok(())
     }
 
@@ -334,34 +335,69 @@ impl Slot {
     }
 }
 
-/// Tells a root context of messages in the queues that it has registered.
-pub struct Listener {
+/// Tells a root context of messages in the queues that it has registered, as long as it is there.
+pub struct Listener(Arc<Notices>);
+
+struct Notices {
     root: u32,
     slot: Weak<Slot>,
     generation: u64,
     services: Arc<Services>,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// One entry for each message.
+    queues: VecDeque<u32>,
+    /// Whether somebody is about to tell of them.
+    is_told: bool,
 }
 
 impl Listener {
     pub fn new(root: u32, slot: Weak<Slot>, services: Arc<Services>) -> Listener {
         let generation = Slot::generation_of(&slot);
-        Listener { root, slot, generation, services }
+        Listener(Arc::new(Notices { root, slot, generation, services, waiting: Mutex::default() }))
     }
 }
 
 impl QueueListener for Listener {
     fn queue_ready(&self, queue: u32) {
-        let (root, slot, generation) = (self.root, self.slot.clone(), self.generation);
-        let shared = self.services.capabilities.shared.clone();
-        // Never within the callback that has put the message there: it may be this very VM.
-        self.services.background().spawn_blocking(move || {
-            // A failure is logged.
-            let heard = slot.upgrade().and_then(|slot| slot.with(generation, |vm| vm.on_queue_ready(root, queue)).ok());
-            if heard != Some(true) {
-                // It has gone meanwhile, and with it this listener; there may be another.
-                shared.tell_of_message(queue);
+        let mut waiting = self.0.waiting.lock();
+        waiting.queues.push_back(queue);
+        if !std::mem::replace(&mut waiting.is_told, true) {
+            // Never within the callback that has put the message there: it may be this very VM. One after another: there may be
+            // many.
+            let notices = self.0.clone();
+            self.0.services.background().spawn_blocking(move || notices.tell_all());
+        }
+    }
+}
+
+impl Notices {
+    fn tell_all(&self) {
+        loop {
+            let queue = {
+                let mut waiting = self.waiting.lock();
+                let Some(queue) = waiting.queues.pop_front() else {
+                    waiting.is_told = false;
+                    return;
+                };
+                queue
+            };
+            let mut is_there = false;
+            if let Some(slot) = self.slot.upgrade() {
+                // A failure is logged.
+                let _ = slot.with(self.generation, |vm| {
+                    is_there = vm.state().contexts.root_mut(self.root).is_some();
+                    vm.on_queue_ready(self.root, queue)
+                });
             }
-        });
+            if !is_there {
+                // It has gone meanwhile, and with it this listener; there may be another.
+                self.services.capabilities.shared.tell_of_message(queue);
+            }
+        }
     }
 }
 

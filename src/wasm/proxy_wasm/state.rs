@@ -52,7 +52,7 @@ pub struct State {
     pub slot: Weak<Slot>,
     pub purpose: Purpose,
     /// There when the last stream of a request's VM has ended, and callouts have not: what its plugins end by at the latest.
-    pub farewell: Option<Task>,
+    pub farewell: Option<Parked>,
     /// What the guest has written without ending the line.
     pub output: Output,
     /// Whether it has written anything in this callback: asking the output itself would cost every callback a lock.
@@ -128,7 +128,8 @@ pub struct Root {
     pub parked: Option<Parked>,
 }
 
-/// Of a plugin that is shut down, and has not called `proxy_done` yet: the end of the process waits for it.
+/// Of a plugin that is shut down, and has not called `proxy_done` yet, or of a VM that waits for its callouts: the end of the
+/// process waits for it.
 pub struct Parked {
     /// Keeps the VM until then.
     pub _waiting: Task,

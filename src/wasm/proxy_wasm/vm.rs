@@ -278,14 +278,10 @@ impl Vm {
         run_if_there(&mut self.store, root, on(&self.callbacks.on_tick, root))
     }
 
-    /// Whether the root context is there to be told.
-    ///
     /// # Errors
     /// A trap.
-    pub fn on_queue_ready(&mut self, root: u32, queue: u32) -> wasmtime::Result<bool> {
-        let is_there = self.state().contexts.root_mut(root).is_some();
-        run_if_there(&mut self.store, root, on(&self.callbacks.on_queue_ready, (root, queue)))?;
-        Ok(is_there)
+    pub fn on_queue_ready(&mut self, root: u32, queue: u32) -> wasmtime::Result<()> {
+        run_if_there(&mut self.store, root, on(&self.callbacks.on_queue_ready, (root, queue)))
     }
 
     /// # Errors

@@ -126,6 +126,49 @@ async fn a_service_takes_from_the_queue_what_filters_put_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_messages_are_told_one_after_another_and_a_bad_one_hurts_one_vm() {
+    let office = Guest::new()
+        .on("proxy_on_vm_start", "(drop (call $proxy_register_shared_queue 'jobs' (i32.const 0x80)))")
+        .with("(global $turns (mut i32) (i32.const 0))")
+        .on(
+            "proxy_on_queue_ready",
+            "(if (call $proxy_dequeue_shared_queue (local.get $a) (i32.const 0x84) (i32.const 0x88)) (then (return)))
+             (if (i32.eq (i32.load (i32.const 0x88)) (i32.const 3)) (then unreachable))
+             (global.set $turns (i32.const 1000000))
+             (loop $again
+               (global.set $turns (i32.sub (global.get $turns) (i32.const 1)))
+               (br_if $again (global.get $turns)))
+             (call $count 'jobs')",
+        );
+    let asks = Guest::new().with("(global $left (mut i32) (i32.const 300))").on(
+        "proxy_on_request_headers",
+        "(drop (call $proxy_resolve_shared_queue 'office' 'jobs' (i32.const 0x80)))
+         (if (call $header 'x-bad') (then
+           (drop (call $proxy_enqueue_shared_queue (i32.load (i32.const 0x80)) 'bad'))
+           (return (i32.const 0))))
+         (loop $again
+           (drop (call $proxy_enqueue_shared_queue (i32.load (i32.const 0x80)) 'a job'))
+           (global.set $left (i32.sub (global.get $left) (i32.const 1)))
+           (br_if $again (global.get $left)))",
+    );
+    let office = service("office", &office.path()) + "vm_id = 'office'\nsingleton = false\ninstances = 3\n";
+    let mut site = Site::with(&format!("threads = 1\n{office}"));
+    filtered(&mut site, "/", "respond = { status = 200 }", "asks", &asks.path(), "");
+    let proxy = Proxy::start(&site.to_string());
+    let (before, mut most) = (proxy.threads(), 0);
+    assert_eq!(send(http1().get(proxy.url("/"))).await.status, 200);
+    eventually("all are told", || {
+        most = most.max(proxy.threads());
+        counter(&proxy, "jobs") == 300.0
+    });
+    assert!(most < before + 10, "{before} threads before, then {most}");
+
+    assert_eq!(send(http1().get(proxy.url("/")).header("x-bad", "1")).await.status, 200);
+    proxy.wait_for_metric("phasegate_filter_vms", 3.0);
+    assert_eq!(failures(&proxy, "office", "trap"), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_registers_a_queue_for_a_request_takes_it_away_no_longer_than_that() {
     let register = "(drop (call $proxy_register_shared_queue 'jobs' (i32.const 0x80)))";
     let office = Guest::new().on("proxy_on_vm_start", register).on("proxy_on_queue_ready", "(call $say 'a job')");

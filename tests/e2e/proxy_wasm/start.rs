@@ -8,13 +8,15 @@ use serde_json::{Value, json};
 use super::*;
 
 /// Answers with the status 200 and the number of the request to its VM. A configuration of one letter makes it trap, one of
-/// two letters refuse.
+/// two letters refuse, one of six trap in a VM that has served requests.
 fn visits() -> Guest {
     Guest::new()
         .on(
             "proxy_on_configure",
             "(if (i32.eq (local.get $a) (i32.const 1)) (then (call $say 'about to trap') unreachable))
-             (if (i32.eq (local.get $a) (i32.const 2)) (then (return (i32.const 0))))",
+             (if (i32.eq (local.get $a) (i32.const 2)) (then (return (i32.const 0))))
+             (if (i32.eq (local.get $a) (i32.const 6)) (then
+               (if (i32.load (i32.const 0x80)) (then unreachable))))",
         )
         .on(
             "proxy_on_request_headers",
@@ -124,6 +126,18 @@ async fn a_plugin_that_does_not_start_does_not_hurt_the_vm_that_it_would_join() 
     assert_eq!(proxy.metric("phasegate_filter_vms"), 1.0, "that of the trial is gone");
     waiting.abort();
     proxy.wait_until_idle();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_starts_alone_and_not_beside_others_is_refused_and_they_get_a_new_vm() {
+    let proxy = Proxy::start(&site(&[("a", "")]));
+    assert_eq!((status(&proxy, "/a").await, status(&proxy, "/a").await), (201, 202));
+    let (code, report) = reload(&proxy, &site(&[("a", ""), ("broken", "beside")]));
+    assert_eq!(code, 400, "{report}");
+    let error = report["error"].as_str().unwrap();
+    assert!(error.contains("the filter broken failed in proxy_on_configure: "), "{error}");
+    assert_eq!((status(&proxy, "/a").await, status(&proxy, "/broken").await), (201, 200));
+    assert_eq!(proxy.metric("phasegate_filter_vms"), 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -178,10 +178,10 @@ impl ProxyHttp for Gateway {
         // The next request, if it comes before the response, is kept (RFC 9112, section 9.3.2).
         session.set_pipelining_enabled(true);
         let settled = target::settle(session.req_header_mut()).map_err(|wrong| error::status(400, wrong));
-        if target::ends_connection(session.req_header()) {
+        if let Ok(true) = settled {
             session.set_keepalive(None);
         }
-        let routed = settled.and_then(|()| self.route(session, generation));
+        let routed = settled.and_then(|_| self.route(session, generation));
         ctx.route = match routed {
             Ok(route) => Some(route),
             Err(refusal) => {

@@ -7,8 +7,9 @@ use pingora::http::RequestHeader;
 use crate::headers::{connection_tokens, is_at_most_chunked, is_framing, is_host, is_length, is_padded, lists};
 
 /// Leaves a path as the target of the request (RFC 9112, section 3.2), or `*` for OPTIONS, and its host in `host`, whatever the
-/// version. The error is what is wrong.
-pub fn settle(request: &mut RequestHeader) -> Result<(), &'static str> {
+/// version. Gives whether the client says, in any line of `connection`, that this ends (RFC 9112, section 9.3): Pingora reads the
+/// first. The error is what is wrong.
+pub fn settle(request: &mut RequestHeader) -> Result<bool, &'static str> {
     if request.version == Version::HTTP_2 {
         if request.headers.values().any(is_padded) {
             return Err("a header of the request begins or ends with a blank");
@@ -21,14 +22,17 @@ pub fn settle(request: &mut RequestHeader) -> Result<(), &'static str> {
     }
     one_host(request)?;
     one_framing(request)?;
-    if request.headers.contains_key(header::CONNECTION) {
+    let has_options = request.headers.contains_key(header::CONNECTION);
+    if has_options {
         remove_nominated(request)?;
     }
-    if request.headers.contains_key(header::UPGRADE) && !lists(&request.headers, &header::CONNECTION, "upgrade") {
+    let has_option =
+        |request: &RequestHeader, option| has_options && lists(&request.headers, &header::CONNECTION, option);
+    if request.headers.contains_key(header::UPGRADE) && !has_option(request, "upgrade") {
         // Of another connection then (RFC 9110, section 7.8). Pingora does not look.
         request.remove_header(&header::UPGRADE);
     }
-    Ok(())
+    Ok(has_option(request, "close"))
 }
 
 /// Takes a target in absolute form apart. A `host` beside it has to be the same, which is more than RFC 9112, section 3.2.2, asks
@@ -118,11 +122,6 @@ fn remove_nominated(request: &mut RequestHeader) -> Result<(), &'static str> {
     }
 }
 
-/// Whether the client says, in any line, that its connection ends (RFC 9112, section 9.3). Pingora reads the first.
-pub fn ends_connection(request: &RequestHeader) -> bool {
-    lists(&request.headers, &header::CONNECTION, "close")
-}
-
 /// Of a connection, beside the names of headers.
 fn is_option(token: &[u8]) -> bool {
     [&b"close"[..], b"keep-alive", b"upgrade"].iter().any(|option| token.eq_ignore_ascii_case(option))
@@ -145,7 +144,7 @@ mod tests {
     fn settled(method: &str, target: &str, host: &str) -> Option<String> {
         let mut request = RequestHeader::build(method, target.as_bytes(), None).unwrap();
         request.insert_header(header::HOST, host).unwrap();
-        settle(&mut request).ok().map(|()| String::from_utf8_lossy(request.raw_path()).into_owned())
+        settle(&mut request).ok().map(|_| String::from_utf8_lossy(request.raw_path()).into_owned())
     }
 
     #[test]
@@ -181,7 +180,7 @@ mod tests {
         ] {
             let mut request = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
             request.set_version(version);
-            let settled = settle(&mut request).ok().map(|()| request.headers[header::HOST].to_str().unwrap());
+            let settled = settle(&mut request).ok().map(|_| request.headers[header::HOST].to_str().unwrap());
             assert_eq!(settled, host, "{target}");
         }
     }

@@ -271,7 +271,7 @@ impl Reloader {
         }
         let next = Arc::new(next);
         if let Err(error) = next.snapshot.start_plugins(&services) {
-            let shown = format!("error: {error}\n");
+            let shown = format!("error: {}\n", error.to_string().trim_end());
             return Err(Outcome::Failed { told: shown.clone(), shown });
         }
         next.snapshot.take_care_of_plugins(&services);

@@ -104,6 +104,8 @@ pub fn run(start: Start) -> Result<(), ServerError> {
         None => (None, None),
     };
     let (generation, health_checks) = Generation::build(config, snapshot, None, &metrics)?;
+    // Nothing takes long from here on.
+    let end = shutdown.serve();
     for service in health_checks {
         server.add_service(service);
     }
@@ -158,7 +160,6 @@ pub fn run(start: Start) -> Result<(), ServerError> {
         server.add_service(Prebound::new(service, bound).until_the_end());
     }
 
-    let end = shutdown.serve();
     // On a thread of its own: Pingora always waits for the whole grace period, and ours may end before.
     let serving = std::thread::Builder::new()
         .name("server".into())

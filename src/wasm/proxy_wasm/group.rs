@@ -29,6 +29,9 @@ const BACKOFF: Duration = Duration::from_secs(1);
 /// After an attempt to start a plugin anew, so many times as long as it took there is none: a start may compute for long.
 const REST: u32 = 10;
 
+/// How long a plugin that starts alone, but takes the VM of others with it, is left out of that at least.
+const APART: Duration = Duration::from_secs(60);
+
 pub struct Group {
     pub environment: Arc<Environment>,
     pub pre: InstancePre<State>,
@@ -91,16 +94,25 @@ impl Group {
         let others: Vec<_> = self.started().filter(|other| !Arc::ptr_eq(other, plugin)).collect();
         let before = plugin.set_started(true);
         for slot in self.slots.get_or_init(|| (0..self.size).map(|_| Slot::vacant()).collect()) {
-            let restart = || slot.restart(Duration::ZERO, |slot| self.vm_with(slot, &others));
-            let started = restart().and_then(|_| slot.start_plugin(&plugin.identity).unwrap_or(Ok(0)));
-            if let Err(error) = started {
-                plugin.set_started(before);
-                // It may have taken the VM with it: that is no reason for the others to fail.
-                let _ = restart();
-                return Err(error);
+            let restarted = slot.restart(Duration::ZERO, |slot| self.vm_with(slot, &others));
+            let started = restarted.and_then(|_| self.join(slot, &plugin.identity, &others));
+            match started {
+                Ok(()) => {}
+                // It runs elsewhere.
+                Err(error) if before => plugin.identity.failed_to_start(&error, None),
+                Err(error) => {
+                    plugin.set_started(false);
+                    return Err(error);
+                }
             }
         }
         Ok(())
+    }
+
+    /// Starts a plugin in the VM of a slot. If it takes the VM with it, that is no reason for the others there to fail.
+    fn join(&self, slot: &Arc<Slot>, identity: &Arc<Identity>, others: &[Arc<Plugin>]) -> Result<(), StartError> {
+        let rebuild = |slot: &Weak<Slot>| if others.is_empty() { None } else { self.vm_with(slot, others).ok() };
+        slot.start_plugin(identity, rebuild).unwrap_or(Ok(0)).map(drop)
     }
 
     /// The plugins that there are.
@@ -133,7 +145,7 @@ impl Group {
         let context = |root| StreamContext { stream: stream.clone(), position, root, declared: Vec::new() };
         if self.size == 0 {
             let slot = match beside() {
-                Some(link) => link.slot.start_plugin(identity).unwrap_or(Ok(0)).map(|_| link.slot.clone()),
+                Some(link) => self.join(&link.slot, identity, &[]).map(|()| link.slot.clone()),
                 None => self.lone(identity, Purpose::Request),
             };
             let slot = slot.map_err(|error| {
@@ -219,8 +231,8 @@ impl Group {
             let _starting = self.starting.lock();
             self.started().collect::<Vec<_>>()
         };
-        let began = Instant::now();
-        let started = match slot.restart(backoff(), |slot| self.vm_with(slot, &plugins)) {
+        let (began, mut pause) = (Instant::now(), backoff());
+        let started = match slot.restart(pause, |slot| self.vm_with(slot, &plugins)) {
             Ok(Restart::TooSoon(pause)) => return Some(pause),
             Ok(Restart::Done) => {
                 plugins.iter().for_each(|plugin| plugin.is_gone.store(false, Ordering::Relaxed));
@@ -228,8 +240,9 @@ impl Group {
             }
             // It was left out of the VM, which works for others: it may hurt one of its own first.
             Ok(Restart::Unneeded) => self.lone(identity, Purpose::Trial).and_then(|_| {
-                slot.start_plugin(identity).unwrap_or(Ok(0))?;
-                Ok(())
+                let others = plugins.iter().filter(|other| !Arc::ptr_eq(&other.identity, identity));
+                let joined = self.join(slot, identity, &others.cloned().collect::<Vec<_>>());
+                joined.inspect_err(|_| pause = APART)
             }),
             Err(error) => Err(error),
         };
@@ -242,7 +255,7 @@ impl Group {
         } else {
             metrics.reload_failure.inc()
         };
-        Some(backoff().max(began.elapsed() * REST))
+        Some(pause.max(began.elapsed() * REST))
     }
 
     /// Shuts a plugin down in every VM that is free before the time for it is over.
@@ -267,7 +280,7 @@ impl Group {
     fn lone(self: &Arc<Group>, identity: &Arc<Identity>, purpose: Purpose) -> Result<Arc<Slot>, StartError> {
         let slot = Slot::vacant();
         slot.restart(Duration::ZERO, |slot| self.vm(slot, purpose))?;
-        slot.start_plugin(identity).unwrap_or(Ok(0))?;
+        self.join(&slot, identity, &[])?;
         Ok(slot)
     }
 

@@ -133,13 +133,20 @@ impl Slot {
         Some(opened.map(|id| Link { slot: self.clone(), generation, id }))
     }
 
-    /// Starts a plugin in the VM; none when there is no VM.
-    pub fn start_plugin(self: &Arc<Slot>, identity: &Arc<Identity>) -> Option<Result<u32, StartError>> {
+    /// Starts a plugin in the VM; none when there is no VM. After a trap, the others of the VM get the one that `rebuild` makes, if
+    /// it makes one.
+    pub fn start_plugin(
+        self: &Arc<Slot>,
+        identity: &Arc<Identity>,
+        rebuild: impl FnOnce(&Weak<Slot>) -> Option<Vm>,
+    ) -> Option<Result<u32, StartError>> {
         let mut place = self.vm.lock();
         let started = self.call(&mut place, |vm| vm.start_plugin(identity))?;
         if let Err(StartError::Trap { .. }) = &started {
             // What it had running went on until here.
-            self.abandon(&mut place);
+            self.take_down(&mut place);
+            self.put(&mut place, rebuild(&Arc::downgrade(self)));
+            self.fails.notify_waiters();
         }
         drop(place);
         self.settle();
@@ -241,13 +248,21 @@ impl Slot {
         if !rest.is_zero() {
             return Ok(Restart::TooSoon(rest));
         }
-        let vm = start(&Arc::downgrade(self));
-        place.started = Instant::now();
-        place.vm = Some(vm?);
-        self.has_failed.store(false, Ordering::Relaxed);
+        let started = start(&Arc::downgrade(self));
+        let (vm, restarted) = match started {
+            Ok(vm) => (Some(vm), Ok(Restart::Done)),
+            Err(error) => (None, Err(error)),
+        };
+        self.put(&mut place, vm);
         drop(place);
         self.settle();
-        Ok(Restart::Done)
+        restarted
+    }
+
+    fn put(&self, place: &mut Place, vm: Option<Vm>) {
+        place.started = Instant::now();
+        place.vm = vm;
+        self.has_failed.store(place.vm.is_none(), Ordering::Relaxed);
     }
 
     /// What starting has asked for.
@@ -297,11 +312,15 @@ impl Slot {
         self.abandon(place);
     }
 
-    /// Takes the VM down, and tells all its streams.
     fn abandon(&self, place: &mut Place) {
+        self.take_down(place);
+        self.fails.notify_waiters();
+    }
+
+    /// Takes the VM down, and tells all its streams.
+    fn take_down(&self, place: &mut Place) {
         self.generation.fetch_add(1, Ordering::Relaxed);
         self.has_failed.store(true, Ordering::Relaxed);
-        self.fails.notify_waiters();
         if let Some(mut vm) = place.vm.take() {
             for stream in vm.state().contexts.streams() {
                 stream.wake();
@@ -387,11 +406,14 @@ impl Notices {
             };
             let mut is_there = false;
             if let Some(slot) = self.slot.upgrade() {
-                // A failure is logged.
-                let _ = slot.with(self.generation, |vm| {
-                    is_there = vm.state().contexts.root_mut(self.root).is_some();
-                    vm.on_queue_ready(self.root, queue)
-                });
+                let tell = || {
+                    slot.with(self.generation, |vm| {
+                        is_there = vm.state().contexts.root_mut(self.root).is_some();
+                        vm.on_queue_ready(self.root, queue)
+                    })
+                };
+                // A failure is logged, and so is a panic of the host: the next is to be told all the same.
+                let _ = panic::catch_unwind(AssertUnwindSafe(tell));
             }
             if !is_there {
                 // It has gone meanwhile, and with it this listener; there may be another.

@@ -35,10 +35,11 @@ pub fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     tokens(headers, name).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// Whether a value begins or ends with a blank: HTTP/1.1 takes such off, HTTP/2 has none (RFC 9113, section 8.2.1).
-pub fn is_padded(value: &HeaderValue) -> bool {
-    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    is_blank(value.as_bytes().first()) || is_blank(value.as_bytes().last())
+/// Whether a value begins or ends with a blank: HTTP/1.1 takes such off (RFC 9110, section 5.5), HTTP/2 refuses a message with
+/// them (RFC 9113, section 8.2.1).
+pub fn is_padded(value: impl AsRef<[u8]>) -> bool {
+    let value = value.as_ref();
+    [value.first(), value.last()].into_iter().flatten().any(|byte| matches!(byte, b' ' | b'\t'))
 }
 
 /// Whether the body is in chunks and nothing else, or no coding of transfer is named.

@@ -151,7 +151,7 @@ impl Snapshot {
     /// # Errors
     /// When one of them fails beside others that share its VMs. The next are not started.
     pub fn start_plugins(&self, services: &[Service]) -> Result<(), FailedStart> {
-        self.plugins(services).try_for_each(|(plugin, _)| {
+        self.plugins(services).into_iter().try_for_each(|(plugin, _)| {
             let failed = |error| FailedStart { name: plugin.identity.name.clone(), error };
             plugin.group.start(plugin).map_err(failed)
         })
@@ -159,18 +159,25 @@ impl Snapshot {
 
     /// From now on, what fails of these plugins is started anew, or not: for the snapshot that requests get.
     pub fn take_care_of_plugins(&self, services: &[Service]) {
-        for (plugin, _) in self.plugins(services) {
-            let of_same = self.plugins(services).filter(|(other, _)| Arc::ptr_eq(other, plugin));
-            plugin.take_care(of_same.map(|(_, care)| care).max().unwrap_or_default());
+        for (plugin, care) in self.plugins(services) {
+            plugin.take_care(care);
         }
     }
 
-    /// Each as often as it is named.
-    fn plugins<'a>(&'a self, services: &'a [Service]) -> impl Iterator<Item = (&'a Arc<Plugin>, Care)> {
+    /// Each once, with the most care that a filter or service wants for it.
+    fn plugins<'a>(&'a self, services: &'a [Service]) -> Vec<(&'a Arc<Plugin>, Care)> {
         let care = |policy, otherwise| if policy == FailurePolicy::Reload { Care::Revive } else { otherwise };
-        let filters = self.filters().map(move |filter| (&filter.plugin, care(filter.failure_policy, Care::None)));
-        let services = services.iter();
-        filters.chain(services.map(move |service| (&service.plugin, care(service.failure_policy, Care::Tell))))
+        let filters = self.filters().map(|filter| (&filter.plugin, care(filter.failure_policy, Care::None)));
+        let services = services.iter().map(|service| (&service.plugin, care(service.failure_policy, Care::Tell)));
+        let (mut plugins, mut positions) = (Vec::new(), HashMap::new());
+        for (plugin, care) in filters.chain(services) {
+            let position = *positions.entry(Arc::as_ptr(plugin)).or_insert(plugins.len());
+            match plugins.get_mut(position) {
+                Some((_, most)) => *most = care.max(*most),
+                None => plugins.push((plugin, care)),
+            }
+        }
+        plugins
     }
 
     /// Drops idle instances that were not used since the last time.

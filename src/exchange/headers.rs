@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::{Refused, RequestHeader, ResponseHeader};
-use crate::headers::{KEEPING, MOST_FIELDS, is_host};
+use crate::headers::{KEEPING, MOST_FIELDS, is_host, is_padded};
 
 /// A header that may be edited. Each edit is checked whole before anything changes.
 pub enum Edit<'a> {
@@ -244,11 +244,10 @@ fn refused_of(names: &[HeaderName], name: &str) -> Result<(), Refused> {
     }
 }
 
-/// Takes the text as it is, without a copy. Blanks at its ends are not of the value (RFC 9110, section 5.5): HTTP/2 refuses a
-/// message with them.
+/// Takes the text as it is, without a copy.
 fn header_value(name: &str, value: String) -> Result<HeaderValue, Refused> {
     let invalid = || Refused::HeaderValue(name.to_owned());
-    if value.starts_with([' ', '\t']) || value.ends_with([' ', '\t']) {
+    if is_padded(&value) {
         return Err(invalid());
     }
     HeaderValue::from_maybe_shared(Bytes::from(value)).map_err(|_| invalid())

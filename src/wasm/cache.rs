@@ -53,6 +53,7 @@ fn make(folder: &Path) -> Result<(), CacheError> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+
     use wasmtime::component::Component;
     use wasmtime::{Engine, Module};
 

@@ -32,6 +32,9 @@ const REST: u32 = 10;
 /// How long a plugin that starts alone, but takes the VM of others with it, is left out of that at least.
 const APART: Duration = Duration::from_secs(60);
 
+/// What is done with a slot, for a plugin: when to look again; none, when its VM fails.
+type Look = fn(&Arc<Group>, &Arc<Slot>, &Arc<Identity>) -> Option<Duration>;
+
 pub struct Group {
     pub environment: Arc<Environment>,
     pub pre: InstancePre<State>,
@@ -106,13 +109,14 @@ impl Group {
                 }
             }
         }
+        plugin.is_gone.store(false, Ordering::Relaxed);
         Ok(())
     }
 
     /// Starts a plugin in the VM of a slot. If it takes the VM with it, that is no reason for the others there to fail.
     fn join(&self, slot: &Arc<Slot>, identity: &Arc<Identity>, others: &[Arc<Plugin>]) -> Result<(), StartError> {
         let rebuild = |slot: &Weak<Slot>| if others.is_empty() { None } else { self.vm_with(slot, others).ok() };
-        slot.start_plugin(identity, rebuild).unwrap_or(Ok(0)).map(drop)
+        slot.start_plugin(identity, rebuild)
     }
 
     /// The plugins that there are.
@@ -172,57 +176,41 @@ impl Group {
         opened.unwrap_or(Err(Lost))
     }
 
-    /// Has the plugin started anew in each VM that fails, as long as the answer lives.
-    pub fn revive(&self, plugin: &Arc<Plugin>) -> Vec<Task> {
-        let revive = |slot: &Arc<Slot>| {
+    /// Has a look at each slot now, whenever its VM fails, and after the pause that the look gives, as long as the answer lives.
+    pub fn look_after(&self, plugin: &Arc<Plugin>, look: Look) -> Vec<Task> {
+        let look_after = |slot: &Arc<Slot>| {
             let (plugin, slot, fails) = (Arc::downgrade(plugin), Arc::downgrade(slot), slot.fails());
-            let reviving = self.services.background().spawn(async move {
+            let looking = self.services.background().spawn(async move {
                 loop {
                     let failed = fails.notified();
                     let (plugin, slot) = (plugin.clone(), slot.clone());
-                    let reload = move || {
+                    let look = move || {
                         let (plugin, slot) = (plugin.upgrade()?, slot.upgrade()?);
-                        plugin.group.reload(&slot, &plugin.identity)
+                        look(&plugin.group, &slot, &plugin.identity)
                     };
                     // It may take as long as a plugin may need to start.
-                    match tokio::task::spawn_blocking(reload).await {
+                    match tokio::task::spawn_blocking(look).await {
                         Ok(Some(pause)) => tokio::time::sleep(pause).await,
                         _ => failed.await,
                     }
                 }
             });
-            Task(reviving.abort_handle())
+            Task(looking.abort_handle())
         };
-        self.slots().iter().map(revive).collect()
+        self.slots().iter().map(look_after).collect()
     }
 
-    /// Has the log say of each VM that fails that it is not made anew, as long as the answer lives.
-    pub fn watch(&self, plugin: &Arc<Plugin>) -> Vec<Task> {
-        let watch = |slot: &Arc<Slot>| {
-            let (plugin, slot, fails) = (Arc::downgrade(plugin), Arc::downgrade(slot), slot.fails());
-            let watching = self.services.background().spawn(async move {
-                loop {
-                    let failed = fails.notified();
-                    {
-                        let (Some(plugin), Some(slot)) = (plugin.upgrade(), slot.upgrade()) else { return };
-                        // Another plugin may have it made anew.
-                        if slot.has_failed() && !plugin.group.started().any(|other| other.revives()) {
-                            let name = &plugin.identity.name;
-                            log::error!(
-                                "filter={name} a VM of this service stays down until it is started again, as by a reload"
-                            );
-                        }
-                    }
-                    failed.await;
-                }
-            });
-            Task(watching.abort_handle())
-        };
-        self.slots().iter().map(watch).collect()
+    /// Has the log say that a VM which has failed is not made anew, unless another plugin has that done.
+    pub fn tell(self: &Arc<Group>, slot: &Arc<Slot>, identity: &Arc<Identity>) -> Option<Duration> {
+        if slot.has_failed() && !self.started().any(|other| other.revives()) {
+            let name = &identity.name;
+            log::error!("filter={name} a VM of this service stays down until it is started again, as by a reload");
+        }
+        None
     }
 
     /// Starts a plugin anew where it does not run any more: when to look again; none, when it runs.
-    fn reload(self: &Arc<Group>, slot: &Arc<Slot>, identity: &Arc<Identity>) -> Option<Duration> {
+    pub fn reload(self: &Arc<Group>, slot: &Arc<Slot>, identity: &Arc<Identity>) -> Option<Duration> {
         if slot.runs(identity) {
             return None;
         }

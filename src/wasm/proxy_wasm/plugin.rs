@@ -70,8 +70,8 @@ impl Plugin {
         if current.0 != care {
             let tasks = match care {
                 Care::None => Vec::new(),
-                Care::Tell => self.group.watch(self),
-                Care::Revive => self.group.revive(self),
+                Care::Tell => self.group.look_after(self, Group::tell),
+                Care::Revive => self.group.look_after(self, Group::reload),
             };
             *current = (care, tasks);
         }
@@ -88,7 +88,6 @@ impl Plugin {
 
     /// Gives what it was before.
     pub fn set_started(&self, is_started: bool) -> bool {
-        self.is_gone.store(false, Ordering::Relaxed);
         self.is_started.swap(is_started, Ordering::Relaxed)
     }
 }

@@ -133,15 +133,18 @@ impl Slot {
         Some(opened.map(|id| Link { slot: self.clone(), generation, id }))
     }
 
-    /// Starts a plugin in the VM; none when there is no VM. After a trap, the others of the VM get the one that `rebuild` makes, if
-    /// it makes one.
+    /// Starts a plugin in the VM, if there is one. After a trap, the others of the VM get the one that `rebuild` makes, if it makes
+    /// one.
+    ///
+    /// # Errors
+    /// Of the plugin.
     pub fn start_plugin(
         self: &Arc<Slot>,
         identity: &Arc<Identity>,
         rebuild: impl FnOnce(&Weak<Slot>) -> Option<Vm>,
-    ) -> Option<Result<u32, StartError>> {
+    ) -> Result<(), StartError> {
         let mut place = self.vm.lock();
-        let started = self.call(&mut place, |vm| vm.start_plugin(identity))?;
+        let started = self.call(&mut place, |vm| vm.start_plugin(identity)).unwrap_or(Ok(()));
         if let Err(StartError::Trap { .. }) = &started {
             // What it had running went on until here.
             self.take_down(&mut place);
@@ -150,7 +153,7 @@ impl Slot {
         }
         drop(place);
         self.settle();
-        Some(started)
+        started
     }
 
     /// Whether a plugin runs here.

@@ -133,9 +133,9 @@ impl Vm {
     ///
     /// # Errors
     /// When it traps or refuses its configuration. After a trap the VM must not be used any more.
-    pub fn start_plugin(&mut self, identity: &Arc<Identity>) -> Result<u32, StartError> {
-        if let Some(root) = self.root(identity) {
-            return Ok(root);
+    pub fn start_plugin(&mut self, identity: &Arc<Identity>) -> Result<(), StartError> {
+        if self.root(identity).is_some() {
+            return Ok(());
         }
         if !std::mem::take(&mut self.is_new) {
             self.store.data_mut().cpu = self.cpu.of_start.clone();
@@ -155,7 +155,7 @@ impl Vm {
         match started {
             Ok(()) => {
                 self.roots.push((identity.clone(), id));
-                Ok(id)
+                Ok(())
             }
             Err(error) => {
                 state.forget(id);

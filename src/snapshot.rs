@@ -167,7 +167,7 @@ impl Snapshot {
     /// Each once, with the most care that a filter or service wants for it.
     fn plugins<'a>(&'a self, services: &'a [Service]) -> Vec<(&'a Arc<Plugin>, Care)> {
         let care = |policy, otherwise| if policy == FailurePolicy::Reload { Care::Revive } else { otherwise };
-        let filters = self.filters().map(|filter| (&filter.plugin, care(filter.failure_policy, Care::None)));
+        let filters = self.filters().map(|filter| (&filter.plugin, care(filter.failure_policy, Care::Limits)));
         let services = services.iter().map(|service| (&service.plugin, care(service.failure_policy, Care::Tell)));
         let (mut plugins, mut positions) = (Vec::new(), HashMap::new());
         for (plugin, care) in filters.chain(services) {
@@ -314,12 +314,13 @@ impl Builder<'_> {
             Instances::Slots(slots) => slots,
             Instances::Request => 0,
         };
+        let plugin = self.plugin(config, slots)?;
         Some(Filter {
-            plugin: self.plugin(config, slots)?,
             failure_policy: config.failure_policy,
-            allow_stop_iteration: config.allow_on_headers_stop_iteration,
+            allow_stop_iteration: config.allow_on_headers_stop_iteration || plugin.allows_stop_iteration(),
             longest_pause: config.limits.wall,
             buffer: config.limits.buffer,
+            plugin,
         })
     }
 

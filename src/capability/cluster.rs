@@ -14,6 +14,9 @@ use crate::config;
 pub trait Cluster: Send + Sync {
     /// A healthy server for the next call; none when there is none. The key is for those that choose by a hash.
     fn pick(&self, key: &[u8]) -> Option<Endpoint>;
+
+    /// All its servers, and whether they are healthy.
+    fn servers(&self) -> Vec<(SocketAddr, bool)>;
 }
 
 /// A server that was chosen for a call, and how it is spoken to.
@@ -83,6 +86,11 @@ impl Clusters {
         table.live.contains_key(name) || table.announced.contains(name)
     }
 
+    /// All servers of the cluster of this name, and whether they are healthy; none where it is not live.
+    pub fn servers(&self, name: &str) -> Vec<(SocketAddr, bool)> {
+        self.table.borrow().live.get(name).map(|cluster| cluster.servers()).unwrap_or_default()
+    }
+
     /// A server of the cluster of this name. Waits while the name is announced and its generation is not live.
     ///
     /// # Errors
@@ -123,6 +131,10 @@ mod tests {
                 connect_timeout,
                 in_use: None,
             })
+        }
+
+        fn servers(&self) -> Vec<(SocketAddr, bool)> {
+            self.0.map(|addr| (addr, true)).into_iter().collect()
         }
     }
 

@@ -9,6 +9,7 @@ pub mod grpc;
 pub mod mailbox;
 pub mod named;
 pub mod net;
+pub mod redis;
 mod run;
 pub mod shared;
 pub mod socket;
@@ -27,6 +28,7 @@ use self::cluster::Clusters;
 use self::mailbox::Mailboxes;
 use self::named::NamedSessions;
 use self::net::Network;
+use self::redis::RedisClients;
 use self::shared::Shared;
 use crate::config::{Config, Diagnostics};
 use crate::observe::defined_metrics::DefinedMetrics;
@@ -39,6 +41,8 @@ pub struct Capabilities {
     pub network: Network,
     pub callouts: Callouts,
     pub clusters: Arc<Clusters>,
+    /// To clusters that are Redis.
+    pub redis: RedisClients,
     pub store: Store,
     /// Of Proxy-Wasm filters.
     pub shared: Arc<Shared>,
@@ -63,6 +67,7 @@ impl Capabilities {
             network: Network::load(&config.network, metrics, diagnostics),
             callouts: Callouts::new(&config.network, metrics),
             clusters: Arc::default(),
+            redis: RedisClients::default(),
             store: Store::new(&config.store, &metrics.store),
             shared: Arc::default(),
             metrics: metrics.defined.clone(),

@@ -1,4 +1,4 @@
-//! The names of the Proxy-Wasm ABI, of all its versions: what `allowed_capabilities` can list.
+//! The names of the Proxy-Wasm ABI, of all its versions and of Higress: what `allowed_capabilities` can list.
 
 /// Functions that filters can call, of the module `env`.
 pub const HOST_FUNCTIONS: &[&str] = &[
@@ -25,6 +25,7 @@ pub const HOST_FUNCTIONS: &[&str] = &[
     "proxy_get_property",
     "proxy_get_shared_data",
     "proxy_get_status",
+    "proxy_get_upstream_hosts",
     "proxy_grpc_call",
     "proxy_grpc_cancel",
     "proxy_grpc_close",
@@ -32,8 +33,11 @@ pub const HOST_FUNCTIONS: &[&str] = &[
     "proxy_grpc_stream",
     "proxy_http_call",
     "proxy_increment_metric",
+    "proxy_inject_encoded_data_to_filter_chain",
     "proxy_log",
     "proxy_record_metric",
+    "proxy_redis_call",
+    "proxy_redis_init",
     "proxy_register_shared_queue",
     "proxy_remove_header_map_value",
     "proxy_replace_header_map_value",
@@ -45,6 +49,7 @@ pub const HOST_FUNCTIONS: &[&str] = &[
     "proxy_set_property",
     "proxy_set_shared_data",
     "proxy_set_tick_period_milliseconds",
+    "proxy_set_upstream_override_host",
 ];
 
 /// Functions of filters that the host calls. The allocator is among them, though it is always called.
@@ -65,6 +70,7 @@ pub const CALLBACKS: &[&str] = &[
     "proxy_on_memory_allocate",
     "proxy_on_new_connection",
     "proxy_on_queue_ready",
+    "proxy_on_redis_call_response",
     "proxy_on_request_body",
     "proxy_on_request_headers",
     "proxy_on_request_metadata",

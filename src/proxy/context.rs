@@ -39,6 +39,8 @@ pub struct Context {
     pub drops_body: bool,
     /// The upstream that a plugin chose, by name.
     pub upstream: Option<String>,
+    /// The server of the upstream that a filter has chosen.
+    pub server: Option<SocketAddr>,
     /// Held as long as the connection is used: `least_conn` counts it.
     pub selected: Option<Selected>,
     /// Servers of the upstream that could not be connected. Nothing is allocated for none.
@@ -71,6 +73,7 @@ impl Context {
             header_only: false,
             drops_body: false,
             upstream: None,
+            server: None,
             selected: None,
             failed_servers: Vec::new(),
             body_sent: None,

@@ -79,8 +79,12 @@ impl Gateway {
         filters.close_request();
         filters.return_request(session.req_header_mut());
         let moved = filters.request_moved();
-        if let Some(name) = &filters.stream().lock().upstream {
-            ctx.upstream = Some(name.clone());
+        {
+            let http = filters.stream().lock();
+            if let Some(name) = &http.upstream {
+                ctx.upstream = Some(name.clone());
+            }
+            ctx.server = http.upstream_server;
         }
         let stream = filters.stream().clone();
         let filtering = Filtering::new(filters);

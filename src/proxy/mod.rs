@@ -224,9 +224,9 @@ impl ProxyHttp for Gateway {
         let key = hash_key
             .as_ref()
             .map(|key| View { request: session.req_header(), response: None, facts: &ctx.facts }.render(key));
-        let Some(selected) = upstream.select(key.as_deref().unwrap_or_default().as_bytes(), &ctx.failed_servers) else {
-            return Err(error::no_server());
-        };
+        let wanted = ctx.server.and_then(|addr| upstream.select_server(addr, &ctx.failed_servers));
+        let select = || upstream.select(key.as_deref().unwrap_or_default().as_bytes(), &ctx.failed_servers);
+        let Some(selected) = wanted.or_else(select) else { return Err(error::no_server()) };
         let mut peer = upstream.peer(&selected);
         if upstream.tls() && session.is_upgrade_req() {
             // A WebSocket begins in HTTP/1.1.

@@ -165,6 +165,12 @@ impl Upstream {
         }
     }
 
+    /// This server, if it is one of them, healthy, and has not failed the request.
+    pub fn select_server(&self, addr: SocketAddr, failed: &[SocketAddr]) -> Option<Selected> {
+        let server = self.servers.iter().find(|server| server.addr == addr && server.usable(failed))?;
+        Some(if let Picker::LeastConn(_) = self.picker { server.counted() } else { server.selected() })
+    }
+
     /// Whether there is another server to try.
     pub fn has_other(&self, failed: &[SocketAddr]) -> bool {
         self.servers.iter().any(|server| server.usable(failed))

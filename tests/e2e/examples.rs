@@ -19,6 +19,7 @@ fn example(path: &Path) -> String {
         .replace("\"plugins/", &format!("\"{plugins}/"))
         .replace("\"hello_world.wasm\"", &filter("hello_world"))
         .replace("\"http_config.wasm\"", &filter("http_config"))
+        .replace("\"redis.wasm\"", &filter("redis"))
 }
 
 #[test]

@@ -97,6 +97,10 @@ impl Cluster for At {
         let (host, connect_timeout) = ("127.0.0.1".into(), Duration::from_secs(10));
         Some(Endpoint { addr: self.0, host, tls: None, h2: self.1, connect_timeout, in_use: None })
     }
+
+    fn servers(&self) -> Vec<(SocketAddr, bool)> {
+        vec![(self.0, true)]
+    }
 }
 
 /// With a cluster `one` in HTTP/1.1 and `two` in HTTP/2.
@@ -234,6 +238,10 @@ impl Cluster for Secure {
         let Secure { addr, server_name, verify, h2, connect_timeout } = *self;
         let tls = Some(EndpointTls { server_name: server_name.into(), verify });
         Some(Endpoint { addr, host: "a.cn".into(), tls, h2, connect_timeout, in_use: None })
+    }
+
+    fn servers(&self) -> Vec<(SocketAddr, bool)> {
+        vec![(self.addr, true)]
     }
 }
 

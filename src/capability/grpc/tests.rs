@@ -190,6 +190,10 @@ impl Cluster for At {
         let (host, connect_timeout) = ("127.0.0.1".into(), Duration::from_secs(10));
         Some(Endpoint { addr: self.0, host, tls: None, h2: false, connect_timeout, in_use: None })
     }
+
+    fn servers(&self) -> Vec<(SocketAddr, bool)> {
+        vec![(self.0, true)]
+    }
 }
 
 fn capabilities(addr: SocketAddr) -> Arc<Capabilities> {

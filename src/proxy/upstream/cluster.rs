@@ -1,5 +1,7 @@
 //! An upstream as what plugins call out to.
 
+use std::net::SocketAddr;
+
 use super::Upstream;
 use crate::capability::cluster::{Cluster, Endpoint};
 
@@ -14,5 +16,9 @@ impl Cluster for Upstream {
             connect_timeout: self.timeouts.connect,
             in_use: selected.active.map(|active| Box::new(active) as _),
         })
+    }
+
+    fn servers(&self) -> Vec<(SocketAddr, bool)> {
+        self.servers.iter().map(|server| (server.addr, server.usable(&[]))).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! The numbers of the Proxy-Wasm ABI (proxy-wasm/spec, versions 0.1.0, 0.2.0 and 0.2.1).
+//! The numbers of the Proxy-Wasm ABI (proxy-wasm/spec, versions 0.1.0, 0.2.0 and 0.2.1), and what Higress has added to them.
 
 /// What a host function answers: `proxy_status_t`. SDKs panic over values that they do not know, so these are all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,8 @@ pub enum BufferType {
     VmConfiguration,
     PluginConfiguration,
     ForeignArguments,
+    /// Of Higress.
+    RedisReply,
 }
 
 impl BufferType {
@@ -71,6 +73,7 @@ impl BufferType {
             6 => BufferType::VmConfiguration,
             7 => BufferType::PluginConfiguration,
             8 => BufferType::ForeignArguments,
+            9 => BufferType::RedisReply,
             _ => return Err(Status::BadArgument),
         })
     }

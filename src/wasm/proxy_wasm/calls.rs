@@ -9,12 +9,13 @@ use super::abi::{Direction, Status};
 use super::stream::Stream;
 use crate::capability::grpc::GrpcStream;
 
-/// The kinds of callout, which the low two bits of an id tell (proxy-wasm-cpp-host, `wasm.h`).
+/// The kinds of callout, which the low two bits of an id tell (proxy-wasm-cpp-host, `wasm.h`, and the one of Higress).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Http = 0,
     GrpcCall = 1,
     GrpcStream = 2,
+    Redis = 3,
 }
 
 /// Dropped, all are given up.

@@ -82,6 +82,10 @@ impl Filters {
         let mut http = Http::new(facts, way, count);
         http.request.header.lend(request);
         http.request.open.header = true;
+        for (position, filter) in chain.filters.iter().enumerate() {
+            http.held(Direction::Request, position).limit = filter.buffer;
+            http.held(Direction::Response, position).limit = filter.buffer;
+        }
         Filters {
             stream: Arc::new(Stream::of(http)),
             contexts: (0..count).map(|_| State::Unopened).collect(),
@@ -204,7 +208,7 @@ impl Filters {
     /// Whether a filter that has paused this direction holds so much that no more should be read.
     pub fn is_full(&self, direction: Direction) -> bool {
         let mut http = self.stream.lock();
-        self.lane_ref(direction).is_full(&mut http, |position| self.chain.filters[position].buffer)
+        self.lane_ref(direction).is_full(&mut http)
     }
 
     /// The position of the filter that has paused this direction, and for how long it may; none: nothing is paused.
@@ -299,6 +303,9 @@ impl Filters {
         {
             self.lost(position)?;
         }
+        if direction == Direction::Response {
+            self.inject(position);
+        }
         let is_paused = self.lane_ref(direction).stage(index).is_paused();
         let resumed = self.decided(direction, position)?;
         if is_paused && (resumed || matches!(self.contexts[position], State::Skipped)) {
@@ -332,8 +339,8 @@ impl Filters {
         let (data, end) = self.lane(direction).show_body(index);
         let size = {
             let mut http = self.stream.lock();
-            if end && direction == Direction::Response {
-                http.response.open.trailers = true;
+            if end {
+                http.open_trailers(direction);
             }
             let held = http.held(direction, position);
             held.body.append(data);
@@ -351,7 +358,7 @@ impl Filters {
         if action == BodyAction::NoBuffer {
             held.body.take();
         }
-        if action == BodyAction::Buffer && held.body.len() > self.chain.filters[position].buffer {
+        if action == BodyAction::Buffer && held.body.len() > held.limit {
             let details = match direction {
                 Direction::Request => "request_payload_too_large",
                 Direction::Response => "response_payload_too_large",
@@ -377,8 +384,8 @@ impl Filters {
         self.lane(direction).stage_mut(index).told = true;
         let count = {
             let mut http = self.stream.lock();
-            http.response.open.trailers = true;
-            http.response.trailers.as_ref().map_or(0, |trailers| u32::try_from(trailers.len()).unwrap_or(u32::MAX))
+            http.open_trailers(direction);
+            http.trailers(direction).map_or(0, |trailers| u32::try_from(trailers.len()).unwrap_or(u32::MAX))
         };
         let action = self.call(direction, position, |link| link.on_trailers(direction, count))?.unwrap_or(0);
         let resumed = self.decided(direction, position)?;
@@ -395,7 +402,7 @@ impl Filters {
         let mut http = self.stream.lock();
         let body = http.let_go(direction, position);
         // A filter may have added some where there were none.
-        let trailers = direction == Direction::Response && http.response.trailers.is_some();
+        let trailers = http.trailers(direction).is_some();
         drop(http);
         self.lane(direction).release(index, body, trailers);
     }
@@ -416,12 +423,31 @@ impl Filters {
         }
         let State::Open(link, _) = &self.contexts[position] else { return Ok(None) };
         match callback(link) {
-            Ok(action) => Ok(Some(action)),
+            Ok(action) => {
+                if direction == Direction::Response {
+                    self.inject(position);
+                }
+                Ok(Some(action))
+            }
             Err(Lost) => {
                 self.lost(position)?;
                 // It may be skipped, but what it has decided before it failed counts.
                 self.decided(direction, position).map(|_| None)
             }
+        }
+    }
+
+    /// What the filter has put on the way of the response by itself.
+    fn inject(&mut self, position: usize) {
+        if !self.response.has_begun() {
+            return;
+        }
+        let mut http = self.stream.lock();
+        let held = http.held(Direction::Response, position);
+        let (body, end) = (held.injected.take(), std::mem::take(&mut held.injects_end));
+        drop(http);
+        if !body.is_empty() || end {
+            self.response.inject(self.response.position(position), body, end);
         }
     }
 

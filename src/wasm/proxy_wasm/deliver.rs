@@ -11,9 +11,14 @@ use super::vm::Vm;
 use crate::capability::callout::{CalloutError, ClusterResponse};
 use crate::capability::cluster::ClusterError;
 use crate::capability::grpc::{Event, Reply, Status};
+use crate::capability::redis::RedisError;
 
 /// What `proxy_get_status` says of a response that broke off: as Envoy.
 const RESET: (u32, &str) = (11, "reset");
+
+/// What Higress tells of a command for Redis: `RedisStatus`.
+const REDIS_OK: u32 = 0;
+const REDIS_NETWORK_ERROR: u32 = 1;
 
 impl Vm {
     /// The response of an HTTP call, or what stands for it.
@@ -104,6 +109,29 @@ impl Vm {
                 self.grpc_closed(root, id, status)
             }
         };
+        self.forget();
+        called
+    }
+
+    /// The reply to a command for Redis.
+    ///
+    /// # Errors
+    /// A trap.
+    pub fn deliver_redis(&mut self, root: u32, id: u32, result: Result<Bytes, RedisError>) -> wasmtime::Result<()> {
+        let Some(call) = self.state().calls.remove(id) else { return Ok(()) };
+        self.state().contexts.direction = call.direction();
+        let (status, size) = match result {
+            Ok(reply) => {
+                let size = length(reply.len());
+                self.state().shown.redis_reply = Some(reply);
+                (REDIS_OK, size)
+            }
+            Err(error) => {
+                log::debug!("a command of a filter for Redis has no reply: {error}");
+                (REDIS_NETWORK_ERROR, 0)
+            }
+        };
+        let called = self.on_redis_call_response(root, id, status, size);
         self.forget();
         called
     }

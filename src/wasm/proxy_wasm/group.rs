@@ -167,7 +167,8 @@ impl Group {
         if opened.is_none() && policy == FailurePolicy::Reload {
             identity.metrics.reload_backoff.inc();
         }
-        if opened.is_none() && policy == FailurePolicy::Closed && !plugin.is_gone.swap(true, Ordering::Relaxed) {
+        let is_gone = opened.is_none() && policy == FailurePolicy::Closed && !in_order().any(|slot| slot.has_exceeded());
+        if is_gone && !plugin.is_gone.swap(true, Ordering::Relaxed) {
             let name = &identity.name;
             log::error!(
                 "filter={name} no VM of it is left: its requests end with 503 until it is started again, as by a reload"
@@ -202,11 +203,19 @@ impl Group {
 
     /// Has the log say that a VM which has failed is not made anew, unless another plugin has that done.
     pub fn tell(self: &Arc<Group>, slot: &Arc<Slot>, identity: &Arc<Identity>) -> Option<Duration> {
+        if slot.has_exceeded() {
+            return self.reload(slot, identity);
+        }
         if slot.has_failed() && !self.started().any(|other| other.revives()) {
             let name = &identity.name;
             log::error!("filter={name} a VM of this service stays down until it is started again, as by a reload");
         }
         None
+    }
+
+    /// As [`Group::reload`], in a VM that has exceeded a limit.
+    pub fn reload_if_limited(self: &Arc<Group>, slot: &Arc<Slot>, identity: &Arc<Identity>) -> Option<Duration> {
+        if slot.has_exceeded() { self.reload(slot, identity) } else { None }
     }
 
     /// Starts a plugin anew where it does not run any more: when to look again; none, when it runs.

@@ -22,10 +22,12 @@ pub enum Abi {
     V0_1_0,
     V0_2_0,
     V0_2_1,
+    /// What Higress names its additions to 0.2.1 (higress-group/proxy-wasm-cpp-host).
+    V0_2_100,
 }
 
 impl Abi {
-    pub const ALL: [Abi; 3] = [Abi::V0_1_0, Abi::V0_2_0, Abi::V0_2_1];
+    pub const ALL: [Abi; 4] = [Abi::V0_1_0, Abi::V0_2_0, Abi::V0_2_1, Abi::V0_2_100];
 
     /// The function whose export stands for it.
     pub fn marker(self) -> &'static str {
@@ -33,6 +35,7 @@ impl Abi {
             Abi::V0_1_0 => "proxy_abi_version_0_1_0",
             Abi::V0_2_0 => "proxy_abi_version_0_2_0",
             Abi::V0_2_1 => "proxy_abi_version_0_2_1",
+            Abi::V0_2_100 => "proxy_abi_version_0_2_100",
         }
     }
 }
@@ -69,7 +72,7 @@ impl FilterModuleError {
                 "a plugin goes under a phase such as [[wasm_access]]; a filter is built with an SDK of Proxy-Wasm"
             }
             FilterModuleError::NoAbi(_) => {
-                "expected a core module that an SDK of Proxy-Wasm built for ABI 0.1.0, 0.2.0 or 0.2.1"
+                "expected a core module that an SDK of Proxy-Wasm built for ABI 0.1.0, 0.2.0 or 0.2.1, or one of Higress for 0.2.100"
             }
             FilterModuleError::Compile(why) if why.contains("exceptions") => {
                 "build the filter without exceptions of WebAssembly, such as with -fno-exceptions"
@@ -254,6 +257,7 @@ mod tests {
             (&["0_2_0"], Abi::V0_2_0),
             (&["0_2_1"], Abi::V0_2_1),
             (&["0_2_1", "0_1_0", "0_2_0"], Abi::V0_2_1),
+            (&["0_2_100"], Abi::V0_2_100),
             (&["0_1_0", "0_3_0"], Abi::V0_1_0),
         ] {
             let markers: String = versions.iter().map(|version| marker(version)).collect();

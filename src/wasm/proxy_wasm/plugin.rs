@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use super::group::Group;
+use super::module::Abi;
 use super::state::Task;
 use super::stream::Stream;
 use super::vm::StartError;
@@ -52,7 +53,9 @@ pub struct Plugin {
 pub enum Care {
     #[default]
     None,
-    /// The log says that it stays down: there is no request that would notice.
+    /// It is started anew if it has exceeded a limit.
+    Limits,
+    /// Else the log says that it stays down: there is no request that would notice.
     Tell,
     /// It is started anew.
     Revive,
@@ -70,11 +73,17 @@ impl Plugin {
         if current.0 != care {
             let tasks = match care {
                 Care::None => Vec::new(),
+                Care::Limits => self.group.look_after(self, Group::reload_if_limited),
                 Care::Tell => self.group.look_after(self, Group::tell),
                 Care::Revive => self.group.look_after(self, Group::reload),
             };
             *current = (care, tasks);
         }
+    }
+
+    /// Whether headers callbacks may answer with StopIteration: it was built for that.
+    pub fn allows_stop_iteration(&self) -> bool {
+        self.group.environment.abi == Abi::V0_2_100
     }
 
     pub fn revives(&self) -> bool {

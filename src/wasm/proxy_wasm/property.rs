@@ -10,7 +10,7 @@ mod node;
 
 use bytes::Bytes;
 
-use super::abi::Status;
+use super::abi::{Direction, Status};
 use super::state::{Contexts, State};
 use super::stream::Http;
 use crate::facts::View;
@@ -61,21 +61,48 @@ pub fn get(state: &State, path: &[u8], out: &mut Vec<u8>) -> Result<(), Status> 
     of_stream(http, names, out).or_else(|| of_filters(http, path, names, out)).ok_or(Status::NotFound)
 }
 
-/// Sets a property for all filters of the stream. `upstream_name` chooses the upstream.
+/// Sets a property for all filters of the stream. `upstream_name` chooses the upstream; some have a meaning in Higress
+/// (`Context::setProperty` of its Envoy).
 ///
 /// # Errors
 /// Without a stream; when it may be set only once, and is; when there is too much.
-pub fn set(state: &State, path: &[u8], value: &[u8]) -> Result<(), Status> {
+pub fn set(state: &mut State, path: &[u8], value: &[u8]) -> Result<(), Status> {
     let context = state.contexts.stream()?;
     let path = trimmed(path);
-    if path == b"upstream_name" {
-        choose_upstream(state, value);
-        return Ok(());
+    match path {
+        b"upstream_name" => {
+            choose_upstream(state, value);
+            return Ok(());
+        }
+        b"clear_route_cache" => {
+            let mut http = context.stream.lock();
+            http.held(Direction::Request, context.position).keeps_route = value == b"off";
+            return Ok(());
+        }
+        b"set_decoder_buffer_limit" => return limit_buffer(state, "set_decoder_buffer_limit", Direction::Request, value),
+        b"set_encoder_buffer_limit" => return limit_buffer(state, "set_encoder_buffer_limit", Direction::Response, value),
+        _ => {}
     }
     let (_, root) = state.contexts.root()?;
     let mut http = context.stream.lock();
     let read_only = root.declared.iter().any(|declared| declared.name.as_bytes() == path && declared.read_only);
     http.set_property(path, value, read_only)
+}
+
+/// How much of a body the filter wants to hold, in decimal: no more than the operator permits, who learns of it.
+fn limit_buffer(state: &mut State, name: &'static str, direction: Direction, value: &[u8]) -> Result<(), Status> {
+    let context = state.contexts.stream()?;
+    let asked = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
+    let Some(asked): Option<usize> = asked else { return Ok(()) };
+    let permitted = {
+        let mut http = context.stream.lock();
+        let limit = &mut http.held(direction, context.position).limit;
+        std::mem::replace(limit, asked.min(*limit))
+    };
+    if asked > permitted {
+        state.at_limit(name, &format!("it wants to hold {asked} bytes of a body; limits.buffer permits {permitted}"));
+    }
+    Ok(())
 }
 
 /// What a filter has set.
@@ -126,6 +153,7 @@ fn of_plugin(state: &State, names: &[&[u8]], out: &mut Vec<u8>) -> Found {
         [b"plugin_name"] => put(out, &identity()?.name),
         [b"plugin_root_id"] => put(out, &identity()?.root_id),
         [b"plugin_vm_id"] => put(out, &state.vm.vm_id),
+        [b"plugin_vm_memory"] => count(out, state.limits.used() as u64),
         [b"node", path @ ..] | [b"xds", b"node", path @ ..] => node::get(path, out),
         [b"listener_direction"] | [b"xds", b"listener_direction"] => int(out, INBOUND),
         [b"listener_metadata"] | [b"xds", b"listener_metadata"] => Some(()),
@@ -205,7 +233,7 @@ fn choose_upstream(state: &State, name: &[u8]) {
 
 impl Http {
     /// The one that a filter or script has chosen, else that of the route.
-    fn upstream_name(&self) -> Option<&str> {
+    pub fn upstream_name(&self) -> Option<&str> {
         let connected = || self.facts.upstream.as_ref().map(|upstream| upstream.name.as_ref());
         let of_way = || self.way.upstream.as_ref().map(|(name, _)| name.as_ref());
         self.upstream.as_deref().or_else(connected).or_else(of_way)

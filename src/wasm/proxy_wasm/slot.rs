@@ -32,6 +32,8 @@ pub struct Slot {
     /// Of the VM: counted up when it fails.
     generation: AtomicU64,
     has_failed: AtomicBool,
+    /// Whether it has failed by a limit of ours.
+    has_exceeded: AtomicBool,
     /// It fails.
     fails: Arc<Notify>,
 }
@@ -72,6 +74,7 @@ impl Slot {
             vm: Mutex::new(Place { vm: None, started: Instant::now() }),
             generation: AtomicU64::new(0),
             has_failed: AtomicBool::new(true),
+            has_exceeded: AtomicBool::new(false),
             fails: Arc::default(),
         })
     }
@@ -229,6 +232,12 @@ impl Slot {
         self.has_failed.load(Ordering::Relaxed)
     }
 
+    /// Whether the VM has failed, because it has computed for too long or needed too much memory. Envoy has no such limits: a
+    /// client that can reach one must not take the filter away from all others for good.
+    pub fn has_exceeded(&self) -> bool {
+        self.has_failed() && self.has_exceeded.load(Ordering::Relaxed)
+    }
+
     /// All who wait are notified when the VM fails.
     pub fn fails(&self) -> Arc<Notify> {
         self.fails.clone()
@@ -312,10 +321,7 @@ impl Slot {
         if let Some(vm) = &mut place.vm {
             vm.state().report(failure);
         }
-        self.abandon(place);
-    }
-
-    fn abandon(&self, place: &mut Place) {
+        self.has_exceeded.store(matches!(failure.kind, FailureKind::Cpu | FailureKind::Memory), Ordering::Relaxed);
         self.take_down(place);
         self.fails.notify_waiters();
     }

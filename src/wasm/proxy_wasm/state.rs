@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use crate::exchange::ResponseHeader;
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use super::property::Declared;
 use super::slot::Slot;
 use super::stream::Stream;
 use super::{Services, wasi};
+use crate::capability::redis::RedisClient;
 use crate::capability::shared::{Namespace, QueueListener};
 use crate::observe::metrics::Counted;
 use crate::wasm::Failure;
@@ -124,8 +126,18 @@ pub struct Root {
     pub tick: Tick,
     /// The properties that it has declared.
     pub declared: Vec<Declared>,
+    /// How it has said that it comes to clusters that are Redis.
+    pub redis: HashMap<String, Redis>,
     /// There when `proxy_on_done` has answered false: it is deleted on `proxy_done`.
     pub parked: Option<Parked>,
+}
+
+/// A plugin's way to a cluster that is Redis.
+#[derive(Clone)]
+pub struct Redis {
+    pub client: Arc<RedisClient>,
+    /// What a command may take.
+    pub timeout: Duration,
 }
 
 /// Of a plugin that is shut down, and has not called `proxy_done` yet, or of a VM that waits for its callouts: the end of the
@@ -174,6 +186,7 @@ pub struct Shown {
     pub grpc_initial_metadata: Option<ResponseHeader>,
     pub grpc_trailing_metadata: Option<HeaderMap>,
     pub grpc_message: Option<Bytes>,
+    pub redis_reply: Option<Bytes>,
     /// What `proxy_get_status` answers.
     pub status: Option<(u32, String)>,
 }
@@ -263,6 +276,15 @@ impl Contexts {
             Some(Context::Root(root)) => Ok((id, root)),
             _ => Err(Status::NotFound),
         }
+    }
+
+    /// How the plugin of the context that calls comes to clusters that are Redis.
+    ///
+    /// # Errors
+    /// As [`Contexts::root`].
+    pub fn redis(&mut self) -> Result<&mut HashMap<String, Redis>, Status> {
+        let (id, _) = self.root()?;
+        self.root_mut(id).map(|root| &mut root.redis).ok_or(Status::NotFound)
     }
 
     /// All streams.

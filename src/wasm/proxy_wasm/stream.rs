@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
@@ -74,6 +75,8 @@ pub struct Http {
     pub properties: HashMap<Vec<u8>, Property>,
     /// What a filter has chosen: the name of an upstream.
     pub upstream: Option<String>,
+    /// The server of it that a filter has chosen.
+    pub upstream_server: Option<SocketAddr>,
     /// Until the request goes on to it.
     pub upstream_open: bool,
 }
@@ -120,6 +123,13 @@ pub struct Held {
     pub visible: bool,
     /// `proxy_continue_stream` was called.
     pub resume: bool,
+    /// Put on the way by the filter, from its place on, and whether that is the end.
+    pub injected: Buffer,
+    pub injects_end: bool,
+    /// Bytes of a body that it may hold.
+    pub limit: usize,
+    /// Whether the route of the request stays, whatever host and path become through this filter.
+    pub keeps_route: bool,
     /// Callouts under way that its callbacks have made since it let something go on.
     callouts: usize,
     /// Counts how often it has.
@@ -260,6 +270,7 @@ impl Http {
             details: None,
             properties: HashMap::new(),
             upstream: None,
+            upstream_server: None,
             upstream_open: true,
         }
     }
@@ -269,6 +280,21 @@ impl Http {
         match direction {
             Direction::Request => &mut self.request.filters[position],
             Direction::Response => &mut self.response.filters[position],
+        }
+    }
+
+    pub fn trailers(&self, direction: Direction) -> Option<&HeaderMap> {
+        match direction {
+            Direction::Request => self.request.trailers.as_ref(),
+            Direction::Response => self.response.trailers.as_ref(),
+        }
+    }
+
+    /// The end has come: filters may change the trailers, and add some where there are none.
+    pub fn open_trailers(&mut self, direction: Direction) {
+        match direction {
+            Direction::Request => self.request.open.trailers = true,
+            Direction::Response => self.response.open.trailers = true,
         }
     }
 

@@ -1,6 +1,7 @@
 //! A VM: an instance of a module with its contexts, and the callbacks that it exports. Callbacks run to their end, one at
 //! a time; what they ask for is done after them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use wasmtime::{Instance, InstancePre, Store, TypedFunc, WasmParams, WasmResults};
@@ -65,6 +66,7 @@ struct Callbacks {
     on_grpc_receive: Option<TypedFunc<(u32, u32, u32), ()>>,
     on_grpc_receive_trailing_metadata: Option<TypedFunc<(u32, u32, u32), ()>>,
     on_grpc_close: Option<TypedFunc<(u32, u32, u32), ()>>,
+    on_redis_call_response: Option<TypedFunc<(u32, u32, u32, u32), ()>>,
     on_done: Option<TypedFunc<u32, u32>>,
     on_log: Option<TypedFunc<u32, ()>>,
     on_delete: Option<TypedFunc<u32, ()>>,
@@ -146,6 +148,7 @@ impl Vm {
             listener: Arc::new(Listener::new(id, state.slot.clone(), state.services.clone())),
             tick: Tick::default(),
             declared: Vec::new(),
+            redis: HashMap::new(),
             parked: None,
         });
         let started = self.start_root(id, identity);
@@ -316,6 +319,12 @@ impl Vm {
         run_if_there(&mut self.store, root, on(&self.callbacks.on_grpc_close, (root, id, status)))
     }
 
+    /// # Errors
+    /// A trap.
+    pub fn on_redis_call_response(&mut self, root: u32, id: u32, status: u32, size: u32) -> wasmtime::Result<()> {
+        run_if_there(&mut self.store, root, on(&self.callbacks.on_redis_call_response, (root, id, status, size)))
+    }
+
     /// The plugin is not configured any more: whether it can be deleted now, or only when it calls `proxy_done`.
     ///
     /// # Errors
@@ -434,6 +443,7 @@ impl Callbacks {
             on_grpc_receive: callback!("proxy_on_grpc_receive"),
             on_grpc_receive_trailing_metadata: callback!("proxy_on_grpc_receive_trailing_metadata"),
             on_grpc_close: callback!("proxy_on_grpc_close"),
+            on_redis_call_response: callback!("proxy_on_redis_call_response"),
             on_done: callback!("proxy_on_done"),
             on_log: callback!("proxy_on_log"),
             on_delete: callback!("proxy_on_delete"),

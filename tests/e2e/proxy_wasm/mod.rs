@@ -8,6 +8,7 @@ mod hostile;
 mod lifecycle;
 mod output;
 mod properties;
+mod redis;
 mod refused;
 mod services;
 mod sharing;

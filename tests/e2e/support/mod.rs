@@ -36,7 +36,7 @@ pub use origin::{DownOrigin, FullOrigin, Origin, RawOrigin, Received, Reply, rep
 pub use probe::{answers, calls_and_rest, in_access, probe, results, serve, step};
 pub use proxy::{Output, Proxy, Signal, check, phasegate, refused};
 pub use raw::{Raw, RawMessage};
-pub use redis::RedisServer;
+pub use redis::{RedisPort, RedisServer};
 pub use secure::SecureOrigin;
 pub use site::{Script, Site};
 pub use streaming::{assert_released, serverless, start_streaming, streaming};

@@ -1,13 +1,20 @@
 //! A real Redis, on a socket of its own.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::TempDir;
+use tokio::io::copy_bidirectional;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 
-use super::eventually;
+use super::{CertFiles, eventually};
 
 /// A `redis-server`. It is killed when this is dropped.
 pub struct RedisServer {
@@ -69,6 +76,54 @@ impl RedisServer {
 
     fn socket(&self) -> PathBuf {
         self.folder.path().join("redis.sock")
+    }
+}
+
+/// A port to a [`RedisServer`]. Its connections end when this is dropped.
+pub struct RedisPort {
+    pub addr: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl RedisPort {
+    /// On a free port, over TLS with a certificate.
+    pub async fn open(redis: &RedisServer, tls: Option<&CertFiles>) -> RedisPort {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let acceptor = tls.map(|files| TlsAcceptor::from(Arc::new(files.server(&[]))));
+        let (connections, socket) = (Arc::new(AtomicUsize::new(0)), redis.socket());
+        let count = connections.clone();
+        let task = tokio::spawn(async move {
+            let mut open = JoinSet::new();
+            loop {
+                let (mut client, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
+                let (socket, acceptor) = (socket.clone(), acceptor.clone());
+                open.spawn(async move {
+                    let Ok(mut server) = tokio::net::UnixStream::connect(socket).await else { return };
+                    let _ = match acceptor {
+                        None => copy_bidirectional(&mut client, &mut server).await,
+                        Some(acceptor) => {
+                            let Ok(mut client) = acceptor.accept(client).await else { return };
+                            copy_bidirectional(&mut client, &mut server).await
+                        }
+                    };
+                });
+            }
+        });
+        RedisPort { addr, connections, task }
+    }
+
+    /// How many have been made.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for RedisPort {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 

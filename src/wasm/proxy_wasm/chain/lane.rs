@@ -185,17 +185,30 @@ impl Lane {
         stage.pause = Pause::None;
         let end = stage.end.filter(|_| stage.told && !stage.ended);
         let end = end.map(|end| if trailers { End::Trailers } else { end });
-        stage.ended |= end.is_some();
-        match self.stages.get_mut(index + 1) {
-            Some(next) => {
-                next.inbox.append(body);
-                next.end = next.end.or(end);
-            }
-            None => {
-                self.out.append(body);
-                self.out_end = self.out_end.or(end);
-            }
+        if !stage.ended {
+            stage.ended = end.is_some();
+            self.pass_on(index, body, end);
         }
+    }
+
+    /// Goes on from a filter by itself, whatever that holds; if it is the end, nothing follows it. The headers have to be ahead.
+    pub fn inject(&mut self, index: usize, body: Buffer, end: bool) {
+        let stage = &mut self.stages[index];
+        if stage.ended {
+            return;
+        }
+        stage.headers = Headers::Passed;
+        stage.ended = end;
+        self.pass_on(index, body, end.then_some(End::Body));
+    }
+
+    fn pass_on(&mut self, index: usize, body: Buffer, end: Option<End>) {
+        let (into, into_end) = match self.stages.get_mut(index + 1) {
+            Some(next) => (&mut next.inbox, &mut next.end),
+            None => (&mut self.out, &mut self.out_end),
+        };
+        into.append(body);
+        *into_end = into_end.or(end);
     }
 
     /// The position of the first filter that has paused this direction.
@@ -204,11 +217,10 @@ impl Lane {
     }
 
     /// Whether some filter holds, or has waiting, more than it may.
-    pub fn is_full(&self, http: &mut Http, limit: impl Fn(usize) -> usize) -> bool {
+    pub fn is_full(&self, http: &mut Http) -> bool {
         self.stages.iter().enumerate().any(|(index, stage)| {
-            let position = self.position(index);
-            let held = http.held(self.direction, position).body.len();
-            stage.is_paused() && held + stage.kept.len() + stage.inbox.len() > limit(position)
+            let held = http.held(self.direction, self.position(index));
+            stage.is_paused() && held.body.len() + stage.kept.len() + stage.inbox.len() > held.limit
         })
     }
 }

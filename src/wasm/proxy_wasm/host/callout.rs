@@ -1,6 +1,6 @@
 //! Callouts to clusters: HTTP and gRPC.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use base64::Engine;
@@ -40,12 +40,8 @@ pub fn http_call(
     request.body = call.bytes(body, body_size)?;
     request.trailers = parse_trailers(call.read(trailers, trailers_size)?.0)?;
     request.timeout = timeout;
-    if !call.state().services.capabilities.clusters.is_known(&cluster) {
-        call.state().no_cluster("proxy_http_call", &cluster);
-        return Err(Status::BadArgument.into());
-    }
+    let capabilities = way_to(call, "proxy_http_call", &cluster)?;
     let begun = Begun::new(call, Kind::Http, to)?;
-    let capabilities = call.state().services.capabilities.clone();
     let response = async move {
         let Capabilities { callouts, network, clusters, .. } = &*capabilities;
         callouts.call_cluster(network, clusters, &cluster, request).await
@@ -145,7 +141,7 @@ pub fn grpc_close(call: &mut Call<'_>, id: u32) -> Answer {
 }
 
 /// A callout that has an id, which the guest knows before anything can come of it.
-struct Begun {
+pub(super) struct Begun {
     id: u32,
     root: u32,
     slot: Weak<Slot>,
@@ -154,7 +150,7 @@ struct Begun {
 }
 
 impl Begun {
-    fn new(call: &mut Call<'_>, kind: Kind, to: u32) -> Result<Begun, Refusal> {
+    pub(super) fn new(call: &mut Call<'_>, kind: Kind, to: u32) -> Result<Begun, Refusal> {
         let state = call.state();
         let (root, _) = state.contexts.root()?;
         let most = state.vm.callouts;
@@ -176,7 +172,7 @@ impl Begun {
     }
 
     /// Waits for what comes of the callout, and delivers it to the VM if that still lives.
-    fn spawn<T: Send + 'static>(
+    pub(super) fn spawn<T: Send + 'static>(
         self,
         state: &mut State,
         callout: impl Future<Output = T> + Send + 'static,
@@ -192,6 +188,20 @@ impl Begun {
         });
         state.calls.insert(id, InFlight::new(root, task.abort_handle(), behalf, None));
     }
+}
+
+/// What a callout to this cluster needs.
+///
+/// # Errors
+/// When there is no such cluster.
+pub(super) fn way_to(call: &mut Call<'_>, function: &str, cluster: &str) -> Result<Arc<Capabilities>, Status> {
+    let state = call.state();
+    let capabilities = state.services.capabilities.clone();
+    if !capabilities.clusters.is_known(cluster) {
+        state.no_cluster(function, cluster);
+        return Err(Status::BadArgument);
+    }
+    Ok(capabilities)
 }
 
 /// 0 is none.

@@ -16,11 +16,14 @@ pub fn log(call: &mut Call<'_>, level: u32, text: u32, size: u32) -> Answer {
     Ok(())
 }
 
-/// The lowest level that is written.
 pub fn get_log_level(call: &mut Call<'_>, to: u32) -> Answer {
+    Ok(call.write_u32(to, log_level())?)
+}
+
+/// The lowest level that is written, as `proxy_log_level_t`.
+pub fn log_level() -> u32 {
     let levels = [log::Level::Trace, log::Level::Debug, log::Level::Info, log::Level::Warn];
-    let level = levels.iter().position(|level| crate::wasm::log::enabled(*level)).unwrap_or(levels.len());
-    Ok(call.write_u32(to, level as u32)?)
+    levels.iter().position(|level| crate::wasm::log::enabled(*level)).unwrap_or(levels.len()) as u32
 }
 
 pub fn get_current_time(call: &mut Call<'_>, to: u32) -> Answer {

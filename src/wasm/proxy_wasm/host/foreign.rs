@@ -1,4 +1,4 @@
-//! Foreign functions: those that Envoy registers for HTTP filters, by their names.
+//! Foreign functions: those that Envoy registers for HTTP filters, and Higress beside them, by their names.
 
 use std::io::Read;
 
@@ -7,6 +7,7 @@ use flate2::read::{ZlibDecoder, ZlibEncoder};
 use prost::Message;
 
 use super::call::{Answer, Call, Refusal, failed};
+use super::context::log_level;
 use crate::wasm::proxy_wasm::abi::Status;
 use crate::wasm::proxy_wasm::property::{self, Declared};
 use crate::wasm::proxy_wasm::state::State;
@@ -29,6 +30,10 @@ pub fn call(call: &mut Call<'_>, name: u32, name_size: u32, from: u32, from_size
         b"declare_property" => declare_property(state, arguments)?,
         // Routes are looked up anew whenever path or host have changed: there is nothing to clear.
         b"clear_route_cache" => Vec::new(),
+        // Of Higress: each of its log lines asks.
+        b"get_log_level" => log_level().to_le_bytes().to_vec(),
+        // Of Higress: requests of a connection of HTTP/2 do not come in cycles.
+        b"set_global_max_requests_per_io_cycle" => Vec::new(),
         _ => return Err(Status::NotFound.into()),
     };
     call.give(&result, to, size)

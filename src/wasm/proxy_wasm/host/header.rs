@@ -81,8 +81,8 @@ fn of_stream<T>(state: &State, map: MapType, look: impl FnOnce(Fields<'_>) -> T)
     let fields = match map {
         MapType::RequestHeaders => http.fields(Direction::Request),
         MapType::ResponseHeaders => http.fields(Direction::Response),
-        MapType::RequestTrailers => http.request.trailers.as_ref().map(Fields::Plain),
-        _ => http.response.trailers.as_ref().map(Fields::Plain),
+        MapType::RequestTrailers => http.trailers(Direction::Request).map(Fields::Plain),
+        _ => http.trailers(Direction::Response).map(Fields::Plain),
     };
     fields.map(look)
 }
@@ -94,8 +94,11 @@ fn change(
     map: MapType,
     change: impl FnOnce(FieldsMut<'_>) -> Result<(), Unsendable>,
 ) -> Result<(), Status> {
-    let mut locked = state.contexts.stream().map_err(|_| Status::BadArgument)?.stream.lock();
+    let context = state.contexts.stream().map_err(|_| Status::BadArgument)?;
+    let mut locked = context.stream.lock();
     let http = &mut *locked;
+    let moved = http.target.moved;
+    let keeps_route = http.held(Direction::Request, context.position).keeps_route;
     let fields = match map {
         MapType::RequestHeaders if http.request.open.header => {
             let header = http.request.header.as_mut();
@@ -111,6 +114,9 @@ fn change(
         _ => None,
     };
     let changed = change(fields.ok_or(Status::BadArgument)?);
+    if keeps_route {
+        http.target.moved = moved;
+    }
     drop(locked);
     if let Err(error) = changed {
         state.end_stream(function, &error);

@@ -1,5 +1,6 @@
 //! What a filter does with its stream: resume, end, answer.
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::call::{Answer, Call, header_name, header_value};
@@ -80,6 +81,46 @@ pub fn send_local_response(
     http.reply = Some(reply);
     drop(http);
     context.stream.wake();
+    Ok(())
+}
+
+/// Sends bytes of a response on from the place of the filter, while it holds what has come (Higress). `end`: nothing follows.
+pub fn inject_encoded_data(call: &mut Call<'_>, body: u32, size: u32, end: u32) -> Answer {
+    let (body, state) = call.read(body, size)?;
+    let Ok(context) = state.contexts.stream() else { return Ok(()) };
+    let mut http = context.stream.lock();
+    let held = http.held(Direction::Response, context.position);
+    if held.injected.len() + body.len() > held.limit {
+        drop(http);
+        state.end_stream("proxy_inject_encoded_data_to_filter_chain", &"more at once than limits.buffer permits");
+        return Ok(());
+    }
+    held.injected.append(Bytes::copy_from_slice(body).into());
+    held.injects_end |= end != 0;
+    drop(http);
+    context.stream.wake();
+    Ok(())
+}
+
+/// The servers of the upstream that the request goes to, and whether they are healthy (Higress).
+pub fn get_upstream_hosts(call: &mut Call<'_>, to: u32, size: u32) -> Answer {
+    let state = call.state();
+    let name = state.contexts.stream()?.stream.lock().upstream_name().map(str::to_owned);
+    let servers = name.map(|name| state.services.capabilities.clusters.servers(&name)).unwrap_or_default();
+    let map = pairs::encode(|pair| {
+        for (addr, healthy) in &servers {
+            let health = if *healthy { "Healthy" } else { "Unhealthy" };
+            pair(addr.to_string().as_bytes(), format!("{{\"health_status\":\"{health}\"}}").as_bytes());
+        }
+    });
+    call.give(&map, to, size)
+}
+
+/// The server that the request should go to: another one gets it, if that is none of its upstream or not healthy (Higress).
+pub fn set_upstream_override_host(call: &mut Call<'_>, addr: u32, size: u32) -> Answer {
+    let addr = call.text(addr, size)?;
+    let Ok(context) = call.state().contexts.stream() else { return Ok(()) };
+    context.stream.lock().upstream_server = addr.parse().ok();
     Ok(())
 }
 

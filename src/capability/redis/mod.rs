@@ -1,0 +1,182 @@
+//! Commands to the Redis servers of a cluster, for plugins that spell them in its protocol themselves.
+
+mod resp;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, RedisConnectionInfo};
+
+use super::Capabilities;
+use super::cluster::{ClusterError, Endpoint, EndpointTls};
+use super::net::{Link, NetError, Network, Stream};
+
+pub use self::resp::Command;
+
+/// As whom a plugin comes to a server, and to which of its databases.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Login {
+    /// Empty: the default one.
+    pub username: String,
+    /// Empty: none.
+    pub password: String,
+    pub database: i64,
+}
+
+/// Those that somebody holds.
+#[derive(Default)]
+pub struct RedisClients(Mutex<HashMap<(String, Login), Weak<RedisClient>>>);
+
+/// The connections to a cluster with one login: one for each server and each runtime, which all commands share. They open with
+/// the first command, and close when this is dropped.
+pub struct RedisClient {
+    cluster: String,
+    login: Login,
+    connections: Mutex<HashMap<Key, Place>>,
+}
+
+/// A connection is driven by the runtime that has opened it.
+type Key = (SocketAddr, Option<EndpointTls>, tokio::runtime::Id);
+
+/// Locked while it is being connected.
+type Place = Arc<tokio::sync::Mutex<Option<Connection>>>;
+
+#[derive(Clone)]
+struct Connection {
+    multiplexed: MultiplexedConnection,
+    /// False from when it has come to its end, or should.
+    alive: Arc<AtomicBool>,
+}
+
+/// Why a command has no reply.
+#[derive(Debug, thiserror::Error)]
+pub enum RedisError {
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error(transparent)]
+    Net(#[from] NetError),
+    #[error("no reply from the upstream `{cluster}`: {error}")]
+    Broken { cluster: String, error: redis::RedisError },
+    #[error("no reply from the upstream `{cluster}` within {} ms", .timeout.as_millis())]
+    Late { cluster: String, timeout: Duration },
+}
+
+impl RedisClients {
+    /// The client of a cluster with this login.
+    pub fn get(&self, cluster: &str, login: Login) -> Arc<RedisClient> {
+        let mut clients = self.0.lock();
+        clients.retain(|_, client| client.strong_count() > 0);
+        let key = (cluster.to_owned(), login);
+        if let Some(client) = clients.get(&key).and_then(Weak::upgrade) {
+            return client;
+        }
+        let (cluster, login) = key.clone();
+        let client = Arc::new(RedisClient { cluster, login, connections: Mutex::default() });
+        clients.insert(key, Arc::downgrade(&client));
+        client
+    }
+}
+
+impl RedisClient {
+    /// Sends a command to a server of the cluster and waits for its reply, in RESP2, no longer than `timeout`. What the server
+    /// refuses, be it the login, is a reply as well.
+    ///
+    /// # Errors
+    /// When there is no such cluster or no server of it is healthy, it cannot be connected, the connection ends, or the time is
+    /// over.
+    pub async fn call(
+        &self,
+        capabilities: &Capabilities,
+        command: &Command,
+        timeout: Duration,
+    ) -> Result<Bytes, RedisError> {
+        let mut used = None;
+        let exchange = self.exchange(capabilities, command, &mut used);
+        if let Ok(reply) = tokio::time::timeout(timeout, exchange).await {
+            return reply;
+        }
+        // It may have gone silent for good: what comes next tries another one.
+        used.iter().for_each(Connection::give_up);
+        Err(RedisError::Late { cluster: self.cluster.clone(), timeout })
+    }
+
+    async fn exchange(
+        &self,
+        capabilities: &Capabilities,
+        command: &Command,
+        used: &mut Option<Connection>,
+    ) -> Result<Bytes, RedisError> {
+        let endpoint = capabilities.clusters.endpoint(&self.cluster).await?;
+        let reply = match self.connection(&capabilities.network, &endpoint).await? {
+            Ok(connection) => used.insert(connection).send(&command.0).await,
+            Err(refused) => Err(refused),
+        };
+        resp::encode(reply).map_err(|error| RedisError::Broken { cluster: self.cluster.clone(), error })
+    }
+
+    /// The connection to a server; a new one when there is none that lives.
+    async fn connection(
+        &self,
+        network: &Network,
+        endpoint: &Endpoint,
+    ) -> Result<redis::RedisResult<Connection>, RedisError> {
+        let key = (endpoint.addr, endpoint.tls.clone(), tokio::runtime::Handle::current().id());
+        let place = self.connections.lock().entry(key).or_default().clone();
+        let mut place = place.lock().await;
+        if let Some(connection) = place.as_ref().filter(|connection| connection.alive.load(Ordering::Relaxed)) {
+            return Ok(Ok(connection.clone()));
+        }
+        let Link::Stream(stream, _) = network.reach(endpoint, &[]).await? else {
+            unreachable!("a server of a cluster is reached over TCP")
+        };
+        let opened = Connection::open(stream, &self.login).await;
+        *place = opened.as_ref().ok().cloned();
+        Ok(opened)
+    }
+}
+
+impl Connection {
+    /// Begins the protocol on a stream, and logs in.
+    async fn open(stream: Stream, login: &Login) -> redis::RedisResult<Connection> {
+        // The time is that of the whole call.
+        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        let nothing_said = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let (multiplexed, driver) = MultiplexedConnection::new_with_config(&nothing_said, stream, config).await?;
+        let alive = Arc::new(AtomicBool::new(true));
+        let mut connection = Connection { multiplexed, alive: alive.clone() };
+        tokio::spawn(async move {
+            driver.await;
+            alive.store(false, Ordering::Relaxed);
+        });
+        if !login.password.is_empty() {
+            let mut auth = redis::cmd("AUTH");
+            if !login.username.is_empty() {
+                auth.arg(&login.username);
+            }
+            connection.send(auth.arg(&login.password)).await?.extract_error()?;
+        }
+        if login.database != 0 {
+            connection.send(redis::cmd("SELECT").arg(login.database)).await?.extract_error()?;
+        }
+        Ok(connection)
+    }
+
+    async fn send(&mut self, command: &redis::Cmd) -> redis::RedisResult<redis::Value> {
+        let reply = self.multiplexed.send_packed_command(command).await;
+        if reply.as_ref().is_err_and(redis::RedisError::is_unrecoverable_error) {
+            self.give_up();
+        }
+        reply
+    }
+
+    /// Others that use it go on; the next command has another one.
+    fn give_up(&self) {
+        self.alive.store(false, Ordering::Relaxed);
+    }
+}

@@ -94,9 +94,10 @@ impl Snapshot {
     ) -> Option<(Snapshot, Vec<Service>)> {
         let (modules, chains, filters) = (HashMap::new(), HashMap::new(), HashMap::new());
         let mut builder = Builder { host, metrics, before, diagnostics, modules, chains, filters };
+        // First, for filters look for the queues of services when they start.
+        let services = config.services.iter().filter_map(|service| builder.service(service)).collect();
         let servers = config.servers.iter().map(|server| builder.server(server)).collect();
         let sessions = config.sessions.iter().filter_map(|session| builder.script(session, Place::Session)).collect();
-        let services = config.services.iter().filter_map(|service| builder.service(service)).collect();
         (!diagnostics.has_errors()).then_some((Snapshot { servers, sessions }, services))
     }
 
@@ -170,7 +171,7 @@ impl Snapshot {
         let filters = self.filters().map(|filter| (&filter.plugin, care(filter.failure_policy, Care::Limits)));
         let services = services.iter().map(|service| (&service.plugin, care(service.failure_policy, Care::Tell)));
         let (mut plugins, mut positions) = (Vec::new(), HashMap::new());
-        for (plugin, care) in filters.chain(services) {
+        for (plugin, care) in services.chain(filters) {
             let position = *positions.entry(Arc::as_ptr(plugin)).or_insert(plugins.len());
             match plugins.get_mut(position) {
                 Some((_, most)) => *most = care.max(*most),
@@ -264,19 +265,15 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn server(&mut self, server: &crate::config::Server) -> Server {
-        let names = |matcher: Option<&Match>| {
-            let route = match matcher {
-                Some(Match::Prefix(prefix)) => prefix.clone(),
-                Some(Match::Regex(regex)) => regex.as_str().to_owned(),
-                None => String::new(),
-            };
-            RouteNames { route, server: server.names.first().map(ToString::to_string).unwrap_or_default() }
+        let names = |route: &str| RouteNames {
+            route: route.to_owned(),
+            server: server.names.first().map(ToString::to_string).unwrap_or_default(),
         };
-        let fallback = self.local(names(None), None, &server.chains, &server.filters);
+        let fallback = self.local(names(""), None, &server.chains, &server.filters);
         let mut built = Server { locals: vec![fallback], prefixes: Vec::new(), regexes: Vec::new() };
         for local in &server.locals {
             let position = built.locals.len();
-            let names = names(Some(&local.matcher));
+            let names = names(&local.name);
             built.locals.push(self.local(names, local.handler.clone(), &local.chains, &local.filters));
             match &local.matcher {
                 Match::Prefix(prefix) => built.prefixes.push((prefix.clone(), position)),

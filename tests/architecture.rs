@@ -10,7 +10,7 @@ const RULES: &[(&str, &[&str])] = &[
         "pingora",
         &["proxy", "server", "server.rs", "tls.rs", "exchange", "exchange.rs", "facts", "facts.rs", "observe/admin.rs"],
     ),
-    ("redis", &["capability/store", "config/leaf.rs"]),
+    ("redis", &["capability/store", "capability/resp", "capability/resp.rs", "config/leaf.rs"]),
     ("crate::proxy", &["proxy", "server", "server.rs", "reload.rs"]),
     ("crate::server", &["server", "cli"]),
     ("crate::snapshot", &["snapshot.rs", "proxy", "server", "server.rs", "reload.rs", "cli"]),

@@ -19,7 +19,7 @@ use hyper::body::{Body, Incoming};
 
 use self::message::{Item, Messages, frame};
 use super::Capabilities;
-use super::callout::{Lease, Outgoing, Payload, Pipe, default_scheme, without_connection};
+use super::callout::{Lease, Outgoing, Payload, Pipe, default_scheme, host_header, without_connection};
 use super::cluster::Endpoint;
 
 /// What is called, and how.
@@ -55,8 +55,8 @@ pub async fn unary(capabilities: &Capabilities, call: GrpcCall, message: Bytes) 
 
 async fn exchange(capabilities: &Capabilities, call: &GrpcCall, message: Bytes) -> Result<Reply, Status> {
     let _in_flight = capabilities.callouts.enter()?;
-    if message.len() > capabilities.callouts.body_limit() {
-        return Err(Status::too_large(message.len(), capabilities.callouts.body_limit()));
+    if message.len() > capabilities.callouts.cluster_body_limit() {
+        return Err(Status::too_large(message.len(), capabilities.callouts.cluster_body_limit()));
     }
     let request = Request::default();
     // Nothing is before it.
@@ -110,7 +110,7 @@ async fn open(capabilities: &Capabilities, call: &GrpcCall, request: &Request) -
     let endpoint = clusters.endpoint(&call.cluster).await.map_err(Status::unavailable)?;
     let outgoing = outgoing(call, &endpoint, request)?;
     let (response, lease) = callouts.begin(network, &endpoint, &outgoing).await?;
-    let limit = callouts.body_limit();
+    let limit = callouts.cluster_body_limit();
     let (initial_metadata, messages) = read(response, limit);
     Ok(Answer { initial_metadata, messages, lease, endpoint })
 }
@@ -135,7 +135,7 @@ fn outgoing(call: &GrpcCall, endpoint: &Endpoint, request: &Request) -> Result<O
         body: Payload::Piped(request.0.clone()),
         target: endpoint.addr.into(),
         scheme: default_scheme(endpoint),
-        authority,
+        host: host_header(&authority),
         path,
         headers,
     })

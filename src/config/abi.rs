@@ -25,7 +25,6 @@ pub const HOST_FUNCTIONS: &[&str] = &[
     "proxy_get_property",
     "proxy_get_shared_data",
     "proxy_get_status",
-    "proxy_get_upstream_hosts",
     "proxy_grpc_call",
     "proxy_grpc_cancel",
     "proxy_grpc_close",
@@ -33,11 +32,8 @@ pub const HOST_FUNCTIONS: &[&str] = &[
     "proxy_grpc_stream",
     "proxy_http_call",
     "proxy_increment_metric",
-    "proxy_inject_encoded_data_to_filter_chain",
     "proxy_log",
     "proxy_record_metric",
-    "proxy_redis_call",
-    "proxy_redis_init",
     "proxy_register_shared_queue",
     "proxy_remove_header_map_value",
     "proxy_replace_header_map_value",
@@ -49,6 +45,14 @@ pub const HOST_FUNCTIONS: &[&str] = &[
     "proxy_set_property",
     "proxy_set_shared_data",
     "proxy_set_tick_period_milliseconds",
+];
+
+/// Those that Higress has added (higress-group/proxy-wasm-go-sdk).
+pub const OF_HIGRESS: &[&str] = &[
+    "proxy_get_upstream_hosts",
+    "proxy_inject_encoded_data_to_filter_chain",
+    "proxy_redis_call",
+    "proxy_redis_init",
     "proxy_set_upstream_override_host",
 ];
 
@@ -137,5 +141,5 @@ pub const WASI_FUNCTIONS: &[&str] = &[
 
 /// All of them.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    [HOST_FUNCTIONS, CALLBACKS, WASI_FUNCTIONS].into_iter().flatten().copied()
+    [HOST_FUNCTIONS, OF_HIGRESS, CALLBACKS, WASI_FUNCTIONS].into_iter().flatten().copied()
 }

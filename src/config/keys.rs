@@ -190,6 +190,7 @@ pub static LOCAL: Level = Level {
     name: "a `[[server.local]]`",
     place: "a `[[server.local]]`",
     keys: &[
+        key("name", "name = \"api\""),
         key("path", "path = \"/api/\""),
         key("regex", "regex = \"^/v[0-9]+/\""),
         key("proxy_pass", "proxy_pass = \"127.0.0.1:9001\""),
@@ -271,7 +272,7 @@ pub static FILTER: Level = Level {
         key("allowed_capabilities", "allowed_capabilities = [\"proxy_log\", \"proxy_on_request_headers\"]"),
         key(
             "limits",
-            "limits = { memory = \"64MiB\", cpu_ms = 50, wall_ms = 10000, buffer = \"1MiB\", callouts = 100 }",
+            "limits = { memory = \"64MiB\", cpu_ms = 50, wall_ms = 10000, buffer = \"1MiB\", callouts = 1000 }",
         ),
         key("allow", "allow = { env = [\"NAME\"] }"),
         key("allow_on_headers_stop_iteration", "allow_on_headers_stop_iteration = true"),
@@ -283,7 +284,7 @@ pub static FILTER: Level = Level {
 pub static FILTER_LIMITS: Level = Level {
     name: "`limits` of a filter",
     place: "`limits` of a filter",
-    keys: &[key("buffer", "buffer = \"1MiB\""), key("callouts", "callouts = 100")],
+    keys: &[key("buffer", "buffer = \"1MiB\""), key("callouts", "callouts = 1000")],
     also: &[&LIMITS],
 };
 

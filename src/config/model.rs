@@ -306,6 +306,8 @@ pub struct Tls {
 
 #[derive(Clone, Debug)]
 pub struct Local {
+    /// As filters know the route.
+    pub name: String,
     pub matcher: Match,
     /// None: `wasm_serverless` has the last word.
     pub handler: Option<Handler>,
@@ -336,6 +338,16 @@ const _: () = {
 pub enum Match {
     Prefix(String),
     Regex(Regex),
+}
+
+impl Match {
+    /// As it is written in the configuration.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Match::Prefix(prefix) => prefix,
+            Match::Regex(regex) => regex.as_str(),
+        }
+    }
 }
 
 impl fmt::Display for Match {

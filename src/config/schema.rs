@@ -292,6 +292,7 @@ impl FromTable for Tls {
 
 pub struct Local {
     pub span: Span,
+    pub name: Option<String>,
     pub path: Option<Spanned<UriPath>>,
     pub regex: Option<Spanned<String>>,
     /// The keys `path` and `regex` that are there.
@@ -313,6 +314,7 @@ impl FromTable for Local {
         handler_keys.retain(|key| *key.get_ref() != "echo" || echo != Some(false));
         Local {
             span: reader.span(),
+            name: inner(reader.leaf("name")),
             path: reader.leaf("path"),
             regex: reader.leaf("regex"),
             matcher_keys: keys_of(reader, ["path", "regex"]),

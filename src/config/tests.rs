@@ -293,7 +293,7 @@ fn filters_with_all_their_keys_and_with_none() {
     assert_eq!((plain.failure_policy, plain.instances), (FailurePolicy::Closed, Instances::Request));
     assert!(plain.env.is_empty() && plain.allowed_capabilities.is_empty() && !plain.allow_on_headers_stop_iteration);
     let (cpu, wall) = (Duration::from_millis(50), Duration::from_secs(10));
-    assert_eq!(plain.limits, FilterLimits { memory: 64 << 20, cpu, wall, buffer: 1 << 20, callouts: 100 });
+    assert_eq!(plain.limits, FilterLimits { memory: 64 << 20, cpu, wall, buffer: 1 << 20, callouts: 1000 });
     assert_eq!(plain.spans.configuration, plain.spans.code);
 
     let [service] = config.services.as_slice() else { panic!() };

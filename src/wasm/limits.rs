@@ -50,13 +50,13 @@ pub struct TooMany {
 /// A limit that a guest exceeded: the error of its trap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Exceeded {
-    #[error("used more memory than the limit of {} KiB", .0 >> 10)]
+    #[error("used more memory than limits.memory permits, {} KiB", .0 >> 10)]
     Memory(usize),
-    #[error("computed for more than the limit of {} ms without calling the host", .0.as_millis())]
+    #[error("computed for more than limits.cpu_ms, {} ms, without calling the host", .0.as_millis())]
     Cpu(Duration),
     #[error("computed for more than the limit of {} ms in all", .0.as_millis())]
     CpuInAll(Duration),
-    #[error("ran for more than the limit of {} ms", .0.as_millis())]
+    #[error("ran for more than limits.wall_ms, {} ms", .0.as_millis())]
     Wall(Duration),
 }
 

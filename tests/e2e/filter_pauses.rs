@@ -171,7 +171,7 @@ async fn a_filter_holds_no_more_of_a_response_than_it_may() {
     raw.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert_eq!(raw.read_head().await.unwrap().status(), 200);
     assert!(raw.read_to_end().await.is_empty(), "cut off");
-    proxy.wait_for_log("paused the stream for more than the limit");
+    proxy.wait_for_log("paused the stream for more than limits.wall_ms");
     let sent = sent.load(Ordering::Relaxed);
     assert!(sent < 64 * PIECE, "{sent} bytes were taken from the upstream");
 }

@@ -301,7 +301,7 @@ async fn a_pause_has_a_limit() {
             let filters = format!("{}failure_policy = '{policy}'\nlimits = {{ wall_ms = 50 }}\n", pw_probe(&plan));
             let proxy = Proxy::start(&through(origin.addr(), "", &filters));
             assert_eq!(send(http1().get(proxy.url("/"))).await.status, status, "{policy} {plan}");
-            proxy.wait_for_log("paused the stream for more than the limit of 50 ms");
+            proxy.wait_for_log("paused the stream for more than limits.wall_ms, 50 ms");
         }
     }
 }

@@ -67,7 +67,7 @@ async fn an_instance_that_failed_is_not_used_again() {
     let kind = "{script=\"leaky\",phase=\"wasm_access\",kind=\"memory\"}";
     let failures = given.iter().filter(|answer| *answer == "500").count();
     assert_eq!(proxy.metric(&format!("phasegate_plugin_failures_total{kind}")), failures as f64);
-    proxy.wait_for_log("used more memory than the limit of 6144 KiB");
+    proxy.wait_for_log("used more memory than limits.memory permits, 6144 KiB");
 }
 
 /// An instance works for one request at a time: as many are made as requests wait at once, and they are kept for a while.

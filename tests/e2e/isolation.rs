@@ -113,12 +113,12 @@ async fn costs_its_own_request(phase: &str) {
     }
     let log = proxy.log();
     for said in [
-        "computed for more than the limit of 20 ms",
-        "used more memory than the limit of 4096 KiB",
+        "computed for more than limits.cpu_ms, 20 ms",
+        "used more memory than limits.memory permits, 4096 KiB",
         "failed: err: the guest fails",
         "the guest panics",
         "stack",
-        "ran for more than the limit of 200 ms",
+        "ran for more than limits.wall_ms, 200 ms",
     ] {
         assert!(log.contains(said), "{said:?} is not in the log");
     }

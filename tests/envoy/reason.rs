@@ -36,9 +36,9 @@ macro_rules! reasons {
 reasons! {
     // What the proxy underneath does not give.
     RequestTrailers =>
-        "`proxy_on_request_trailers` is never called, and trailers of requests do not reach the upstream",
+        "`proxy_on_request_trailers` is called only for what a filter before has added, and trailers of requests do not reach the upstream",
         [
-            "hold_a_request_body_with_trailers", "hold_trailers", "add_request_trailers", "in_request_trailers",
+            "hold_a_request_body_with_trailers", "hold_trailers", "in_request_trailers",
             "trap_on_request_trailers_closed", "trap_on_request_trailers_open", "request_trailers_resumed_by_tick",
             "close_request_in_request_trailers", "close_response_in_request_trailers",
         ];

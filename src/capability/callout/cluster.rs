@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::CalloutError;
@@ -18,7 +18,7 @@ pub struct ClusterCall {
     pub method: Method,
     pub path: PathAndQuery,
     /// What the server takes for its name.
-    pub authority: Authority,
+    pub host: HeaderValue,
     /// For HTTP/2; none: as the connection is.
     pub scheme: Option<Scheme>,
     /// Those that are about the connection, or frame the body, are left out.
@@ -42,7 +42,7 @@ impl ClusterCall {
     /// # Errors
     /// When the body is too large, or there are too many headers.
     pub fn outgoing(self, endpoint: &Endpoint, body_limit: usize) -> Result<Outgoing, CalloutError> {
-        let ClusterCall { method, path, authority, scheme, mut headers, body: data, trailers, timeout: _ } = self;
+        let ClusterCall { method, path, host, scheme, mut headers, body: data, trailers, timeout: _ } = self;
         if data.len() > body_limit {
             return Err(CalloutError::BodyTooLarge { of: "request", limit: body_limit });
         }
@@ -59,7 +59,7 @@ impl ClusterCall {
         }
         let scheme = scheme.unwrap_or_else(|| default_scheme(endpoint));
         let (target, body) = (endpoint.addr.into(), Payload::Whole { data, trailers });
-        Ok(Outgoing { method, body, target, scheme, authority, path, headers })
+        Ok(Outgoing { method, body, target, scheme, host, path, headers })
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) use body::{Payload, Pipe};
 pub(super) use cluster::{default_scheme, without_connection};
 pub(super) use connection::reset;
 pub(super) use pool::Lease;
-pub(super) use request::Outgoing;
+pub(super) use request::{Outgoing, host_header};
 
 use std::error::Error;
 use std::sync::Arc;
@@ -54,6 +54,8 @@ pub enum CalloutError {
     BodyTooLarge { of: &'static str, limit: usize },
     #[error("{0} callouts are in flight already, as many as max_callouts of [network] permits")]
     TooMany(usize),
+    #[error("{0} callouts of the VM are in flight already, as many as limits.callouts permits")]
+    TooManyOfVm(usize),
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     /// There is no connection.
@@ -70,11 +72,16 @@ pub enum CalloutError {
     Broken(Target, String),
 }
 
+/// Bytes that a body to or from a cluster may have, whatever is configured: the limit of Envoy, for filters take in whole lists.
+const LEAST_OF_CLUSTERS: usize = 32 << 20;
+
 /// What all callouts of the process share.
 pub struct Callouts {
     pool: Arc<Pool>,
     /// Bytes of the largest body, either way.
     body_limit: usize,
+    /// The same to and from clusters.
+    cluster_body_limit: usize,
     most: usize,
     metrics: CalloutMetrics,
 }
@@ -84,6 +91,7 @@ impl Callouts {
         Callouts {
             pool: Arc::default(),
             body_limit: config.body_limit,
+            cluster_body_limit: config.body_limit.max(LEAST_OF_CLUSTERS),
             most: config.max_callouts,
             metrics: metrics.callouts(),
         }
@@ -127,7 +135,7 @@ impl Callouts {
         let timeout = call.timeout;
         let exchange = async {
             let endpoint = clusters.endpoint(name).await?;
-            let outgoing = call.outgoing(&endpoint, self.body_limit)?;
+            let outgoing = call.outgoing(&endpoint, self.cluster_body_limit)?;
             let way = Way::Cluster { endpoint: &endpoint, http: Http::of(&endpoint) };
             let Received { response, trailers } = self.exchange(network, way, &outgoing).await?;
             let (head, body) = response.into_parts();
@@ -173,9 +181,9 @@ impl Callouts {
         self.metrics.failed.inc();
     }
 
-    /// Bytes of the largest body, either way.
-    pub(super) fn body_limit(&self) -> usize {
-        self.body_limit
+    /// Bytes of the largest message to or from a cluster.
+    pub(super) fn cluster_body_limit(&self) -> usize {
+        self.cluster_body_limit
     }
 
     /// A callout that is counted, and takes no longer than this.
@@ -203,13 +211,17 @@ impl Callouts {
     /// on to the next one.
     async fn exchange(&self, network: &Network, way: Way<'_>, outgoing: &Outgoing) -> Result<Received, CalloutError> {
         let target = &outgoing.target;
+        let limit = match way {
+            Way::Script { .. } => self.body_limit,
+            Way::Cluster { .. } => self.cluster_body_limit,
+        };
         let settle = |lease: Lease, answer: Result<Received, Failure>| {
             let received = answer.map_err(|failure| failure.into_error(target))?;
             lease.keep();
             Ok(received)
         };
         if let Some(mut lease) = self.pool.take(&way.key(target), |addr| way.permits(target, addr)) {
-            match lease.connection().send(outgoing, self.body_limit).await {
+            match lease.connection().send(outgoing, limit).await {
                 // The server may have closed it at that very moment: that says nothing about the request.
                 Err(Failure::Unsent(_)) => {}
                 Err(Failure::Unanswered(..)) if outgoing.method.is_idempotent() => {}
@@ -217,7 +229,7 @@ impl Callouts {
             }
         }
         let mut lease = self.connect(network, way, target).await?;
-        let answer = lease.connection().send(outgoing, self.body_limit).await;
+        let answer = lease.connection().send(outgoing, limit).await;
         settle(lease, answer)
     }
 

@@ -28,7 +28,7 @@ pub struct Outgoing {
     pub target: Target,
     pub scheme: Scheme,
     /// What the server takes for its name: `host` of the plugin, else the authority of the URI.
-    pub authority: Authority,
+    pub host: HeaderValue,
     pub path: PathAndQuery,
     pub headers: HeaderMap,
 }
@@ -64,8 +64,8 @@ impl Outgoing {
         };
         let path = with_params(path_and_query.as_ref(), &params).ok_or_else(invalid)?;
         let (authority, headers) = split_host(authority, headers)?;
-        let body = Payload::whole(body);
-        Ok(Outgoing { method, body, target, scheme, authority, path, headers })
+        let (body, host) = (Payload::whole(body), host_header(&authority));
+        Ok(Outgoing { method, body, target, scheme, host, path, headers })
     }
 
     /// For HTTP/1.1: the host is a header.
@@ -74,8 +74,7 @@ impl Outgoing {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::from(self.path.clone());
         *request.headers_mut() = self.headers.clone();
-        let host = HeaderValue::from_str(self.authority.as_str()).expect("an authority is visible ASCII");
-        request.headers_mut().insert(header::HOST, host);
+        request.headers_mut().insert(header::HOST, self.host.clone());
         let expects_body = [Method::POST, Method::PUT, Method::PATCH].contains(&self.method);
         if expects_body && self.body.is_end_stream() {
             // RFC 9110, section 8.6: some servers refuse one that does not say it.
@@ -93,7 +92,10 @@ impl Outgoing {
     pub fn http3(&self) -> Request<()> {
         let mut parts = Parts::default();
         parts.scheme = Some(self.scheme.clone());
-        parts.authority = Some(self.authority.clone());
+        // A filter may have said something else than a host; that is only for HTTP/1.1.
+        let authority = Authority::try_from(self.host.as_bytes());
+        let authority = authority.or_else(|_| Authority::try_from(self.target.to_string()));
+        parts.authority = Some(authority.expect("a target is a host and a port"));
         parts.path_and_query = Some(self.path.clone());
         let mut request = Request::new(());
         *request.method_mut() = self.method.clone();
@@ -101,6 +103,11 @@ impl Outgoing {
         *request.headers_mut() = self.headers.clone();
         request
     }
+}
+
+/// An authority as the header `host`.
+pub fn host_header(authority: &Authority) -> HeaderValue {
+    HeaderValue::from_str(authority.as_str()).expect("an authority is visible ASCII")
 }
 
 /// Path and query of a request: those of its URI, with the parameters after them; none when they are not valid together.

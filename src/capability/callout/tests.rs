@@ -118,7 +118,7 @@ fn get(path: &'static str) -> ClusterCall {
     ClusterCall {
         method: Method::GET,
         path: path.parse().unwrap(),
-        authority: "a.cn".parse().unwrap(),
+        host: "a.cn".parse().unwrap(),
         scheme: None,
         headers: HeaderMap::new(),
         body: Bytes::new(),
@@ -180,7 +180,7 @@ async fn what_can_go_wrong_can_be_told_apart() {
         let error = call(&capabilities, name, get("/broken")).await.unwrap_err();
         // In HTTP/1.1 this server gives up before it has written anything.
         assert!(matches!(error, CalloutError::Broken(..)) || name == "one", "{error}");
-        let large = ClusterCall { body: vec![0; (1 << 20) + 1].into(), ..get("/") };
+        let large = ClusterCall { body: vec![0; (32 << 20) + 1].into(), ..get("/") };
         let error = call(&capabilities, name, large).await.unwrap_err();
         assert!(matches!(error, CalloutError::BodyTooLarge { .. }), "{error}");
     }

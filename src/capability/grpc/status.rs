@@ -118,7 +118,7 @@ pub fn parse(code: &[u8]) -> Option<u32> {
 impl From<CalloutError> for Status {
     fn from(error: CalloutError) -> Status {
         let code = match &error {
-            CalloutError::TooMany(_) => RESOURCE_EXHAUSTED,
+            CalloutError::TooMany(_) | CalloutError::TooManyOfVm(_) => RESOURCE_EXHAUSTED,
             CalloutError::Unanswered { reset, .. } => code_of_reset(*reset),
             _ => UNAVAILABLE,
         };

@@ -34,6 +34,8 @@ pub enum Event {
 pub enum SendError {
     #[error("a message of {length} bytes is larger than body_limit of [network], {limit} bytes")]
     TooLarge { length: usize, limit: usize },
+    #[error("as many callouts are in flight as limits.callouts permits")]
+    TooMany,
     #[error("the stream has been closed")]
     Closed,
     #[error("the server does not take what has been sent before: {0} bytes wait")]
@@ -57,7 +59,7 @@ pub struct GrpcStream {
 pub fn stream(capabilities: &Arc<Capabilities>, call: GrpcCall) -> (GrpcStream, mpsc::Receiver<Event>) {
     let (sender, events) = mpsc::channel(MOST_EVENTS);
     let request = Request::default();
-    let (pipe, limit) = (request.0.clone(), capabilities.callouts.body_limit());
+    let (pipe, limit) = (request.0.clone(), capabilities.callouts.cluster_body_limit());
     let (failures, failed) = mpsc::unbounded_channel();
     let task = tokio::spawn(run(capabilities.clone(), call, request, sender, failed));
     (GrpcStream { request: pipe, limit, failures, task: task.abort_handle() }, events)

@@ -252,7 +252,7 @@ async fn what_is_not_an_answer_is_a_status() {
         ("NoMessage", 13, "there is no message"),
         ("Split", 13, "there is more than one message"),
         ("Cut", 13, "the stream has ended in the middle of a message"),
-        ("Large", 8, "a message of 4278190080 bytes is larger than body_limit of [network], 1048576 bytes"),
+        ("Large", 8, "a message of 4278190080 bytes is larger than body_limit of [network], 33554432 bytes"),
         ("Compressed", 13, "the message is compressed (gzip), which was not asked for"),
         ("CompressedSomehow", 13, "the message is compressed, and `grpc-encoding` does not say how"),
         ("Html", 2, "the server answered 200 OK, and not in gRPC"),
@@ -268,7 +268,7 @@ async fn what_is_not_an_answer_is_a_status() {
         );
     }
     assert_eq!(call(&capabilities, "Reset").await.unwrap_err().code, 8);
-    let large = unary(&capabilities, to("Echo"), vec![0; (1 << 20) + 1].into());
+    let large = unary(&capabilities, to("Echo"), vec![0; (32 << 20) + 1].into());
     assert_eq!(soon(large).await.unwrap_err().code, 8);
     let bad = GrpcCall { method: "a b".into(), ..to("") };
     assert_eq!(soon(unary(&capabilities, bad, Bytes::new())).await.unwrap_err().code, 13);
@@ -412,7 +412,7 @@ async fn who_sends_too_much_is_told() {
     let server = Server::start().await;
     let capabilities = capabilities(server.addr);
     let (stream, mut events) = stream(&capabilities, to("Deaf"));
-    let (length, limit) = ((1 << 20) + 1, 1 << 20);
+    let (length, limit) = ((32 << 20) + 1, 32 << 20);
     assert_eq!(stream.send(&vec![0; length], false), Err(SendError::TooLarge { length, limit }));
     initial(&mut events).await;
     let message = vec![1; 100_000];

@@ -10,7 +10,7 @@ use crate::config::model::{Code, FilterConfig, FilterLimits, FilterSpans, Instan
 use crate::config::{Diagnostic, Span, abi, schema};
 
 const BUFFER: usize = 1 << 20;
-const CALLOUTS: usize = 100;
+const CALLOUTS: usize = 1000;
 const RETRIES: u32 = 1;
 const FETCH: Duration = Duration::from_secs(10);
 

@@ -114,7 +114,9 @@ impl Context<'_> {
         }
         let prefix = local.path.map(|path| Match::Prefix(path.into_inner().0));
         let regex = local.regex.and_then(|regex| self.regex(&regex)).map(Match::Regex);
-        Some(Local { matcher: prefix.or(regex)?, handler, chains: level.chains, filters: level.filters })
+        let matcher = prefix.or(regex)?;
+        let name = local.name.unwrap_or_else(|| matcher.as_str().to_owned());
+        Some(Local { name, matcher, handler, chains: level.chains, filters: level.filters })
     }
 
     /// A plugin of the local itself that chooses the upstream, where none is asked.

@@ -1,6 +1,6 @@
 //! Callouts that a VM waits for, by the ids that the guest knows them by.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::task::AbortHandle;
@@ -18,10 +18,15 @@ pub enum Kind {
     Redis = 3,
 }
 
+/// Streams of gRPC that have ended, and that a filter may still want to close, at the most.
+const MOST_ENDED: usize = 10_000;
+
 /// Dropped, all are given up.
 #[derive(Default)]
 pub struct Calls {
     in_flight: HashMap<u32, InFlight>,
+    /// Those of gRPC that have ended, and that the filter has not closed: it may still do so, as in Envoy.
+    ended: HashSet<u32>,
     /// The last number that was given.
     last: u32,
 }
@@ -35,6 +40,8 @@ pub struct InFlight {
     behalf: Option<(Behalf, u32)>,
     /// Of a gRPC stream.
     sender: Option<GrpcStream>,
+    /// Whether the filter has ended its request.
+    closed: bool,
 }
 
 /// For whom a callout is made: a direction of a stream, at a filter.
@@ -51,7 +58,12 @@ impl InFlight {
             let stretch = stream.lock().held(*direction, *position).begin_callout();
             (behalf, stretch)
         });
-        InFlight { root, task, behalf, sender }
+        InFlight { root, task, behalf, sender, closed: false }
+    }
+
+    /// Whether the filter has ended its request.
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// The direction for which it was made, if it was for a stream.
@@ -84,7 +96,7 @@ impl Calls {
         loop {
             self.last = (self.last + 1) & (u32::MAX >> 2);
             let id = self.last << 2 | kind as u32;
-            if self.last != 0 && !self.in_flight.contains_key(&id) {
+            if self.last != 0 && !self.in_flight.contains_key(&id) && !self.ended.contains(&id) {
                 return id;
             }
         }
@@ -101,6 +113,47 @@ impl Calls {
     /// Takes a callout out: it has ended, or is given up when this is dropped.
     pub fn remove(&mut self, id: u32) -> Option<InFlight> {
         self.in_flight.remove(&id)
+    }
+
+    /// One of gRPC has ended by itself. That it is there no more is no mistake of a filter, until [`Calls::forget`].
+    pub fn end(&mut self, id: u32) -> Option<InFlight> {
+        let call = self.in_flight.remove(&id)?;
+        if self.ended.len() < MOST_ENDED {
+            self.ended.insert(id);
+        }
+        Some(call)
+    }
+
+    pub fn has_ended(&self, id: u32) -> bool {
+        self.ended.contains(&id)
+    }
+
+    pub fn forget(&mut self, id: u32) {
+        self.ended.remove(&id);
+    }
+
+    /// Ends one of gRPC at once; nothing more comes of it.
+    ///
+    /// # Errors
+    /// When there is none of this id.
+    pub fn cancel(&mut self, id: u32) -> Result<(), Status> {
+        let is_there = self.in_flight.remove(&id).is_some() || self.ended.remove(&id);
+        is_there.then_some(()).ok_or(Status::NotFound)
+    }
+
+    /// Ends the request of a gRPC stream.
+    ///
+    /// # Errors
+    /// As [`Calls::cancel`].
+    pub fn close(&mut self, id: u32) -> Result<(), Status> {
+        match self.in_flight.get_mut(&id) {
+            Some(call) => {
+                call.closed = true;
+                call.sender.iter().for_each(GrpcStream::close);
+                Ok(())
+            }
+            None => self.cancel(id),
+        }
     }
 
     /// Gives up all that a root context waits for.

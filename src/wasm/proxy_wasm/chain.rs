@@ -109,6 +109,7 @@ impl Filters {
     /// The header of the response has come; it is lent until [`Filters::return_response`].
     pub fn response_headers(&mut self, response: &mut ResponseHeader, end: bool) -> Flow {
         let mut http = self.stream.lock();
+        http.request.open.trailers = false;
         http.response.header.lend(response);
         http.response.open.header = true;
         http.response.trailers = None;
@@ -136,6 +137,7 @@ impl Filters {
     /// The response header is held back: filters that have paused it alone can go on changing it.
     pub fn hold_response(&mut self, header: Box<ResponseHeader>) {
         let mut http = self.stream.lock();
+        http.request.open.trailers = false;
         http.response.header.keep(header);
         http.response.open.header = true;
     }
@@ -238,7 +240,7 @@ impl Filters {
         identity.metrics.failures(FailureKind::Wall).inc();
         let (limit, id) = (filter.longest_pause.as_millis(), self.stream.lock().facts.request_id().to_owned());
         log::error!(
-            "filter={} request={id} failed: wall: paused the stream for more than the limit of {limit} ms",
+            "filter={} request={id} failed: wall: paused the stream for more than limits.wall_ms, {limit} ms",
             identity.name
         );
         if let Err(flow) = self.lost(position) {
@@ -439,7 +441,9 @@ impl Filters {
 
     /// What the filter has put on the way of the response by itself.
     fn inject(&mut self, position: usize) {
-        if !self.response.has_begun() {
+        let index = self.response.position(position);
+        if self.response.stage(index).headers == Headers::Ahead {
+            // Until the filter has seen them.
             return;
         }
         let mut http = self.stream.lock();
@@ -447,7 +451,7 @@ impl Filters {
         let (body, end) = (held.injected.take(), std::mem::take(&mut held.injects_end));
         drop(http);
         if !body.is_empty() || end {
-            self.response.inject(self.response.position(position), body, end);
+            self.response.inject(index, body, end);
         }
     }
 

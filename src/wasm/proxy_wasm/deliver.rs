@@ -11,7 +11,7 @@ use super::vm::Vm;
 use crate::capability::callout::{CalloutError, ClusterResponse};
 use crate::capability::cluster::ClusterError;
 use crate::capability::grpc::{Event, Reply, Status};
-use crate::capability::redis::RedisError;
+use crate::capability::resp::RedisError;
 
 /// What `proxy_get_status` says of a response that broke off: as Envoy.
 const RESET: (u32, &str) = (11, "reset");
@@ -45,8 +45,11 @@ impl Vm {
                 counts
             }
             Err(error) => {
-                log::debug!("a callout of a filter was reset: {error}");
                 shown.status = Some((RESET.0, RESET.1.to_owned()));
+                if let CalloutError::BodyTooLarge { .. } = error {
+                    self.state().at_limit("proxy_http_call", &error);
+                }
+                log::debug!("a callout of a filter was reset: {error}");
                 [0; 3]
             }
         };
@@ -60,7 +63,7 @@ impl Vm {
     /// # Errors
     /// A trap.
     pub fn deliver_grpc(&mut self, root: u32, id: u32, result: Result<Reply, Status>) -> wasmtime::Result<()> {
-        let Some(call) = self.state().calls.remove(id) else { return Ok(()) };
+        let Some(call) = self.state().calls.end(id) else { return Ok(()) };
         self.state().contexts.direction = call.direction();
         let called = match result {
             // As Envoy, it shows the metadata of streams only.
@@ -71,6 +74,7 @@ impl Vm {
             }
             Err(status) => self.grpc_closed(root, id, status),
         };
+        self.state().calls.forget(id);
         self.forget();
         called
     }
@@ -105,8 +109,12 @@ impl Vm {
                 self.on_grpc_receive_trailing_metadata(root, id, count)
             }
             Event::Closed(status) => {
-                let _call = self.state().calls.remove(id);
-                self.grpc_closed(root, id, status)
+                let call = self.state().calls.end(id);
+                let called = self.grpc_closed(root, id, status);
+                if call.is_some_and(|call| call.is_closed()) {
+                    self.state().calls.forget(id);
+                }
+                called
             }
         };
         self.forget();
@@ -120,17 +128,15 @@ impl Vm {
     pub fn deliver_redis(&mut self, root: u32, id: u32, result: Result<Bytes, RedisError>) -> wasmtime::Result<()> {
         let Some(call) = self.state().calls.remove(id) else { return Ok(()) };
         self.state().contexts.direction = call.direction();
-        let (status, size) = match result {
-            Ok(reply) => {
-                let size = length(reply.len());
-                self.state().shown.redis_reply = Some(reply);
-                (REDIS_OK, size)
-            }
+        let (status, reply) = match result {
+            Ok(reply) => (REDIS_OK, reply),
             Err(error) => {
                 log::debug!("a command of a filter for Redis has no reply: {error}");
-                (REDIS_NETWORK_ERROR, 0)
+                (REDIS_NETWORK_ERROR, Bytes::new())
             }
         };
+        let size = length(reply.len());
+        self.state().shown.redis_reply = Some(reply);
         let called = self.on_redis_call_response(root, id, status, size);
         self.forget();
         called

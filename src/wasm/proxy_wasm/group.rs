@@ -167,8 +167,8 @@ impl Group {
         if opened.is_none() && policy == FailurePolicy::Reload {
             identity.metrics.reload_backoff.inc();
         }
-        let is_gone = opened.is_none() && policy == FailurePolicy::Closed && !in_order().any(|slot| slot.has_exceeded());
-        if is_gone && !plugin.is_gone.swap(true, Ordering::Relaxed) {
+        let stays_gone = policy == FailurePolicy::Closed && !slots.iter().any(|slot| slot.has_exceeded());
+        if opened.is_none() && stays_gone && !plugin.is_gone.swap(true, Ordering::Relaxed) {
             let name = &identity.name;
             log::error!(
                 "filter={name} no VM of it is left: its requests end with 503 until it is started again, as by a reload"

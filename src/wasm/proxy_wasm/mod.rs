@@ -32,7 +32,7 @@ use self::group::Group;
 use self::module::{FilterModule, FilterModuleError, FilterModules};
 use self::state::{Environment, State};
 use crate::capability::Capabilities;
-use crate::config::abi::{HOST_FUNCTIONS, WASI_FUNCTIONS};
+use crate::config::abi::{HOST_FUNCTIONS, OF_HIGRESS, WASI_FUNCTIONS};
 use crate::config::{Code, FilterConfig};
 use crate::observe::metrics::FilterMetrics;
 use crate::wasm::code::{CodeError, CodeStore};
@@ -264,7 +264,7 @@ impl FilterHost {
 /// Whether there is a host function of this name.
 fn is_bound(from: &str, name: &str) -> bool {
     match from {
-        "env" => HOST_FUNCTIONS.contains(&name) || host::BESIDE_THE_ABI.contains(&name),
+        "env" => [HOST_FUNCTIONS, OF_HIGRESS, &host::BESIDE_THE_ABI].into_iter().any(|names| names.contains(&name)),
         "wasi_snapshot_preview1" | "wasi_unstable" => WASI_FUNCTIONS.contains(&name),
         _ => false,
     }

@@ -5,6 +5,7 @@
 //! is one byte; a map is pairs; a message is protobuf.
 
 mod connection;
+mod kong;
 mod message;
 mod node;
 
@@ -40,7 +41,7 @@ pub struct Declared {
 /// # Errors
 /// When there is none, or it is no value.
 pub fn get(state: &State, path: &[u8], out: &mut Vec<u8>) -> Result<(), Status> {
-    if path.is_empty() || GROUPS.contains(&trimmed(path)) {
+    if path.is_empty() {
         return Err(Status::SerializationFailure);
     }
     let path = trimmed(path);
@@ -57,6 +58,9 @@ pub fn get(state: &State, path: &[u8], out: &mut Vec<u8>) -> Result<(), Status> 
         return Ok(());
     }
     let context = state.contexts.stream()?;
+    if GROUPS.contains(&path) {
+        return Err(Status::SerializationFailure);
+    }
     let http = &mut *context.stream.lock();
     of_stream(http, names, out).or_else(|| of_filters(http, path, names, out)).ok_or(Status::NotFound)
 }
@@ -79,8 +83,12 @@ pub fn set(state: &mut State, path: &[u8], value: &[u8]) -> Result<(), Status> {
             http.held(Direction::Request, context.position).keeps_route = value == b"off";
             return Ok(());
         }
-        b"set_decoder_buffer_limit" => return limit_buffer(state, "set_decoder_buffer_limit", Direction::Request, value),
-        b"set_encoder_buffer_limit" => return limit_buffer(state, "set_encoder_buffer_limit", Direction::Response, value),
+        b"set_decoder_buffer_limit" => {
+            return limit_buffer(state, "set_decoder_buffer_limit", Direction::Request, value);
+        }
+        b"set_encoder_buffer_limit" => {
+            return limit_buffer(state, "set_encoder_buffer_limit", Direction::Response, value);
+        }
         _ => {}
     }
     let (_, root) = state.contexts.root()?;
@@ -201,14 +209,16 @@ fn of_filters(http: &Http, path: &[u8], names: &[&[u8]], out: &mut Vec<u8>) -> F
     match names {
         [b"filter_state", name] => put(out, &http.properties.get(name.strip_prefix(b"wasm.")?)?.value),
         [b"upstream_name"] => put(out, http.upstream_name()?),
-        [name] => {
-            let variable = variables::parse(std::str::from_utf8(name).ok()?)?;
-            let request = http.request.header.as_ref()?;
-            let view = View { request, response: http.response.header.as_ref(), facts: &http.facts };
-            put(out, view.variable(&variable)?.as_bytes())
-        }
-        _ => None,
+        [name] => variable(http, std::str::from_utf8(name).ok()?, out),
+        _ => kong::get(http, names, out),
     }
+}
+
+fn variable(http: &Http, name: &str, out: &mut Vec<u8>) -> Found {
+    let variable = variables::parse(name)?;
+    let request = http.request.header.as_ref()?;
+    let view = View { request, response: http.response.header.as_ref(), facts: &http.facts };
+    put(out, view.variable(&variable)?.as_bytes())
 }
 
 /// Nothing here is refused: SDKs panic over that, and with the VM all of its streams would go.

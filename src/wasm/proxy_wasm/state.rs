@@ -19,7 +19,7 @@ use super::property::Declared;
 use super::slot::Slot;
 use super::stream::Stream;
 use super::{Services, wasi};
-use crate::capability::redis::RedisClient;
+use crate::capability::resp::RedisClient;
 use crate::capability::shared::{Namespace, QueueListener};
 use crate::observe::metrics::Counted;
 use crate::wasm::Failure;

@@ -36,6 +36,16 @@ async fn functions_that_there_are_not() {
     assert_eq!(given, ["NOT_FOUND", "NOT_FOUND", r#""""#]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_of_higress() {
+    let given = run(json!([
+        ["foreign", "get_log_level", ""],
+        ["foreign", "set_global_max_requests_per_io_cycle", { "hex": "0100000000000000" }],
+    ]))
+    .await;
+    assert_eq!(given, ["0x02000000", r#""""#], "info, as it is logged");
+}
+
 #[test]
 fn what_only_envoy_has_can_be_imported() {
     let guest = Guest::new().on(

@@ -68,7 +68,6 @@ const COMMON: &str = r#"
   (import "wasi_snapshot_preview1" "random_get" (func $random_get (param i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))
-  (func (export "proxy_abi_version_0_2_1"))
   (memory $memory (export "memory") 4)
   (func $say (param i32 i32) (drop (call $proxy_log (i32.const 2) (local.get 0) (local.get 1))))
   (func $show (param $text i32) (param $size i32) (param $number i32) (local $at i32)
@@ -111,7 +110,9 @@ const COMMON: &str = r#"
 #[derive(Clone, Default)]
 pub struct Guest {
     callbacks: BTreeMap<&'static str, String>,
+    imports: String,
     more: String,
+    of_higress: bool,
 }
 
 impl Guest {
@@ -133,10 +134,24 @@ impl Guest {
         self
     }
 
+    /// With more host functions.
+    pub fn importing(mut self, imports: &str) -> Guest {
+        self.imports += imports;
+        self
+    }
+
+    /// For the ABI as Higress names it.
+    pub fn of_higress(mut self) -> Guest {
+        self.of_higress = true;
+        self
+    }
+
     /// The module.
     pub fn bytes(&self) -> Vec<u8> {
         let mut texts = Vec::new();
-        let mut module = quoted(COMMON, &mut texts);
+        let version = if self.of_higress { "0_2_100" } else { "0_2_1" };
+        let mut module = self.imports.clone() + &quoted(COMMON, &mut texts);
+        module += &format!("(func (export \"proxy_abi_version_{version}\"))");
         module += &quoted(&self.more, &mut texts);
         for (name, parameters, answer) in CALLBACKS {
             let code = match (self.callbacks.get(name), name) {

@@ -125,6 +125,16 @@ async fn what_is_known_of_a_request_from_its_header_to_its_end() {
             ("upstream_name", always(text("behind"))),
             ("upstream_balancer", later(text("round_robin"))),
             ("local_protocol", always(text("HTTP/1.1"))),
+            // Of Kong.
+            ("ngx.remote_addr", always(text(client.rsplit_once(':').unwrap().0))),
+            ("ngx.http_x_one", always(text("1"))),
+            ("ngx.sent_http_x_own", later(text("1"))),
+            ("ngx.request_uri", always(text("/a/b?c=d"))),
+            ("ngx.uri", always(text("/a/b"))),
+            ("ngx.nothing", always(NONE.into())),
+            ("kong.route_id", always(text("/a"))),
+            ("kong.service_id", always(text("behind"))),
+            ("kong.nothing", always(NONE.into())),
         ]
     };
     let paths = table("a:1", "b:2", "c:3");
@@ -187,6 +197,28 @@ async fn times_ids_and_maps_have_their_sizes() {
     assert!(maps[0].contains(r#"":path": "/a/b?c=d""#) && maps[0].contains(r#""x-one": "1,2""#), "{}", maps[0]);
     assert!(maps[1].contains(r#"":status": "200""#), "{}", maps[1]);
     assert_eq!(maps[2], NONE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_has_the_name_that_it_is_given() {
+    let mut site = Site::new();
+    for (path, name) in
+        [("path = '/chat'", "name = 'chat'"), ("regex = '^/v[0-9]'", ""), ("path = '/empty'", "name = ''")]
+    {
+        let filter = pw_probe("first", &json!({ "on_request_headers": read(["xds.route_name", "route_name"]) }));
+        site.filter(&format!("[[server.local]]\n{path}\n{name}\nrespond = {{ status = 200 }}\n{filter}"));
+    }
+    let proxy = Proxy::start(&site.to_string());
+    for (path, name) in [("/chat", "chat"), ("/v1", "^/v[0-9]"), ("/empty", "")] {
+        let before = lines(&proxy, "first").len();
+        assert_eq!(send(http1().get(proxy.url(path))).await.status, 200);
+        eventually("the end of the stream", || {
+            lines(&proxy, "first")[before..].iter().any(|line| line == "on_delete()")
+        });
+        let named = format!("-> {}", text(name));
+        let lines = lines(&proxy, "first")[before..].to_vec();
+        assert_eq!(lines.iter().filter(|line| line.ends_with(&named)).count(), 2, "{path}: {lines:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -285,7 +285,8 @@ fn a_service_that_fails_comes_back_if_its_policy_says_so() {
     let line = proxy.wait_for_log("filter=closed request=- failed: trap: ");
     assert!(line.contains("ERROR"), "{line}");
     proxy.wait_for_log("filter=closed a VM of this service stays down until it is started again, as by a reload");
-    assert_eq!(proxy.log().matches("stays down").count(), 1);
+    // Once more when it fails at the very moment in which it is looked at.
+    assert!((1..=2).contains(&proxy.log().matches("stays down").count()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -444,4 +445,18 @@ fn the_end_of_the_process_waits_for_plugins_that_a_reload_has_removed() {
     proxy.wait_for_log("filters removed: later");
     assert_eq!(proxy.terminate().code(), Some(0));
     assert_eq!(said(&proxy, "later", "deleted"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_finds_the_queue_of_a_service_when_it_starts() {
+    let registers =
+        Guest::new().on("proxy_on_vm_start", "(drop (call $proxy_register_shared_queue 'jobs' (i32.const 0x80)))");
+    let resolves = Guest::new().on(
+        "proxy_on_configure",
+        "(return (i32.eqz (call $proxy_resolve_shared_queue 'both' 'jobs' (i32.const 0x80))))",
+    );
+    let mut site = Site::with(&format!("{}vm_id = 'both'\n", service("registers", &registers.path())));
+    filtered(&mut site, "/", "respond = { status = 200 }", "resolves", &resolves.path(), "vm_id = 'both'\n");
+    let proxy = Proxy::start(&site.to_string());
+    assert_eq!(send(http1().get(proxy.url("/"))).await.status, 200);
 }

@@ -342,5 +342,5 @@ async fn in_a_vm_of_its_own_a_request_starts_a_filter_within_the_limits_of_a_cal
     assert_eq!(status(&proxy, "/").await, 503);
     let line = proxy.wait_for_log("filter=slow request=");
     assert!(line.contains("failed: instantiate: the plugin failed in proxy_on_configure"), "{line}");
-    proxy.wait_for_log("computed for more than the limit of 50 ms without calling the host");
+    proxy.wait_for_log("computed for more than limits.cpu_ms, 50 ms, without calling the host");
 }

@@ -44,6 +44,12 @@ impl Site {
         self
     }
 
+    /// A Proxy-Wasm filter: its table.
+    pub fn filter(&mut self, table: &str) -> &mut Site {
+        self.routes += &format!("{table}\n");
+        self
+    }
+
     /// A plugin of one script.
     pub fn script(&mut self, phase: &str, script: Script) -> &mut Site {
         self.routes += &format!("[[server.local.{phase}]]\n{}\n", script.keys.join("\n"));

@@ -81,6 +81,14 @@ fn requests() -> Vec<Case> {
             "call_with_a_user_agent",
             json!({ "headers": headers(json!([["user-agent", "me"], ["x-forwarded-for", "1.2.3.4"]])) }),
         ),
+        call(
+            "call_with_an_empty_authority",
+            json!({ "headers": [[":method", "GET"], [":path", "/"], [":authority", ""]] }),
+        ),
+        call(
+            "call_with_an_authority_that_is_no_host",
+            json!({ "headers": [[":method", "GET"], [":path", "/"], [":authority", "outbound|80||callee"]] }),
+        ),
         refused(
             "call_without_a_path",
             json!({ "cluster": "@callee", "headers": [[":method", "GET"], [":authority", "a"]] }),

@@ -90,6 +90,19 @@ fn calls() -> Vec<Case> {
         )
         .origin(Origin::new("service", |_, _| Answer::Silence).h2()),
         Case::probe(
+            "unary_is_cancelled_in_its_answer",
+            json!({
+                "on_request_headers": [
+                    ["let", "call", ["grpc_call", { "cluster": "@service", "then": { "on_grpc_receive": [
+                        ["grpc_cancel", "$call"], ["grpc_cancel", "$call"], ["continue", "request"],
+                    ] } }]],
+                    ["pause"],
+                ],
+                "on_response_headers": [["grpc_cancel", "$call"]],
+            }),
+        )
+        .origin(Origin::new("service", |_, _| served(&["a"], "0", "")).h2()),
+        Case::probe(
             "calls_that_are_none",
             json!({ "on_request_headers": [
             ["grpc_cancel", 1], ["grpc_close", 1], ["grpc_send", 1, "x", 0],
@@ -117,6 +130,15 @@ fn streams() -> Vec<Case> {
         Case::probe(name, json!({ "on_request_headers": steps })).origin(Origin::new("service", answer).h2())
     };
     let sends = || json!([["grpc_send", "$stream", "one", 0], ["grpc_send", "$stream", "two", 1]]);
+    // One that the filter has not closed when the server ends it.
+    let ended = |name, then: Value, mut plan: Value| {
+        plan["on_request_headers"] = json!([
+            ["let", "stream", ["grpc_stream", { "cluster": "@service", "then": then }]],
+            ["grpc_send", "$stream", "one", 0],
+            ["pause"],
+        ]);
+        Case::probe(name, plan).origin(Origin::new("service", |_, _| served(&["a"], "0", "")).h2())
+    };
     vec![
         stream("stream_to_its_end", |_, _| served(&["a", "b"], "0", "fine").into(), sends()),
         stream("stream_is_closed", |_, _| served(&["a"], "0", "").into(), json!([["grpc_send", "$stream", "one", 0], ["grpc_close", "$stream"]])),
@@ -134,6 +156,15 @@ fn streams() -> Vec<Case> {
             ["grpc_send", "$stream", "one", 1], ["grpc_send", "$stream", "two", 1], ["grpc_close", "$stream"], ["pause"],
         ] }))
         .origin(Origin::new("service", |_, _| served(&["a"], "0", "")).h2()),
+        ended("stream_is_closed_in_its_end", json!({ "on_grpc_close": [
+            ["grpc_send", "$stream", "late", 0], ["grpc_close", "$stream"], ["grpc_close", "$stream"], ["continue", "request"],
+        ] }), json!({ "on_response_headers": [["grpc_close", "$stream"]] })),
+        ended("stream_is_cancelled_in_its_end", json!({ "on_grpc_close": [
+            ["grpc_cancel", "$stream"], ["grpc_cancel", "$stream"], ["continue", "request"],
+        ] }), json!({})),
+        ended("stream_is_closed_after_its_end", json!({ "on_grpc_close": [["continue", "request"]] }), json!({
+            "on_response_headers": [["grpc_close", "$stream"], ["grpc_close", "$stream"]],
+        })),
         Case::probe("stream_of_an_unknown_cluster", json!({ "on_request_headers": [["grpc_stream", { "cluster": "nobody" }], ["status"]] })),
     ]
 }

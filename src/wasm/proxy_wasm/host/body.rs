@@ -54,7 +54,8 @@ fn with<T>(state: &State, kind: BufferType, look: impl FnOnce(&[u8]) -> T) -> Re
         BufferType::Tcp => &[],
         BufferType::CallBody => shown.call_body.as_deref().ok_or(Status::NotFound)?,
         BufferType::GrpcMessage => shown.grpc_message.as_deref().unwrap_or_default(),
-        BufferType::RedisReply => shown.redis_reply.as_deref().unwrap_or_default(),
+        // One of Higress alone.
+        BufferType::RedisReply => shown.redis_reply.as_deref().ok_or(Status::BadArgument)?,
         // What a foreign function of the filter was called with: the host calls none.
         BufferType::ForeignArguments => return Err(Status::NotFound),
         BufferType::VmConfiguration => state.vm.configuration.as_bytes(),

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Method};
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use super::call::{Answer, Call, Refusal, failed, header_name, header_value};
 use crate::capability::Capabilities;
-use crate::capability::callout::ClusterCall;
+use crate::capability::callout::{CalloutError, ClusterCall};
 use crate::capability::grpc::{self, GrpcCall, SendError};
 use crate::wasm::proxy_wasm::abi::{Direction, Status};
 use crate::wasm::proxy_wasm::calls::{Behalf, InFlight, Kind};
@@ -42,7 +43,9 @@ pub fn http_call(
     request.timeout = timeout;
     let capabilities = way_to(call, "proxy_http_call", &cluster)?;
     let begun = Begun::new(call, Kind::Http, to)?;
+    let admitted = begun.admitted(call.state());
     let response = async move {
+        admitted?;
         let Capabilities { callouts, network, clusters, .. } = &*capabilities;
         callouts.call_cluster(network, clusters, &cluster, request).await
     };
@@ -70,8 +73,12 @@ pub fn grpc_call(
     let request = GrpcCall { timeout: milliseconds(timeout), ..grpc_request(call, what)? };
     let message = call.bytes(message, message_size)?;
     let begun = Begun::new(call, Kind::GrpcCall, to)?;
+    let admitted = begun.admitted(call.state());
     let capabilities = call.state().services.capabilities.clone();
-    let answer = async move { grpc::unary(&capabilities, request, message).await };
+    let answer = async move {
+        admitted?;
+        grpc::unary(&capabilities, request, message).await
+    };
     begun.spawn(call.state(), answer, Vm::deliver_grpc);
     Ok(())
 }
@@ -92,11 +99,15 @@ pub fn grpc_stream(
     let what = [(upstream, upstream_size), (service, service_size), (method, method_size), (metadata, metadata_size)];
     let request = grpc_request(call, what)?;
     let begun = Begun::new(call, Kind::GrpcStream, to)?;
-    let Begun { id, root, slot, generation, behalf } = begun;
+    let admitted = begun.admitted(call.state());
+    let Begun { id, root, slot, generation, behalf, .. } = begun;
     let services = call.state().services.clone();
     let here = services.here();
     let _within = here.enter();
     let (sender, mut events) = grpc::stream(&services.capabilities, request);
+    if admitted.is_err() {
+        sender.fail(SendError::TooMany);
+    }
     let task = here.spawn(async move {
         while let Some(event) = events.recv().await {
             let Some(slot) = slot.upgrade() else { return };
@@ -112,8 +123,12 @@ pub fn grpc_stream(
 /// As in Envoy, no message is a bad argument. Behind the end it goes nowhere; without one that cannot be sent, the stream ends.
 pub fn grpc_send(call: &mut Call<'_>, id: u32, message: u32, size: u32, end: u32) -> Answer {
     let (message, state) = call.read(message, size)?;
+    if state.calls.has_ended(id) {
+        return Ok(());
+    }
     let sender = state.calls.sender(id)?;
-    match sender.send(message, end != 0) {
+    match sender.send(message, false) {
+        Ok(()) if end != 0 => state.calls.close(id)?,
         Ok(()) | Err(SendError::Closed) => {}
         Err(error) => {
             sender.fail(error);
@@ -128,17 +143,19 @@ pub fn grpc_cancel(call: &mut Call<'_>, id: u32) -> Answer {
     if ![Kind::GrpcCall, Kind::GrpcStream].iter().any(|kind| *kind as u32 == id & 3) {
         return Err(Status::BadArgument.into());
     }
-    call.state().calls.remove(id).map(drop).ok_or(Status::NotFound.into())
+    Ok(call.state().calls.cancel(id)?)
 }
 
 /// Ends the request of a stream; a call is cancelled.
 pub fn grpc_close(call: &mut Call<'_>, id: u32) -> Answer {
     if id & 3 == Kind::GrpcStream as u32 {
-        call.state().calls.sender(id)?.close();
-        return Ok(());
+        return Ok(call.state().calls.close(id)?);
     }
     grpc_cancel(call, id)
 }
+
+/// So many times the callouts of a VM may be in flight, with those that are refused.
+const MOST_REFUSED: usize = 2;
 
 /// A callout that has an id, which the guest knows before anything can come of it.
 pub(super) struct Begun {
@@ -147,15 +164,17 @@ pub(super) struct Begun {
     slot: Weak<Slot>,
     generation: u64,
     behalf: Option<Behalf>,
+    /// Those that were in flight before.
+    before: usize,
 }
 
 impl Begun {
     pub(super) fn new(call: &mut Call<'_>, kind: Kind, to: u32) -> Result<Begun, Refusal> {
         let state = call.state();
         let (root, _) = state.contexts.root()?;
-        let most = state.vm.callouts;
-        if state.calls.len() >= most {
-            return Err(failed(state, "callout", &format!("{most} are in flight already, as many as `limits` permit")));
+        let before = state.calls.len();
+        if before >= MOST_REFUSED * state.vm.callouts {
+            return Err(failed(state, "callout", &format!("{before} wait for their callbacks already")));
         }
         let id = state.calls.next(kind);
         // What a tick asks for a stream may be for its response as well.
@@ -168,7 +187,19 @@ impl Begun {
         let slot = state.slot.clone();
         let generation = Slot::generation_of(&slot);
         call.write_u32(to, id)?;
-        Ok(Begun { id, root, slot, generation, behalf })
+        Ok(Begun { id, root, slot, generation, behalf, before })
+    }
+
+    /// Whether the limits permit it. The guest learns of it in the callback, as of a callout that fails in another way: many
+    /// filters panic over a status that refuses one, and with the VM all of its streams would go.
+    pub(super) fn admitted(&self, state: &mut State) -> Result<(), CalloutError> {
+        let most = state.vm.callouts;
+        if self.before < most {
+            return Ok(());
+        }
+        let error = CalloutError::TooManyOfVm(most);
+        state.at_limit("callout", &error);
+        Err(error)
     }
 
     /// Waits for what comes of the callout, and delivers it to the VM if that still lives.
@@ -178,7 +209,7 @@ impl Begun {
         callout: impl Future<Output = T> + Send + 'static,
         deliver: fn(&mut Vm, u32, u32, T) -> wasmtime::Result<()>,
     ) {
-        let Begun { id, root, slot, generation, behalf } = self;
+        let Begun { id, root, slot, generation, behalf, .. } = self;
         let task = state.services.here().spawn(async move {
             let result = callout.await;
             if let Some(slot) = slot.upgrade() {
@@ -258,19 +289,17 @@ fn grpc_cluster(call: &mut Call<'_>, at: u32, size: u32) -> Result<String, Statu
 
 /// The pseudo-headers and headers of a call.
 fn parse_request(map: &[u8]) -> Result<ClusterCall, Status> {
-    let (mut method, mut path, mut authority, mut scheme) = (None, None, None, None);
+    let (mut method, mut path, mut authority, mut host, mut scheme) = (None, None, None, None, None);
     let mut headers = HeaderMap::new();
     for (name, value) in pairs::decode(map).map_err(|_| Status::BadArgument)? {
         match name {
             _ if name.eq_ignore_ascii_case(b":method") => method = Method::from_bytes(value).ok(),
-            _ if name.eq_ignore_ascii_case(b":path") => path = PathAndQuery::try_from(value).ok(),
-            _ if name.eq_ignore_ascii_case(b":authority") => authority = Authority::try_from(value).ok(),
+            _ if name.eq_ignore_ascii_case(b":path") => path = path_of(value),
+            _ if name.eq_ignore_ascii_case(b":authority") => authority = Some(header_value(value)?),
             _ if name.eq_ignore_ascii_case(b":scheme") => scheme = Scheme::try_from(value).ok(),
             // Of something else, such as a response whose headers are handed on.
             [b':', ..] => {}
-            name if name.eq_ignore_ascii_case(b"host") => {
-                authority = authority.or_else(|| Authority::try_from(value).ok());
-            }
+            name if name.eq_ignore_ascii_case(b"host") => host = Some(header_value(value)?),
             name => {
                 headers.try_append(header_name(name)?, header_value(value)?).map_err(|_| Status::BadArgument)?;
             }
@@ -279,13 +308,22 @@ fn parse_request(map: &[u8]) -> Result<ClusterCall, Status> {
     Ok(ClusterCall {
         method: method.ok_or(Status::BadArgument)?,
         path: path.ok_or(Status::BadArgument)?,
-        authority: authority.ok_or(Status::BadArgument)?,
+        // Any text, also none: what names the server is the cluster.
+        host: authority.or(host).ok_or(Status::BadArgument)?,
         scheme,
         headers,
         body: bytes::Bytes::new(),
         trailers: HeaderMap::new(),
         timeout: None,
     })
+}
+
+/// What a URI cannot have is encoded.
+fn path_of(value: &[u8]) -> Option<PathAndQuery> {
+    const NOT_IN_URIS: &AsciiSet =
+        &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'\\').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
+    let encoded = || PathAndQuery::try_from(percent_encode(value, NOT_IN_URIS).to_string());
+    PathAndQuery::try_from(value).or_else(|_| encoded()).ok()
 }
 
 fn parse_trailers(map: &[u8]) -> Result<HeaderMap, Status> {

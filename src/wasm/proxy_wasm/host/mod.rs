@@ -7,9 +7,9 @@ mod callout;
 mod context;
 mod foreign;
 mod header;
+mod higress;
 mod metric;
 mod property;
-mod redis;
 mod shared;
 mod stream;
 
@@ -90,16 +90,6 @@ pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
         "proxy_grpc_cancel"(id: u32) = callout::grpc_cancel;
         "proxy_grpc_close"(id: u32) = callout::grpc_close;
 
-        // Of Higress.
-        "proxy_inject_encoded_data_to_filter_chain"(body: u32, size: u32, end: u32) = stream::inject_encoded_data;
-        "proxy_get_upstream_hosts"(to: u32, size: u32) = stream::get_upstream_hosts;
-        "proxy_set_upstream_override_host"(addr: u32, size: u32) = stream::set_upstream_override_host;
-        "proxy_redis_init"(
-            upstream: u32, upstream_size: u32, username: u32, username_size: u32, password: u32, password_size: u32,
-            timeout: u32
-        ) = redis::init;
-        "proxy_redis_call"(upstream: u32, upstream_size: u32, query: u32, query_size: u32, to: u32) = redis::call;
-
         "proxy_get_shared_data"(key: u32, key_size: u32, to: u32, size: u32, cas: u32) = shared::get_data;
         "proxy_set_shared_data"(key: u32, key_size: u32, value: u32, size: u32, cas: u32) = shared::set_data;
         "proxy_register_shared_queue"(name: u32, name_size: u32, to: u32) = shared::register_queue;
@@ -115,6 +105,16 @@ pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
 
         "proxy_call_foreign_function"(name: u32, name_size: u32, from: u32, from_size: u32, to: u32, size: u32)
             = foreign::call;
+
+        // Of Higress.
+        "proxy_inject_encoded_data_to_filter_chain"(body: u32, size: u32, end: u32) = higress::inject_encoded_data;
+        "proxy_get_upstream_hosts"(to: u32, size: u32) = higress::get_upstream_hosts;
+        "proxy_set_upstream_override_host"(addr: u32, size: u32) = higress::set_upstream_override_host;
+        "proxy_redis_init"(
+            upstream: u32, upstream_size: u32, username: u32, username_size: u32, password: u32, password_size: u32,
+            timeout: u32
+        ) = higress::redis_init;
+        "proxy_redis_call"(upstream: u32, upstream_size: u32, query: u32, query_size: u32, to: u32) = higress::redis_call;
 
         // BESIDE_THE_ABI
         "envoy_resolve_dns"(name: u32, size: u32, token: u32) = foreign::resolve_dns;

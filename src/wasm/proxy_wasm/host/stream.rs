@@ -1,6 +1,5 @@
 //! What a filter does with its stream: resume, end, answer.
 
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::call::{Answer, Call, header_name, header_value};
@@ -84,46 +83,6 @@ pub fn send_local_response(
     Ok(())
 }
 
-/// Sends bytes of a response on from the place of the filter, while it holds what has come (Higress). `end`: nothing follows.
-pub fn inject_encoded_data(call: &mut Call<'_>, body: u32, size: u32, end: u32) -> Answer {
-    let (body, state) = call.read(body, size)?;
-    let Ok(context) = state.contexts.stream() else { return Ok(()) };
-    let mut http = context.stream.lock();
-    let held = http.held(Direction::Response, context.position);
-    if held.injected.len() + body.len() > held.limit {
-        drop(http);
-        state.end_stream("proxy_inject_encoded_data_to_filter_chain", &"more at once than limits.buffer permits");
-        return Ok(());
-    }
-    held.injected.append(Bytes::copy_from_slice(body).into());
-    held.injects_end |= end != 0;
-    drop(http);
-    context.stream.wake();
-    Ok(())
-}
-
-/// The servers of the upstream that the request goes to, and whether they are healthy (Higress).
-pub fn get_upstream_hosts(call: &mut Call<'_>, to: u32, size: u32) -> Answer {
-    let state = call.state();
-    let name = state.contexts.stream()?.stream.lock().upstream_name().map(str::to_owned);
-    let servers = name.map(|name| state.services.capabilities.clusters.servers(&name)).unwrap_or_default();
-    let map = pairs::encode(|pair| {
-        for (addr, healthy) in &servers {
-            let health = if *healthy { "Healthy" } else { "Unhealthy" };
-            pair(addr.to_string().as_bytes(), format!("{{\"health_status\":\"{health}\"}}").as_bytes());
-        }
-    });
-    call.give(&map, to, size)
-}
-
-/// The server that the request should go to: another one gets it, if that is none of its upstream or not healthy (Higress).
-pub fn set_upstream_override_host(call: &mut Call<'_>, addr: u32, size: u32) -> Answer {
-    let addr = call.text(addr, size)?;
-    let Ok(context) = call.state().contexts.stream() else { return Ok(()) };
-    context.stream.lock().upstream_server = addr.parse().ok();
-    Ok(())
-}
-
 /// Those that can be sent; the log tells of others.
 fn reply_headers(state: &State, map: &[u8]) -> Vec<(HeaderName, HeaderValue)> {
     let left_out = |what: &dyn std::fmt::Display| {
@@ -140,7 +99,8 @@ fn reply_headers(state: &State, map: &[u8]) -> Vec<(HeaderName, HeaderValue)> {
         }
         checked
     };
-    pairs.into_iter().filter_map(checked).collect()
+    // The status is given beside them. Filters that hand on what a callout has brought have it here as well.
+    pairs.into_iter().filter(|(name, _)| !name.starts_with(b":")).filter_map(checked).collect()
 }
 
 /// A root context has no stream, and need not know that.

@@ -1,6 +1,6 @@
-//! Commands to the Redis servers of a cluster, for plugins that spell them in its protocol themselves.
+//! Commands to clusters that are Redis, for plugins that spell them in its protocol (RESP) themselves.
 
-mod resp;
+mod message;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -14,10 +14,11 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisConnectionInfo};
 
 use super::Capabilities;
+use super::callout::CalloutError;
 use super::cluster::{ClusterError, Endpoint, EndpointTls};
 use super::net::{Link, NetError, Network, Stream};
 
-pub use self::resp::Command;
+pub use self::message::Command;
 
 /// As whom a plugin comes to a server, and to which of its databases.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -61,6 +62,9 @@ pub enum RedisError {
     Cluster(#[from] ClusterError),
     #[error(transparent)]
     Net(#[from] NetError),
+    /// Too many are under way.
+    #[error(transparent)]
+    Refused(#[from] CalloutError),
     #[error("no reply from the upstream `{cluster}`: {error}")]
     Broken { cluster: String, error: redis::RedisError },
     #[error("no reply from the upstream `{cluster}` within {} ms", .timeout.as_millis())]
@@ -117,7 +121,7 @@ impl RedisClient {
             Ok(connection) => used.insert(connection).send(&command.0).await,
             Err(refused) => Err(refused),
         };
-        resp::encode(reply).map_err(|error| RedisError::Broken { cluster: self.cluster.clone(), error })
+        message::encode(reply).map_err(|error| RedisError::Broken { cluster: self.cluster.clone(), error })
     }
 
     /// The connection to a server; a new one when there is none that lives.

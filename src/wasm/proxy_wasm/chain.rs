@@ -365,6 +365,9 @@ impl Filters {
                 Direction::Request => "request_payload_too_large",
                 Direction::Response => "response_payload_too_large",
             };
+            let (limit, name) = (held.limit, &self.chain.filters[position].plugin.identity.name);
+            let id = http.facts.request_id();
+            log::debug!("filter={name} request={id} holds more of a body than limits.buffer permits, {limit} bytes");
             http.details = Some(details.to_owned());
             return Err(Flow::TooLarge);
         }

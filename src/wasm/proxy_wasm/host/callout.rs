@@ -349,3 +349,35 @@ fn parse_metadata(map: &[u8]) -> Result<HeaderMap, Status> {
     }
     Ok(metadata)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_any_text_behind_a_slash() {
+        for (path, expected) in [
+            (&b"/a?b=c&d=%20"[..], Some("/a?b=c&d=%20")),
+            (b"/a\"b?c=\"d e\"|^", Some("/a%22b?c=%22d%20e%22%7C%5E")),
+            (b"/\n\xff", Some("/%0A%FF")),
+            (b"*", Some("*")),
+            (b"", None),
+            (b"a", None),
+        ] {
+            assert_eq!(path_of(path).as_ref().map(PathAndQuery::as_str), expected, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_any_text_of_a_header() {
+        let request = |authority: &[u8]| {
+            let pairs = [(&b":method"[..], &b"GET"[..]), (b":path", b"/"), (b":authority", authority)];
+            let map = pairs::encode(|pair| pairs.iter().for_each(|(name, value)| pair(name, value)));
+            parse_request(&map).map(|request| request.host)
+        };
+        for authority in ["", "a.cn", "outbound|80||a.cn", "a b"] {
+            assert_eq!(request(authority.as_bytes()).unwrap(), authority);
+        }
+        assert_eq!(request(b"a\r\nx: y"), Err(Status::BadArgument));
+    }
+}

@@ -4,9 +4,9 @@ mod message;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -16,12 +16,12 @@ use redis::{AsyncConnectionConfig, RedisConnectionInfo};
 use super::Capabilities;
 use super::callout::CalloutError;
 use super::cluster::{ClusterError, Endpoint, EndpointTls};
-use super::net::{Link, NetError, Network, Stream};
+use super::net::{Link, NetError, Stream};
 
-pub use self::message::Command;
+pub use self::message::{Command, CommandError};
 
 /// As whom a plugin comes to a server, and to which of its databases.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Login {
     /// Empty: the default one.
     pub username: String,
@@ -30,9 +30,12 @@ pub struct Login {
     pub database: i64,
 }
 
-/// Those that somebody holds.
+/// How long a client is kept that nobody holds: VMs of requests come and go.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Those that somebody holds, or has asked for lately.
 #[derive(Default)]
-pub struct RedisClients(Mutex<HashMap<(String, Login), Weak<RedisClient>>>);
+pub struct RedisClients(Mutex<HashMap<(String, Login), (Arc<RedisClient>, Instant)>>);
 
 /// The connections to a cluster with one login: one for each server and each runtime, which all commands share. They open with
 /// the first command, and close when this is dropped.
@@ -74,16 +77,14 @@ pub enum RedisError {
 impl RedisClients {
     /// The client of a cluster with this login.
     pub fn get(&self, cluster: &str, login: Login) -> Arc<RedisClient> {
-        let mut clients = self.0.lock();
-        clients.retain(|_, client| client.strong_count() > 0);
-        let key = (cluster.to_owned(), login);
-        if let Some(client) = clients.get(&key).and_then(Weak::upgrade) {
-            return client;
-        }
-        let (cluster, login) = key.clone();
-        let client = Arc::new(RedisClient { cluster, login, connections: Mutex::default() });
-        clients.insert(key, Arc::downgrade(&client));
-        client
+        let (mut clients, now) = (self.0.lock(), Instant::now());
+        clients.retain(|_, (client, asked)| Arc::strong_count(client) > 1 || now.duration_since(*asked) < IDLE);
+        let (client, asked) = clients.entry((cluster.to_owned(), login)).or_insert_with_key(|(cluster, login)| {
+            let (cluster, login) = (cluster.clone(), login.clone());
+            (Arc::new(RedisClient { cluster, login, connections: Mutex::default() }), now)
+        });
+        *asked = now;
+        client.clone()
     }
 }
 
@@ -92,22 +93,29 @@ impl RedisClient {
     /// refuses, be it the login, is a reply as well.
     ///
     /// # Errors
-    /// When there is no such cluster or no server of it is healthy, it cannot be connected, the connection ends, or the time is
-    /// over.
+    /// When too many callouts are in flight, there is no such cluster or no server of it is healthy, it cannot be connected, the
+    /// connection ends, or the time is over.
     pub async fn call(
         &self,
         capabilities: &Capabilities,
         command: &Command,
         timeout: Duration,
     ) -> Result<Bytes, RedisError> {
+        let _in_flight = capabilities.callouts.enter()?;
         let mut used = None;
         let exchange = self.exchange(capabilities, command, &mut used);
-        if let Ok(reply) = tokio::time::timeout(timeout, exchange).await {
-            return reply;
+        let reply = match tokio::time::timeout(timeout, exchange).await {
+            Ok(reply) => reply,
+            Err(_) => {
+                // It may have gone silent for good: what comes next tries another one.
+                used.iter().for_each(Connection::give_up);
+                Err(RedisError::Late { cluster: self.cluster.clone(), timeout })
+            }
+        };
+        if reply.is_err() {
+            capabilities.callouts.failed();
         }
-        // It may have gone silent for good: what comes next tries another one.
-        used.iter().for_each(Connection::give_up);
-        Err(RedisError::Late { cluster: self.cluster.clone(), timeout })
+        reply
     }
 
     async fn exchange(
@@ -117,7 +125,7 @@ impl RedisClient {
         used: &mut Option<Connection>,
     ) -> Result<Bytes, RedisError> {
         let endpoint = capabilities.clusters.endpoint(&self.cluster).await?;
-        let reply = match self.connection(&capabilities.network, &endpoint).await? {
+        let reply = match self.connection(capabilities, &endpoint).await? {
             Ok(connection) => used.insert(connection).send(&command.0).await,
             Err(refused) => Err(refused),
         };
@@ -127,7 +135,7 @@ impl RedisClient {
     /// The connection to a server; a new one when there is none that lives.
     async fn connection(
         &self,
-        network: &Network,
+        capabilities: &Capabilities,
         endpoint: &Endpoint,
     ) -> Result<redis::RedisResult<Connection>, RedisError> {
         let key = (endpoint.addr, endpoint.tls.clone(), tokio::runtime::Handle::current().id());
@@ -136,11 +144,14 @@ impl RedisClient {
         if let Some(connection) = place.as_ref().filter(|connection| connection.alive.load(Ordering::Relaxed)) {
             return Ok(Ok(connection.clone()));
         }
-        let Link::Stream(stream, _) = network.reach(endpoint, &[]).await? else {
+        let Link::Stream(stream, _) = capabilities.network.reach(endpoint, &[]).await? else {
             unreachable!("a server of a cluster is reached over TCP")
         };
         let opened = Connection::open(stream, &self.login).await;
         *place = opened.as_ref().ok().cloned();
+        // A reload may have taken servers away.
+        let servers = capabilities.clusters.servers(&self.cluster);
+        self.connections.lock().retain(|(addr, ..), _| servers.iter().any(|(server, _)| server == addr));
         Ok(opened)
     }
 }
@@ -158,7 +169,7 @@ impl Connection {
             driver.await;
             alive.store(false, Ordering::Relaxed);
         });
-        if !login.password.is_empty() {
+        if !login.username.is_empty() || !login.password.is_empty() {
             let mut auth = redis::cmd("AUTH");
             if !login.username.is_empty() {
                 auth.arg(&login.username);

@@ -34,8 +34,6 @@ pub enum Event {
 pub enum SendError {
     #[error("a message of {length} bytes is larger than body_limit of [network], {limit} bytes")]
     TooLarge { length: usize, limit: usize },
-    #[error("as many callouts are in flight as limits.callouts permits")]
-    TooMany,
     #[error("the stream has been closed")]
     Closed,
     #[error("the server does not take what has been sent before: {0} bytes wait")]

@@ -3,20 +3,74 @@
 use bytes::Bytes;
 use redis::{Cmd, RedisError, RedisResult, Value, parse_redis_value};
 
+/// Commands that change a connection, or hold it up, which others use as well.
+const OF_CONNECTIONS: [&str; 30] = [
+    "AUTH",
+    "BLMOVE",
+    "BLMPOP",
+    "BLPOP",
+    "BRPOP",
+    "BRPOPLPUSH",
+    "BZMPOP",
+    "BZPOPMAX",
+    "BZPOPMIN",
+    "CLIENT",
+    "DISCARD",
+    "EXEC",
+    "HELLO",
+    "MONITOR",
+    "MULTI",
+    "PSUBSCRIBE",
+    "PSYNC",
+    "PUNSUBSCRIBE",
+    "QUIT",
+    "READONLY",
+    "RESET",
+    "SELECT",
+    "SSUBSCRIBE",
+    "SUBSCRIBE",
+    "SUNSUBSCRIBE",
+    "SYNC",
+    "UNSUBSCRIBE",
+    "UNWATCH",
+    "WAIT",
+    "WATCH",
+];
+
 /// A command of a plugin.
 #[derive(Debug)]
 pub struct Command(pub(super) Cmd);
 
+/// Why a query is not sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    #[error("the query is not one command, an array of bulk strings of RESP")]
+    Malformed,
+    #[error("{0} is about a connection, which the plugin shares with others")]
+    OfConnection(String),
+}
+
 impl Command {
-    /// An array of bulk strings, and nothing behind it. None: it is something else.
-    pub fn parse(query: &[u8]) -> Option<Command> {
-        let Ok(Value::Array(parts)) = parse_redis_value(query) else { return None };
+    /// An array of bulk strings, and nothing behind it.
+    ///
+    /// # Errors
+    /// When it is something else, or would change the connection.
+    pub fn parse(query: &[u8]) -> Result<Command, CommandError> {
+        let Ok(Value::Array(parts)) = parse_redis_value(query) else { return Err(CommandError::Malformed) };
         let mut command = Cmd::new();
         for part in &parts {
-            let Value::BulkString(part) = part else { return None };
+            let Value::BulkString(part) = part else { return Err(CommandError::Malformed) };
             command.arg(part.as_slice());
         }
-        (!parts.is_empty() && command.get_packed_command() == query).then_some(Command(command))
+        let Some(Value::BulkString(name)) = parts.first() else { return Err(CommandError::Malformed) };
+        if command.get_packed_command() != query {
+            return Err(CommandError::Malformed);
+        }
+        let name = String::from_utf8_lossy(name).to_ascii_uppercase();
+        if OF_CONNECTIONS.contains(&name.as_str()) {
+            return Err(CommandError::OfConnection(name));
+        }
+        Ok(Command(command))
     }
 }
 
@@ -51,8 +105,8 @@ fn put(into: &mut Vec<u8>, value: &Value) {
             values.iter().for_each(|value| put(into, value));
         }
         Value::ServerError(error) => put_error(into, error.code(), error.details()),
-        // The others are of RESP3, which is not spoken.
-        _ => line(into, '$', -1),
+        Value::Nil => line(into, '$', -1),
+        other => put_error(into, "ERR", Some(&format!("a reply that RESP2 has not: {other:?}"))),
     }
 }
 
@@ -88,8 +142,18 @@ mod tests {
             b"*1\r\n$9223372036854775807\r\nPING\r\n",
             &b"*1\r\n".repeat(100_000),
         ] {
-            assert!(Command::parse(other).is_none(), "{:?}", &other[..other.len().min(40)]);
+            let error = Command::parse(other).unwrap_err();
+            assert_eq!(error, CommandError::Malformed, "{:?}", &other[..other.len().min(40)]);
         }
+    }
+
+    #[test]
+    fn a_command_that_would_change_the_connection_is_none() {
+        for (command, name) in [("SELECT", "SELECT"), ("multi", "MULTI"), ("BLpop", "BLPOP")] {
+            let query = format!("*2\r\n${}\r\n{command}\r\n$1\r\n3\r\n", command.len());
+            assert_eq!(Command::parse(query.as_bytes()).unwrap_err(), CommandError::OfConnection(name.to_owned()));
+        }
+        assert!(OF_CONNECTIONS.is_sorted());
     }
 
     #[test]

@@ -109,7 +109,7 @@ impl FilteredSession {
     }
 
     async fn wait_for_filters(&mut self, session: &mut ServerSession, out: &mut Vec<HttpTask>) -> Result<()> {
-        loop {
+        while !self.response_ended {
             let (paused, waits) = {
                 let state = self.state.lock();
                 let Some(paused) = state.filters.paused(Direction::Response) else { return Ok(()) };
@@ -142,9 +142,10 @@ impl FilteredSession {
             };
             self.follow(flow, Direction::Response)?;
             if self.take_passed(out) {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
     /// Takes what has passed all filters; whether that was the end.
@@ -174,8 +175,15 @@ impl FilteredSession {
         end.is_some()
     }
 
-    /// A part of the response on its way to the client.
+    /// A part of the response on its way to the client. What comes after the end is nothing: a filter may have ended it.
     async fn write(&mut self, session: &mut ServerSession, task: HttpTask, out: &mut Vec<HttpTask>) -> Result<()> {
+        if self.response_ended {
+            self.response_over |= matches!(task, HttpTask::Body(_, true) | HttpTask::Trailer(_) | HttpTask::Done);
+            if let HttpTask::Done | HttpTask::Failed(_) = task {
+                out.push(task);
+            }
+            return Ok(());
+        }
         let flow = match task {
             HttpTask::Header(header, end) if !is_interim(header.status) => {
                 if self.state.lock().filters.headers_passed(Direction::Response) {
@@ -330,7 +338,12 @@ impl Decoration for FilteredSession {
         for task in tasks {
             self.write(session, task, &mut out).await?;
         }
-        session.response_duplex_vec(out).await
+        let ended = session.response_duplex_vec(out).await?;
+        if self.response_ended && !self.response_over {
+            // By a filter: nobody waits for what the upstream still has.
+            return Err(error::cut());
+        }
+        Ok(ended)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Callouts that a VM waits for, by the ids that the guest knows them by.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tokio::task::AbortHandle;
@@ -25,8 +25,9 @@ const MOST_ENDED: usize = 10_000;
 #[derive(Default)]
 pub struct Calls {
     in_flight: HashMap<u32, InFlight>,
-    /// Those of gRPC that have ended, and that the filter has not closed: it may still do so, as in Envoy.
-    ended: HashSet<u32>,
+    /// Those of gRPC that have ended, and that the filter has not closed, with their root contexts: it may still do so, as in
+    /// Envoy.
+    ended: BTreeMap<u32, u32>,
     /// The last number that was given.
     last: u32,
 }
@@ -96,7 +97,7 @@ impl Calls {
         loop {
             self.last = (self.last + 1) & (u32::MAX >> 2);
             let id = self.last << 2 | kind as u32;
-            if self.last != 0 && !self.in_flight.contains_key(&id) && !self.ended.contains(&id) {
+            if self.last != 0 && !self.in_flight.contains_key(&id) && !self.ended.contains_key(&id) {
                 return id;
             }
         }
@@ -118,14 +119,15 @@ impl Calls {
     /// One of gRPC has ended by itself. That it is there no more is no mistake of a filter, until [`Calls::forget`].
     pub fn end(&mut self, id: u32) -> Option<InFlight> {
         let call = self.in_flight.remove(&id)?;
-        if self.ended.len() < MOST_ENDED {
-            self.ended.insert(id);
+        if self.ended.len() >= MOST_ENDED {
+            self.ended.pop_first();
         }
+        self.ended.insert(id, call.root);
         Some(call)
     }
 
     pub fn has_ended(&self, id: u32) -> bool {
-        self.ended.contains(&id)
+        self.ended.contains_key(&id)
     }
 
     pub fn forget(&mut self, id: u32) {
@@ -137,7 +139,7 @@ impl Calls {
     /// # Errors
     /// When there is none of this id.
     pub fn cancel(&mut self, id: u32) -> Result<(), Status> {
-        let is_there = self.in_flight.remove(&id).is_some() || self.ended.remove(&id);
+        let is_there = self.in_flight.remove(&id).is_some() || self.ended.remove(&id).is_some();
         is_there.then_some(()).ok_or(Status::NotFound)
     }
 
@@ -159,6 +161,7 @@ impl Calls {
     /// Gives up all that a root context waits for.
     pub fn give_up(&mut self, root: u32) {
         self.in_flight.retain(|_, call| call.root != root);
+        self.ended.retain(|_, of| *of != root);
     }
 
     /// The direction of a stream that waits for a callout.
@@ -166,14 +169,14 @@ impl Calls {
         self.in_flight.get(&id)?.direction()
     }
 
-    /// The sending half of a gRPC stream.
+    /// The sending half of a gRPC stream; one that was refused has none.
     ///
     /// # Errors
     /// When the id is of another kind, or of none that lives.
-    pub fn sender(&self, id: u32) -> Result<&GrpcStream, Status> {
+    pub fn sender(&self, id: u32) -> Result<Option<&GrpcStream>, Status> {
         if id & 3 != Kind::GrpcStream as u32 {
             return Err(Status::BadArgument);
         }
-        self.in_flight.get(&id).and_then(|call| call.sender.as_ref()).ok_or(Status::NotFound)
+        self.in_flight.get(&id).map(|call| call.sender.as_ref()).ok_or(Status::NotFound)
     }
 }

@@ -83,8 +83,10 @@ impl Filters {
         http.request.header.lend(request);
         http.request.open.header = true;
         for (position, filter) in chain.filters.iter().enumerate() {
-            http.held(Direction::Request, position).limit = filter.buffer;
-            http.held(Direction::Response, position).limit = filter.buffer;
+            for direction in [Direction::Request, Direction::Response] {
+                let held = http.held(direction, position);
+                (held.permitted, held.limit) = (filter.buffer, filter.buffer);
+            }
         }
         Filters {
             stream: Arc::new(Stream::of(http)),
@@ -305,9 +307,7 @@ impl Filters {
         {
             self.lost(position)?;
         }
-        if direction == Direction::Response {
-            self.inject(position);
-        }
+        self.inject(direction, position);
         let is_paused = self.lane_ref(direction).stage(index).is_paused();
         let resumed = self.decided(direction, position)?;
         if is_paused && (resumed || matches!(self.contexts[position], State::Skipped)) {
@@ -407,7 +407,7 @@ impl Filters {
         let mut http = self.stream.lock();
         let body = http.let_go(direction, position);
         // A filter may have added some where there were none.
-        let trailers = http.trailers(direction).is_some();
+        let trailers = http.trailers(direction).is_some_and(|trailers| !trailers.is_empty());
         drop(http);
         self.lane(direction).release(index, body, trailers);
     }
@@ -429,9 +429,7 @@ impl Filters {
         let State::Open(link, _) = &self.contexts[position] else { return Ok(None) };
         match callback(link) {
             Ok(action) => {
-                if direction == Direction::Response {
-                    self.inject(position);
-                }
+                self.inject(direction, position);
                 Ok(Some(action))
             }
             Err(Lost) => {
@@ -443,7 +441,10 @@ impl Filters {
     }
 
     /// What the filter has put on the way of the response by itself.
-    fn inject(&mut self, position: usize) {
+    fn inject(&mut self, direction: Direction, position: usize) {
+        if direction == Direction::Request {
+            return;
+        }
         let index = self.response.position(position);
         if self.response.stage(index).headers == Headers::Ahead {
             // Until the filter has seen them.
@@ -452,6 +453,10 @@ impl Filters {
         let mut http = self.stream.lock();
         let held = http.held(Direction::Response, position);
         let (body, end) = (held.injected.take(), std::mem::take(&mut held.injects_end));
+        if !body.is_empty() && self.response.waits_behind(index) + body.len() > held.limit {
+            http.fail("more waits that a filter has sent on by itself than limits.buffer permits".to_owned());
+            return;
+        }
         drop(http);
         if !body.is_empty() || end {
             self.response.inject(index, body, end);

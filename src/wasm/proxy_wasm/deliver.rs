@@ -131,6 +131,7 @@ impl Vm {
         let (status, reply) = match result {
             Ok(reply) => (REDIS_OK, reply),
             Err(error) => {
+                self.state().at_limit("proxy_redis_call", &error);
                 log::debug!("a command of a filter for Redis has no reply: {error}");
                 (REDIS_NETWORK_ERROR, Bytes::new())
             }

@@ -167,7 +167,7 @@ impl Group {
         if opened.is_none() && policy == FailurePolicy::Reload {
             identity.metrics.reload_backoff.inc();
         }
-        let stays_gone = policy == FailurePolicy::Closed && !slots.iter().any(|slot| slot.has_exceeded());
+        let stays_gone = policy == FailurePolicy::Closed && !slots.iter().any(|slot| slot.is_limited());
         if opened.is_none() && stays_gone && !plugin.is_gone.swap(true, Ordering::Relaxed) {
             let name = &identity.name;
             log::error!(
@@ -203,7 +203,7 @@ impl Group {
 
     /// Has the log say that a VM which has failed is not made anew, unless another plugin has that done.
     pub fn tell(self: &Arc<Group>, slot: &Arc<Slot>, identity: &Arc<Identity>) -> Option<Duration> {
-        if slot.has_exceeded() {
+        if slot.is_limited() {
             return self.reload(slot, identity);
         }
         if slot.has_failed() && !self.started().any(|other| other.revives()) {
@@ -213,9 +213,9 @@ impl Group {
         None
     }
 
-    /// As [`Group::reload`], in a VM that has exceeded a limit.
+    /// As [`Group::reload`], where a VM has exceeded a limit, until the plugin runs again.
     pub fn reload_if_limited(self: &Arc<Group>, slot: &Arc<Slot>, identity: &Arc<Identity>) -> Option<Duration> {
-        if slot.has_exceeded() { self.reload(slot, identity) } else { None }
+        if slot.is_limited() { self.reload(slot, identity) } else { None }
     }
 
     /// Starts a plugin anew where it does not run any more: when to look again; none, when it runs.

@@ -104,8 +104,9 @@ fn limit_buffer(state: &mut State, name: &'static str, direction: Direction, val
     let Some(asked): Option<usize> = asked else { return Ok(()) };
     let permitted = {
         let mut http = context.stream.lock();
-        let limit = &mut http.held(direction, context.position).limit;
-        std::mem::replace(limit, asked.min(*limit))
+        let held = http.held(direction, context.position);
+        held.limit = asked.min(held.permitted);
+        held.permitted
     };
     if asked > permitted {
         state.at_limit(name, &format!("it wants to hold {asked} bytes of a body; limits.buffer permits {permitted}"));

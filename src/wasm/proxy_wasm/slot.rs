@@ -32,8 +32,8 @@ pub struct Slot {
     /// Of the VM: counted up when it fails.
     generation: AtomicU64,
     has_failed: AtomicBool,
-    /// Whether it has failed by a limit of ours.
-    has_exceeded: AtomicBool,
+    /// Whether it has failed the last time by a limit of ours.
+    is_limited: AtomicBool,
     /// It fails.
     fails: Arc<Notify>,
 }
@@ -74,7 +74,7 @@ impl Slot {
             vm: Mutex::new(Place { vm: None, started: Instant::now() }),
             generation: AtomicU64::new(0),
             has_failed: AtomicBool::new(true),
-            has_exceeded: AtomicBool::new(false),
+            is_limited: AtomicBool::new(false),
             fails: Arc::default(),
         })
     }
@@ -150,6 +150,7 @@ impl Slot {
         let started = self.call(&mut place, |vm| vm.start_plugin(identity)).unwrap_or(Ok(()));
         if let Err(StartError::Trap { .. }) = &started {
             // What it had running went on until here.
+            self.is_limited.store(false, Ordering::Relaxed);
             self.take_down(&mut place);
             self.put(&mut place, rebuild(&Arc::downgrade(self)));
             self.fails.notify_waiters();
@@ -232,10 +233,10 @@ impl Slot {
         self.has_failed.load(Ordering::Relaxed)
     }
 
-    /// Whether the VM has failed, because it has computed for too long or needed too much memory. Envoy has no such limits: a
+    /// Whether the last VM that has failed here has computed for too long or needed too much memory. Envoy has no such limits: a
     /// client that can reach one must not take the filter away from all others for good.
-    pub fn has_exceeded(&self) -> bool {
-        self.has_failed() && self.has_exceeded.load(Ordering::Relaxed)
+    pub fn is_limited(&self) -> bool {
+        self.is_limited.load(Ordering::Relaxed)
     }
 
     /// All who wait are notified when the VM fails.
@@ -321,7 +322,7 @@ impl Slot {
         if let Some(vm) = &mut place.vm {
             vm.state().report(failure);
         }
-        self.has_exceeded.store(matches!(failure.kind, FailureKind::Cpu | FailureKind::Memory), Ordering::Relaxed);
+        self.is_limited.store(matches!(failure.kind, FailureKind::Cpu | FailureKind::Memory), Ordering::Relaxed);
         self.take_down(place);
         self.fails.notify_waiters();
     }

@@ -126,7 +126,8 @@ pub struct Held {
     /// Put on the way by the filter, from its place on, and whether that is the end.
     pub injected: Buffer,
     pub injects_end: bool,
-    /// Bytes of a body that it may hold.
+    /// Bytes of a body that it may hold, by its configuration, and by what it wants itself.
+    pub permitted: usize,
     pub limit: usize,
     /// Whether the route of the request stays, whatever host and path become through this filter.
     pub keeps_route: bool,

@@ -154,6 +154,58 @@ async fn a_filter_sends_a_body_on_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_a_filter_has_ended_does_not_wait_for_the_upstream() {
+    // Ends the response at the first piece, and pauses.
+    let ends = Guest::new()
+        .importing(INJECT)
+        .of_higress()
+        .on("proxy_on_response_headers", WITHOUT_LENGTH)
+        .on("proxy_on_response_body", "(drop (call $inject 'the end' (i32.const 1))) (return (i32.const 1))");
+    let origin = RawOrigin::start(|mut client, _| async move {
+        while client.read_request().await.is_some() {
+            client.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n3\r\ntwo\r\n").await;
+        }
+    })
+    .await;
+    let mut site = Site::new();
+    filtered(&mut site, "/", &format!("proxy_pass = '{}'", origin.addr()), "ends", &ends.path(), "");
+    let proxy = Proxy::start(&site.to_string());
+    for _ in 0..3 {
+        assert_eq!(send(http1().get(proxy.url("/"))).await.text(), "the end");
+    }
+    eventually("the requests have ended", || proxy.metric("phasegate_requests_in_flight") == 0.0);
+    assert_eq!(failures(&proxy, "ends", "wall"), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_filter_sends_on_has_a_bound() {
+    // The second sends on at each tick; the first holds it back.
+    let floods = Guest::new()
+        .importing(INJECT)
+        .of_higress()
+        .with("(global $stream (mut i32) (i32.const 0))")
+        .on(
+            "proxy_on_response_headers",
+            "(global.set $stream (local.get $context)) (drop (call $proxy_set_effective_context (i32.const 1)))
+             (drop (call $tick_every (i32.const 1)))",
+        )
+        .on("proxy_on_response_body", "(return (i32.const 1))")
+        .on(
+            "proxy_on_tick",
+            "(drop (call $proxy_set_effective_context (global.get $stream)))
+             (drop (call $inject (i32.const 0) (i32.const 1000) (i32.const 0)))",
+        );
+    let holds = Guest::new().of_higress().on("proxy_on_response_headers", "(return (i32.const 4))");
+    let origin = Origin::saying("hello").await;
+    let mut site = Site::with("threads = 1");
+    let keys = "limits = { buffer = '8KiB', wall_ms = 10000 }\n";
+    filtered(&mut site, "/", &format!("proxy_pass = '{}'", origin.addr()), "holds", &holds.path(), keys);
+    site.filter(&(filter("floods", &floods.path()) + keys));
+    let proxy = Proxy::start(&site.to_string());
+    assert_eq!(send(http1().get(proxy.url("/"))).await.status, 502);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_filter_chooses_the_server() {
     let says = |name: &'static str| Origin::start(move |_| reply(200, name));
     let (one, two) = (says("one").await, says("two").await);

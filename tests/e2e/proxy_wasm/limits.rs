@@ -78,6 +78,31 @@ fn harmed() -> Guest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_does_not_start_again_after_a_limit_is_tried_again() {
+    // Refuses its configuration once, when it is started anew.
+    let guest = harmed()
+        .on(
+            "proxy_on_configure",
+            "(if (call $proxy_get_shared_data 'starts' (i32.const 0x80) (i32.const 0x84) (i32.const 0x88)) (then
+               (drop (call $proxy_set_shared_data 'starts' 'one' (i32.const 0))) (return (i32.const 1))))
+             (if (i32.eq (i32.load (i32.const 0x84)) (i32.const 3)) (then
+               (drop (call $proxy_set_shared_data 'starts' 'refused' (i32.const 0))) (return (i32.const 0))))",
+        )
+        .on("proxy_on_memory_allocate", "");
+    let mut site = Site::with("threads = 1");
+    filtered(&mut site, "/", "respond = { status = 200 }", "sick", &guest.path(), "limits = { cpu_ms = 20 }\n");
+    let proxy = Proxy::start(&site.to_string());
+    assert_eq!(send(http1().get(proxy.url("/")).header("x-loop", "1")).await.status, 503);
+    proxy.wait_for_log("`proxy_on_configure` answered false");
+    soon("it serves again", async {
+        while send(http1().get(proxy.url("/"))).await.status != 200 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_client_takes_a_filter_away_by_a_limit() {
     let mut site = Site::with("threads = 2");
     for policy in ["closed", "open"] {

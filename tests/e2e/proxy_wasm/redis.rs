@@ -64,6 +64,10 @@ async fn a_filter_gets_the_replies_of_the_server() {
         assert_eq!(ask(&proxy, "/", "x-command", command).await, reply, "{command}");
     }
     assert!(ask(&proxy, "/", "x-command", "NOTHING of this").await.starts_with("-ERR unknown command"));
+    for command in ["SELECT 3", "multi", "HELLO 3", "BLPOP list 0"] {
+        assert_eq!(ask(&proxy, "/", "x-command", command).await, "refused 10", "{command}");
+    }
+    proxy.wait_for_log("proxy_redis_call: SELECT is about a connection, which the plugin shares with others");
     let before = port.connections();
     let together = (0..50).map(|_| ask(&proxy, "/", "x-command", "INCR together"));
     futures::future::join_all(together).await;
@@ -150,6 +154,21 @@ async fn tls_is_that_of_the_upstream() {
     let proxy = Proxy::start(&site.to_string());
     assert_eq!(ask(&proxy, "/right", "x-command", "PING").await, "+PONG");
     assert_eq!(ask(&proxy, "/other", "x-command", "PING").await, "status 1 size 0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_for_each_request_does_not_connect_for_each() {
+    let Some(redis) = RedisServer::start() else { return };
+    let port = RedisPort::open(&redis, None).await;
+    let mut site = site("threads = 1", port.addr);
+    let configuration = json!({ "cluster": CLUSTER, "username": "", "command": ["PING"] });
+    let keys = format!("configuration = '{configuration}'\ninstances = 'request'\n");
+    filtered(&mut site, "/", "echo = true", "each", &guests::path("pw_redis"), &keys);
+    let proxy = Proxy::start(&site.to_string());
+    for _ in 0..5 {
+        assert_eq!(ask(&proxy, "/", "x-command", "PING").await, "+PONG");
+    }
+    assert_eq!(port.connections(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -191,7 +191,12 @@ impl Lane {
         }
     }
 
-    /// Goes on from a filter by itself, whatever that holds; if it is the end, nothing follows it. The headers have to be ahead.
+    /// Bytes that have passed a filter, and nobody has taken yet.
+    pub fn waits_behind(&self, index: usize) -> usize {
+        self.stages.get(index + 1).map_or(&self.out, |next| &next.inbox).len()
+    }
+
+    /// Goes on from a filter by itself, whatever that holds; if it is the end, nothing follows it. The headers have come this far.
     pub fn inject(&mut self, index: usize, body: Buffer, end: bool) {
         let stage = &mut self.stages[index];
         if stage.ended {

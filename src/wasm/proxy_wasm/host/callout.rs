@@ -43,9 +43,7 @@ pub fn http_call(
     request.timeout = timeout;
     let capabilities = way_to(call, "proxy_http_call", &cluster)?;
     let begun = Begun::new(call, Kind::Http, to)?;
-    let admitted = begun.admitted(call.state());
     let response = async move {
-        admitted?;
         let Capabilities { callouts, network, clusters, .. } = &*capabilities;
         callouts.call_cluster(network, clusters, &cluster, request).await
     };
@@ -73,12 +71,8 @@ pub fn grpc_call(
     let request = GrpcCall { timeout: milliseconds(timeout), ..grpc_request(call, what)? };
     let message = call.bytes(message, message_size)?;
     let begun = Begun::new(call, Kind::GrpcCall, to)?;
-    let admitted = begun.admitted(call.state());
     let capabilities = call.state().services.capabilities.clone();
-    let answer = async move {
-        admitted?;
-        grpc::unary(&capabilities, request, message).await
-    };
+    let answer = async move { grpc::unary(&capabilities, request, message).await };
     begun.spawn(call.state(), answer, Vm::deliver_grpc);
     Ok(())
 }
@@ -99,15 +93,19 @@ pub fn grpc_stream(
     let what = [(upstream, upstream_size), (service, service_size), (method, method_size), (metadata, metadata_size)];
     let request = grpc_request(call, what)?;
     let begun = Begun::new(call, Kind::GrpcStream, to)?;
-    let admitted = begun.admitted(call.state());
+    if let Some(refusal) = begun.refusal(call.state()) {
+        let refused = std::future::ready(Err(grpc::Status::from(refusal)));
+        begun.spawn(call.state(), refused, |vm, root, id, refused: Result<(), grpc::Status>| {
+            let status = refused.err().map(grpc::Event::Closed);
+            status.map_or(Ok(()), |closed| vm.deliver_grpc_event(root, id, closed))
+        });
+        return Ok(());
+    }
     let Begun { id, root, slot, generation, behalf, .. } = begun;
     let services = call.state().services.clone();
     let here = services.here();
     let _within = here.enter();
     let (sender, mut events) = grpc::stream(&services.capabilities, request);
-    if admitted.is_err() {
-        sender.fail(SendError::TooMany);
-    }
     let task = here.spawn(async move {
         while let Some(event) = events.recv().await {
             let Some(slot) = slot.upgrade() else { return };
@@ -126,7 +124,8 @@ pub fn grpc_send(call: &mut Call<'_>, id: u32, message: u32, size: u32, end: u32
     if state.calls.has_ended(id) {
         return Ok(());
     }
-    let sender = state.calls.sender(id)?;
+    // One that was refused has no server, and no end yet.
+    let Some(sender) = state.calls.sender(id)? else { return Ok(()) };
     match sender.send(message, false) {
         Ok(()) if end != 0 => state.calls.close(id)?,
         Ok(()) | Err(SendError::Closed) => {}
@@ -156,6 +155,9 @@ pub fn grpc_close(call: &mut Call<'_>, id: u32) -> Answer {
 
 /// So many times the callouts of a VM may be in flight, with those that are refused.
 const MOST_REFUSED: usize = 2;
+
+/// A guest that tries again at once must not do so all the time.
+const REFUSED_AFTER: Duration = Duration::from_millis(10);
 
 /// A callout that has an id, which the guest knows before anything can come of it.
 pub(super) struct Begun {
@@ -190,28 +192,32 @@ impl Begun {
         Ok(Begun { id, root, slot, generation, behalf, before })
     }
 
-    /// Whether the limits permit it. The guest learns of it in the callback, as of a callout that fails in another way: many
+    /// Why the limits do not permit it. The guest learns of it in the callback, as of a callout that fails in another way: many
     /// filters panic over a status that refuses one, and with the VM all of its streams would go.
-    pub(super) fn admitted(&self, state: &mut State) -> Result<(), CalloutError> {
+    fn refusal(&self, state: &mut State) -> Option<CalloutError> {
         let most = state.vm.callouts;
-        if self.before < most {
-            return Ok(());
-        }
-        let error = CalloutError::TooManyOfVm(most);
+        let error = (self.before >= most).then_some(CalloutError::TooManyOfVm(most))?;
         state.at_limit("callout", &error);
-        Err(error)
+        Some(error)
     }
 
     /// Waits for what comes of the callout, and delivers it to the VM if that still lives.
-    pub(super) fn spawn<T: Send + 'static>(
+    pub(super) fn spawn<T: Send + 'static, E: From<CalloutError> + Send + 'static>(
         self,
         state: &mut State,
-        callout: impl Future<Output = T> + Send + 'static,
-        deliver: fn(&mut Vm, u32, u32, T) -> wasmtime::Result<()>,
+        callout: impl Future<Output = Result<T, E>> + Send + 'static,
+        deliver: fn(&mut Vm, u32, u32, Result<T, E>) -> wasmtime::Result<()>,
     ) {
+        let refusal = self.refusal(state);
         let Begun { id, root, slot, generation, behalf, .. } = self;
         let task = state.services.here().spawn(async move {
-            let result = callout.await;
+            let result = match refusal {
+                None => callout.await,
+                Some(refusal) => {
+                    tokio::time::sleep(REFUSED_AFTER).await;
+                    Err(refusal.into())
+                }
+            };
             if let Some(slot) = slot.upgrade() {
                 // A failure is logged.
                 let _ = slot.with(generation, |vm| deliver(vm, root, id, result));

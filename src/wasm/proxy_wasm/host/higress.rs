@@ -60,18 +60,12 @@ pub fn redis_call(
     let cluster = upstream.split('?').next().unwrap_or_default();
     let capabilities = way_to(call, "proxy_redis_call", cluster)?;
     let (query, state) = call.read(query, query_size)?;
-    let command = Command::parse(query).ok_or_else(|| {
-        failed(state, "proxy_redis_call", &"the query is not one command, an array of bulk strings of RESP")
-    })?;
+    let command = Command::parse(query).map_err(|error| failed(state, "proxy_redis_call", &error))?;
     let unsaid = || Redis { client: capabilities.redis.get(cluster, Login::default()), timeout: TIMEOUT };
     let redis = call.state().contexts.redis()?.entry(cluster.to_owned()).or_insert_with(unsaid);
     let Redis { client, timeout } = redis.clone();
     let begun = Begun::new(call, Kind::Redis, to)?;
-    let admitted = begun.admitted(call.state());
-    let reply = async move {
-        admitted?;
-        client.call(&capabilities, &command, timeout).await
-    };
+    let reply = async move { client.call(&capabilities, &command, timeout).await };
     begun.spawn(call.state(), reply, Vm::deliver_redis);
     Ok(())
 }

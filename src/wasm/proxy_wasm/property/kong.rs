@@ -25,13 +25,11 @@ fn of_nginx(http: &Http, name: &str, out: &mut Vec<u8>) -> Found {
         "remote_port" => "client_port",
         "server_addr" => "local_ip",
         "server_port" => "local_port",
-        "server_protocol" => "local_protocol",
         "host" => "domain",
         "request_method" => "http_request_method",
         "request_uri" => "http_request_uri",
         "uri" => "http_request_path",
         "args" | "query_string" => "http_request_query",
-        "request_time" => "session_time",
         "scheme" | "status" | "request_id" => name,
         _ => return None,
     };

@@ -61,6 +61,8 @@ type Answers = dyn Fn(usize, &str) -> Answer + Send + Sync;
 #[derive(Clone)]
 pub enum Answer {
     Response(Message),
+    /// As soon as the header of the request is there.
+    Early(Message),
     /// Never answers.
     Silence,
     /// Ends the connection.

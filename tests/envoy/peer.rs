@@ -108,7 +108,9 @@ async fn answer(
         log.len() - 1
     };
     let answered = (origin.answer)(number, &path);
-    if !matches!(answered, Answer::Silence) || path.contains("whole") {
+    if let Answer::Early(_) = answered {
+        tokio::spawn(read(body));
+    } else if !matches!(answered, Answer::Silence) || path.contains("whole") {
         let (chunks, trailers, end) = read(body).await;
         if let Some(seen) = log.lock().unwrap().get_mut(number) {
             (seen.body, seen.trailers, seen.end) = (chunks, trailers, end);
@@ -117,7 +119,7 @@ async fn answer(
     match answered {
         Answer::Reset => Err(io::ErrorKind::ConnectionReset.into()),
         Answer::Silence => std::future::pending().await,
-        Answer::Response(message) => {
+        Answer::Response(message) | Answer::Early(message) => {
             let mut response = hyper::Response::builder().status(message.status);
             for (name, value) in &message.headers {
                 response = response.header(*name, value);

@@ -137,7 +137,7 @@ fn streams() -> Vec<Case> {
             ["grpc_send", "$stream", "one", 0],
             ["pause"],
         ]);
-        Case::probe(name, plan).origin(Origin::new("service", |_, _| served(&["a"], "0", "")).h2())
+        Case::probe(name, plan).origin(Origin::new("service", |_, _| Answer::Early(served(&["a"], "0", ""))).h2())
     };
     vec![
         stream("stream_to_its_end", |_, _| served(&["a", "b"], "0", "fine").into(), sends()),

@@ -124,8 +124,17 @@ impl RedisClient {
         command: &Command,
         used: &mut Option<Connection>,
     ) -> Result<Bytes, RedisError> {
-        let endpoint = capabilities.clusters.endpoint(&self.cluster).await?;
-        let reply = match self.connection(capabilities, &endpoint).await? {
+        let mut others = capabilities.clusters.servers(&self.cluster).len();
+        let connection = loop {
+            let endpoint = capabilities.clusters.endpoint(&self.cluster).await?;
+            others = others.saturating_sub(1);
+            match self.connection(capabilities, &endpoint).await {
+                // Nothing has been sent yet.
+                Err(RedisError::Net(_)) if others > 0 => {}
+                connection => break connection?,
+            }
+        };
+        let reply = match connection {
             Ok(connection) => used.insert(connection).send(&command.0).await,
             Err(refused) => Err(refused),
         };

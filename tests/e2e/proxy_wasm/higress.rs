@@ -128,10 +128,32 @@ async fn a_filter_sends_a_body_on_by_itself() {
             "(drop (call $tick_every (i32.const 0))) (drop (call $proxy_set_effective_context (global.get $stream)))
              (drop (call $inject 'later ' (i32.const 0))) (drop (call $proxy_continue_stream (i32.const 1)))",
         );
+    // All that comes is held, whatever the filter sends on.
+    let holds = guest()
+        .with("(global $stream (mut i32) (i32.const 0)) (global $ticks (mut i32) (i32.const 0))")
+        .on(
+            "proxy_on_response_headers",
+            "(global.set $stream (local.get $context)) (drop (call $inject 'first ' (i32.const 0)))
+             (global.set $ticks (i32.const 0))
+             (drop (call $proxy_set_effective_context (i32.const 1))) (drop (call $tick_every (i32.const 20)))
+             (return (i32.const 4))",
+        )
+        .on("proxy_on_response_body", "(call $count 'body_shown_early')")
+        .on(
+            "proxy_on_tick",
+            "(drop (call $proxy_set_effective_context (global.get $stream)))
+             (global.set $ticks (i32.add (global.get $ticks) (i32.const 1)))
+             (drop (call $inject 'tick ' (i32.const 0)))
+             (if (i32.eq (global.get $ticks) (i32.const 3)) (then
+               (drop (call $proxy_continue_stream (i32.const 1)))
+               (drop (call $proxy_set_effective_context (i32.const 1))) (drop (call $tick_every (i32.const 0)))))",
+        );
     let nothing = guest().on("proxy_on_request_headers", "(drop (call $inject 'early ' (i32.const 0)))");
     let origin = Origin::saying("hello").await;
     let mut site = Site::with("threads = 1");
-    for (path, guest) in [("/before", before.clone()), ("/instead", instead), ("/later", later), ("/early", nothing)] {
+    for (path, guest) in
+        [("/before", before.clone()), ("/instead", instead), ("/later", later), ("/early", nothing), ("/holds", holds)]
+    {
         filtered(&mut site, path, &format!("proxy_pass = '{}'", origin.addr()), &path[1..], &guest.path(), "");
     }
     // What the second sends on, the first sees.
@@ -143,6 +165,7 @@ async fn a_filter_sends_a_body_on_by_itself() {
         ("/instead", "this instead"),
         ("/later", "later hello"),
         ("/early", "early hello"),
+        ("/holds", "first tick tick tick hello"),
         ("/two", "before before hello"),
     ] {
         for _ in 0..3 {

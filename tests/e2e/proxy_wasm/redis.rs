@@ -140,6 +140,20 @@ async fn a_server_that_is_gone_is_told_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_cannot_be_reached_is_passed_over() {
+    let Some(redis) = RedisServer::start() else { return };
+    let port = RedisPort::open(&redis, None).await;
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let servers = format!("[upstream.two]\nservers = [{{ addr = '{gone}' }}, {{ addr = '{}' }}]\n", port.addr);
+    let mut site = Site::with(&servers);
+    route(&mut site, "/", "two", Some(("", "")), 10_000);
+    let proxy = Proxy::start(&site.to_string());
+    for _ in 0..4 {
+        assert_eq!(ask(&proxy, "/", "x-command", "PING").await, "+PONG");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tls_is_that_of_the_upstream() {
     let Some(redis) = RedisServer::start() else { return };
     let authority = Authority::new();

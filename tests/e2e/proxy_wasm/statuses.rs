@@ -244,7 +244,7 @@ async fn limits_are_told_by_statuses_that_sdks_know() {
     let given = outcomes(&proxy, "first", "on_request_headers");
     assert_eq!(given[1..9], ["OK", "OK", "OK", "OK", "OK", "OK", "OK", "CAS_MISMATCH"]);
     assert_eq!(given[10..12], [NONE, NONE]);
-    assert_eq!(given[13..], [NONE, NONE, NONE]);
+    assert_eq!(given[13..], ["OK", "OK", "0"]);
     for function in ["enqueue_shared_queue", "set_shared_data", "register_shared_queue", "define_metric"] {
         proxy.wait_for_log(&format!("proxy_{function}: "));
     }

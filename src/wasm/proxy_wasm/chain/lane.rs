@@ -62,6 +62,8 @@ pub enum Pause {
     None,
     Body,
     Trailers,
+    /// Everything that comes: the headers have gone on by themselves.
+    All,
 }
 
 impl Stage {
@@ -78,8 +80,9 @@ impl Stage {
         }
     }
 
-    fn has_seen_headers(&self) -> bool {
-        matches!(self.headers, Headers::Held | Headers::Passed)
+    /// Whether the filter can be shown what follows the headers.
+    fn takes_more(&self) -> bool {
+        matches!(self.headers, Headers::Held | Headers::Passed) && self.pause != Pause::All
     }
 }
 
@@ -152,12 +155,12 @@ impl Lane {
     pub fn has_body_for(&self, index: usize) -> bool {
         let stage = &self.stages[index];
         let ends = stage.end == Some(End::Body) && !stage.told;
-        stage.has_seen_headers() && (!stage.inbox.is_empty() || ends)
+        stage.takes_more() && (!stage.inbox.is_empty() || ends)
     }
 
     pub fn has_trailers_for(&self, index: usize) -> bool {
         let stage = &self.stages[index];
-        stage.has_seen_headers() && stage.end == Some(End::Trailers) && !stage.told
+        stage.takes_more() && stage.end == Some(End::Trailers) && !stage.told
     }
 
     /// What is shown to a filter now, and whether it is the end.
@@ -201,6 +204,9 @@ impl Lane {
         let stage = &mut self.stages[index];
         if stage.ended {
             return;
+        }
+        if stage.headers == Headers::HeldWithAll {
+            stage.pause = Pause::All;
         }
         stage.headers = Headers::Passed;
         stage.ended = end;

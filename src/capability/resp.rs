@@ -35,7 +35,10 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// Those that somebody holds, or has asked for lately.
 #[derive(Default)]
-pub struct RedisClients(Mutex<HashMap<(String, Login), (Arc<RedisClient>, Instant)>>);
+pub struct RedisClients(Mutex<HashMap<(String, Login), Known>>);
+
+/// With when it was asked for.
+type Known = (Arc<RedisClient>, Instant);
 
 /// The connections to a cluster with one login: one for each server and each runtime, which all commands share. They open with
 /// the first command, and close when this is dropped.

@@ -279,7 +279,8 @@ async fn bodies_go_both_ways_up_to_the_limit() {
     let results = results_with(&main, &calls).await;
     for results in results[..15].chunks(5) {
         assert_eq!(results[0]["ok"]["body"], fnv(&vec![b'x'; limit]), "{}", results[0]);
-        let too_large = |of| format!("the body of the {of} is larger than body_limit of [network], {limit} bytes");
+        let too_large =
+            |of| format!("the body of the {of} is larger than {limit} bytes: body_limit of [network] can permit more");
         assert_eq!(err(&results[1]), too_large("request"));
         assert_eq!(results[2]["ok"]["body"].as_str().map(str::len), Some(limit));
         assert_eq!(err(&results[3]), too_large("response"));

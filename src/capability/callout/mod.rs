@@ -50,7 +50,7 @@ pub enum CalloutError {
     TooManyHeaders,
     #[error("`{0}` is not a valid host")]
     Host(String),
-    #[error("the body of the {of} is larger than body_limit of [network], {limit} bytes")]
+    #[error("the body of the {of} is larger than {limit} bytes: body_limit of [network] can permit more")]
     BodyTooLarge { of: &'static str, limit: usize },
     #[error("{0} callouts are in flight already, as many as max_callouts of [network] permits")]
     TooMany(usize),

@@ -67,7 +67,9 @@ impl Status {
     }
 
     pub(super) fn too_large(length: usize, limit: usize) -> Status {
-        Status::exhausted(format!("a message of {length} bytes is larger than body_limit of [network], {limit} bytes"))
+        Status::exhausted(format!(
+            "a message of {length} bytes is larger than {limit} bytes: body_limit of [network] can permit more"
+        ))
     }
 
     pub(super) fn exhausted(error: impl Display) -> Status {

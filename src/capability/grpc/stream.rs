@@ -32,7 +32,7 @@ pub enum Event {
 /// Why a message is not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
-    #[error("a message of {length} bytes is larger than body_limit of [network], {limit} bytes")]
+    #[error("a message of {length} bytes is larger than {limit} bytes: body_limit of [network] can permit more")]
     TooLarge { length: usize, limit: usize },
     #[error("the stream has been closed")]
     Closed,

@@ -252,7 +252,11 @@ async fn what_is_not_an_answer_is_a_status() {
         ("NoMessage", 13, "there is no message"),
         ("Split", 13, "there is more than one message"),
         ("Cut", 13, "the stream has ended in the middle of a message"),
-        ("Large", 8, "a message of 4278190080 bytes is larger than body_limit of [network], 33554432 bytes"),
+        (
+            "Large",
+            8,
+            "a message of 4278190080 bytes is larger than 33554432 bytes: body_limit of [network] can permit more",
+        ),
         ("Compressed", 13, "the message is compressed (gzip), which was not asked for"),
         ("CompressedSomehow", 13, "the message is compressed, and `grpc-encoding` does not say how"),
         ("Html", 2, "the server answered 200 OK, and not in gRPC"),

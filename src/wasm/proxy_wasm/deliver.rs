@@ -1,6 +1,8 @@
 //! What callouts bring back, given to the root context that made them. The guest finds the stream that it was for by
 //! itself (`proxy_set_effective_context`).
 
+use std::fmt::Display;
+
 use crate::exchange::ResponseHeader;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -47,7 +49,7 @@ impl Vm {
             Err(error) => {
                 shown.status = Some((RESET.0, RESET.1.to_owned()));
                 if let CalloutError::BodyTooLarge { .. } = error {
-                    self.state().at_limit("proxy_http_call", &error);
+                    self.tell_once(root, "proxy_http_call", &error);
                 }
                 log::debug!("a callout of a filter was reset: {error}");
                 [0; 3]
@@ -131,7 +133,7 @@ impl Vm {
         let (status, reply) = match result {
             Ok(reply) => (REDIS_OK, reply),
             Err(error) => {
-                self.state().at_limit("proxy_redis_call", &error);
+                self.tell_once(root, "proxy_redis_call", &error);
                 log::debug!("a command of a filter for Redis has no reply: {error}");
                 (REDIS_NETWORK_ERROR, Bytes::new())
             }
@@ -149,6 +151,14 @@ impl Vm {
         shown.status = Some((code, message));
         shown.grpc_trailing_metadata = Some(*trailers);
         self.on_grpc_close(root, id, code)
+    }
+
+    /// Has the log say what has become of a callout, before the guest learns of it.
+    fn tell_once(&mut self, root: u32, function: &'static str, error: &dyn Display) {
+        let state = self.state();
+        state.contexts.current = root;
+        state.at_limit(function, error);
+        state.contexts.current = 0;
     }
 
     /// What was shown to the callback can be seen no more.

@@ -64,7 +64,9 @@ async fn a_callout_brings_more_than_scripts_may_fetch() {
         assert_eq!(send(http1().get(proxy.url(&format!("/{name}")))).await.status, 200);
         eventually(said, || lines(&proxy, name).iter().any(|line| line.contains(said)));
     }
-    proxy.wait_for_log("proxy_http_call: the body of the response is larger than 33554432 bytes");
+    proxy.wait_for_log(
+        "filter=larger request=- proxy_http_call: the body of the response is larger than 33554432 bytes",
+    );
 }
 
 /// Computes for too long, or fails, where the request wants it.

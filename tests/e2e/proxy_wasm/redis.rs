@@ -126,6 +126,7 @@ async fn a_server_that_is_gone_is_told_and_comes_back() {
     for _ in 0..3 {
         assert_eq!(ask(&proxy, "/", "x-command", "GET a").await, "status 1 size 0");
     }
+    proxy.wait_for_log("filter=redis- request=- proxy_redis_call: ");
     assert!(redis.go());
     assert_eq!(ask(&proxy, "/", "x-command", "GET a").await, "$-1");
     assert_eq!(ask(&proxy, "/silent", "x-command", "PING").await, "status 1 size 0");

@@ -1,5 +1,6 @@
 //! Commands to clusters that are Redis, for plugins that spell them in its protocol (RESP) themselves.
 
+mod connection;
 mod message;
 
 use std::collections::HashMap;
@@ -19,6 +20,8 @@ use super::cluster::{ClusterError, Endpoint, EndpointTls};
 use super::net::{Link, NetError, Stream};
 
 pub use self::message::{Command, CommandError};
+
+pub(super) use self::connection::{Connection, Place};
 
 /// As whom a plugin comes to a server, and to which of its databases.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
@@ -45,21 +48,11 @@ type Known = (Arc<RedisClient>, Instant);
 pub struct RedisClient {
     cluster: String,
     login: Login,
-    connections: Mutex<HashMap<Key, Place>>,
+    connections: Mutex<HashMap<Key, Arc<Place>>>,
 }
 
 /// A connection is driven by the runtime that has opened it.
 type Key = (SocketAddr, Option<EndpointTls>, tokio::runtime::Id);
-
-/// Locked while it is being connected.
-type Place = Arc<tokio::sync::Mutex<Option<Connection>>>;
-
-#[derive(Clone)]
-struct Connection {
-    multiplexed: MultiplexedConnection,
-    /// False from when it has come to its end, or should.
-    alive: Arc<AtomicBool>,
-}
 
 /// Why a command has no reply.
 #[derive(Debug, thiserror::Error)]
@@ -127,83 +120,71 @@ impl RedisClient {
         command: &Command,
         used: &mut Option<Connection>,
     ) -> Result<Bytes, RedisError> {
-        let mut others = capabilities.clusters.servers(&self.cluster).len();
-        let connection = loop {
+        let mut tried = 0;
+        let reply = loop {
             let endpoint = capabilities.clusters.endpoint(&self.cluster).await?;
-            others = others.saturating_sub(1);
+            tried += 1;
             match self.connection(capabilities, &endpoint).await {
+                Ok(connection) => break send(used.insert(connection), &command.0).await,
+                Err(RedisError::Broken { error, .. }) => break Err(error),
                 // Nothing has been sent yet.
-                Err(RedisError::Net(_)) if others > 0 => {}
-                connection => break connection?,
+                Err(RedisError::Net(_)) if tried < capabilities.clusters.servers(&self.cluster).len() => {}
+                Err(error) => return Err(error),
             }
         };
-        let reply = match connection {
-            Ok(connection) => used.insert(connection).send(&command.0).await,
-            Err(refused) => Err(refused),
-        };
-        message::encode(reply).map_err(|error| RedisError::Broken { cluster: self.cluster.clone(), error })
+        message::encode(reply).map_err(|error| self.broken(error))
     }
 
     /// The connection to a server; a new one when there is none that lives.
-    async fn connection(
-        &self,
-        capabilities: &Capabilities,
-        endpoint: &Endpoint,
-    ) -> Result<redis::RedisResult<Connection>, RedisError> {
+    async fn connection(&self, capabilities: &Capabilities, endpoint: &Endpoint) -> Result<Connection, RedisError> {
         let key = (endpoint.addr, endpoint.tls.clone(), tokio::runtime::Handle::current().id());
         let place = self.connections.lock().entry(key).or_default().clone();
-        let mut place = place.lock().await;
-        if let Some(connection) = place.as_ref().filter(|connection| connection.alive.load(Ordering::Relaxed)) {
-            return Ok(Ok(connection.clone()));
-        }
-        let Link::Stream(stream, _) = capabilities.network.reach(endpoint, &[]).await? else {
-            unreachable!("a server of a cluster is reached over TCP")
+        let open = async {
+            let Link::Stream(stream, _) = capabilities.network.reach(endpoint, &[]).await? else {
+                unreachable!("a server of a cluster is reached over TCP")
+            };
+            // A reload may have taken servers away.
+            let servers = capabilities.clusters.servers(&self.cluster);
+            self.connections.lock().retain(|(addr, ..), _| servers.iter().any(|(server, _)| server == addr));
+            self.login.open(stream).await.map_err(|error| self.broken(error))
         };
-        let opened = Connection::open(stream, &self.login).await;
-        *place = opened.as_ref().ok().cloned();
-        // A reload may have taken servers away.
-        let servers = capabilities.clusters.servers(&self.cluster);
-        self.connections.lock().retain(|(addr, ..), _| servers.iter().any(|(server, _)| server == addr));
-        Ok(opened)
+        place.connected(open).await
+    }
+
+    fn broken(&self, error: redis::RedisError) -> RedisError {
+        RedisError::Broken { cluster: self.cluster.clone(), error }
     }
 }
 
-impl Connection {
+impl Login {
     /// Begins the protocol on a stream, and logs in.
-    async fn open(stream: Stream, login: &Login) -> redis::RedisResult<Connection> {
+    async fn open(&self, stream: Stream) -> redis::RedisResult<Connection> {
         // The time is that of the whole call.
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let nothing_said = RedisConnectionInfo::default().set_skip_set_lib_name();
         let (multiplexed, driver) = MultiplexedConnection::new_with_config(&nothing_said, stream, config).await?;
         let alive = Arc::new(AtomicBool::new(true));
-        let mut connection = Connection { multiplexed, alive: alive.clone() };
+        let mut connection = Connection::new(multiplexed, alive.clone());
         tokio::spawn(async move {
             driver.await;
             alive.store(false, Ordering::Relaxed);
         });
-        if !login.username.is_empty() || !login.password.is_empty() {
+        if !self.username.is_empty() || !self.password.is_empty() {
             let mut auth = redis::cmd("AUTH");
-            if !login.username.is_empty() {
-                auth.arg(&login.username);
+            if !self.username.is_empty() {
+                auth.arg(&self.username);
             }
-            connection.send(auth.arg(&login.password)).await?.extract_error()?;
+            send(&mut connection, auth.arg(&self.password)).await?.extract_error()?;
         }
-        if login.database != 0 {
-            connection.send(redis::cmd("SELECT").arg(login.database)).await?.extract_error()?;
+        if self.database != 0 {
+            send(&mut connection, redis::cmd("SELECT").arg(self.database)).await?.extract_error()?;
         }
         Ok(connection)
     }
+}
 
-    async fn send(&mut self, command: &redis::Cmd) -> redis::RedisResult<redis::Value> {
-        let reply = self.multiplexed.send_packed_command(command).await;
-        if reply.as_ref().is_err_and(redis::RedisError::is_unrecoverable_error) {
-            self.give_up();
-        }
-        reply
-    }
-
-    /// Others that use it go on; the next command has another one.
-    fn give_up(&self) {
-        self.alive.store(false, Ordering::Relaxed);
-    }
+async fn send(connection: &mut Connection, command: &redis::Cmd) -> redis::RedisResult<redis::Value> {
+    let reply = connection.multiplexed.send_packed_command(command).await;
+    connection.judge(&reply);
+    reply
 }

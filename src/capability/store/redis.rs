@@ -5,15 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
     RedisError, RedisResult, Script, ScriptInvocation, cmd,
 };
-use tokio::sync::Mutex;
 
 use super::StoreError;
 use super::value::{Kind, Value};
+use crate::capability::resp::{Connection, Place};
 use crate::config::RedisStore;
 use crate::worker::Home;
 
@@ -52,17 +51,10 @@ static PERSIST: LazyLock<Script> =
 /// One connection, which all calls share.
 pub struct Redis {
     config: RedisStore,
-    link: Arc<Mutex<Option<Link>>>,
+    place: Arc<Place>,
     /// The connection lives on a thread of its own: the workers that call are several runtimes, which end when they like.
     /// The thread starts with the first call.
     home: OnceLock<Result<Home, String>>,
-}
-
-#[derive(Clone)]
-struct Link {
-    connection: MultiplexedConnection,
-    /// False from when the other side has closed it.
-    alive: Arc<AtomicBool>,
 }
 
 enum Call {
@@ -79,7 +71,7 @@ enum Shape {
 
 impl Redis {
     pub fn new(config: RedisStore) -> Redis {
-        Redis { config, link: Arc::default(), home: OnceLock::new() }
+        Redis { config, place: Arc::default(), home: OnceLock::new() }
     }
 
     pub async fn set(&self, key: &str, value: Value, ttl: Option<Duration>) -> Result<(), StoreError> {
@@ -170,20 +162,17 @@ impl Redis {
     where
         T: FromRedisValue + Send + 'static,
     {
-        let Redis { config, link, home } = self;
+        let Redis { config, place, home } = self;
         let home = home
             .get_or_init(|| Home::start("store").map_err(|error| error.to_string()))
             .as_ref()
             .map_err(|error| StoreError::Unreachable(error.clone()))?;
         let timeout = config.timeout;
-        let work = make(call, link.clone(), config.url.clone());
+        let work = make(call, place.clone(), config.url.clone());
         let answer = match home.handle().spawn(tokio::time::timeout(timeout, work)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => {
-                // It may have gone silent for good: what comes next tries another one.
-                if let Ok(Some(link)) = link.try_lock().as_deref() {
-                    link.alive.store(false, Ordering::Relaxed);
-                }
+                place.give_up();
                 return Err(StoreError::Late(timeout));
             }
             Err(error) => return Err(StoreError::Unreachable(error.to_string())),
@@ -192,24 +181,17 @@ impl Redis {
     }
 }
 
-async fn make<T: FromRedisValue>(call: Call, link: Arc<Mutex<Option<Link>>>, url: String) -> RedisResult<T> {
-    let Link { mut connection, alive } = linked(&link, url).await?;
+async fn make<T: FromRedisValue>(call: Call, place: Arc<Place>, url: String) -> RedisResult<T> {
+    let mut connection = place.connected(open(url)).await?;
     let answer = match call {
-        Call::Command(command) => command.query_async(&mut connection).await,
-        Call::Script(script) => script.invoke_async(&mut connection).await,
+        Call::Command(command) => command.query_async(&mut connection.multiplexed).await,
+        Call::Script(script) => script.invoke_async(&mut connection.multiplexed).await,
     };
-    if answer.as_ref().is_err_and(RedisError::is_unrecoverable_error) {
-        alive.store(false, Ordering::Relaxed);
-    }
+    connection.judge(&answer);
     answer
 }
 
-/// The connection; a new one when there is none that lives.
-async fn linked(link: &Mutex<Option<Link>>, url: String) -> RedisResult<Link> {
-    let mut link = link.lock().await;
-    if let Some(link) = link.as_ref().filter(|link| link.alive.load(Ordering::Relaxed)) {
-        return Ok(link.clone());
-    }
+async fn open(url: String) -> RedisResult<Connection> {
     let info = url.into_connection_info()?;
     // With it, Redis's client tells when the connection is lost, instead of failing the next call.
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
@@ -226,8 +208,7 @@ async fn linked(link: &Mutex<Option<Link>>, url: String) -> RedisResult<Link> {
             }
             Ok::<_, redis::aio::SendError>(())
         });
-    let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-    Ok(link.insert(Link { connection, alive }).clone())
+    Ok(Connection::new(client.get_multiplexed_async_connection_with_config(&config).await?, alive))
 }
 
 /// What a script says that compares with what it finds: whether it did what it should.

@@ -1,5 +1,7 @@
 //! Callouts to clusters: HTTP and gRPC.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -93,11 +95,11 @@ pub fn grpc_stream(
     let what = [(upstream, upstream_size), (service, service_size), (method, method_size), (metadata, metadata_size)];
     let request = grpc_request(call, what)?;
     let begun = Begun::new(call, Kind::GrpcStream, to)?;
-    if let Some(refusal) = begun.refusal(call.state()) {
-        let refused = std::future::ready(Err(grpc::Status::from(refusal)));
-        begun.spawn(call.state(), refused, |vm, root, id, refused: Result<(), grpc::Status>| {
-            let status = refused.err().map(grpc::Event::Closed);
-            status.map_or(Ok(()), |closed| vm.deliver_grpc_event(root, id, closed))
+    if begun.is_beyond(call.state()) {
+        // Nothing is opened: only the refusal comes of it.
+        begun.spawn(call.state(), pending(), |vm, root, id, refused: Result<Infallible, grpc::Status>| {
+            let Err(status) = refused;
+            vm.deliver_grpc_event(root, id, grpc::Event::Closed(status))
         });
         return Ok(());
     }
@@ -195,10 +197,13 @@ impl Begun {
     /// Why the limits do not permit it. The guest learns of it in the callback, as of a callout that fails in another way: many
     /// filters panic over a status that refuses one, and with the VM all of its streams would go.
     fn refusal(&self, state: &mut State) -> Option<CalloutError> {
-        let most = state.vm.callouts;
-        let error = (self.before >= most).then_some(CalloutError::TooManyOfVm(most))?;
+        let error = self.is_beyond(state).then_some(CalloutError::TooManyOfVm(state.vm.callouts))?;
         state.at_limit("callout", &error);
         Some(error)
+    }
+
+    fn is_beyond(&self, state: &State) -> bool {
+        self.before >= state.vm.callouts
     }
 
     /// Waits for what comes of the callout, and delivers it to the VM if that still lives.

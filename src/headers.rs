@@ -15,7 +15,78 @@ pub const MOST_FIELDS: usize = 4096;
 
 /// Whether a header is about one connection, and not about the message (RFC 9110, section 7.6.1).
 pub fn is_of_connection(name: &HeaderName) -> bool {
-    KEEPING.contains(name) || matches!(*name, header::TRAILER | header::TRANSFER_ENCODING | header::UPGRADE)
+    is_keeping(name) || matches!(*name, header::TRAILER | header::TRANSFER_ENCODING | header::UPGRADE)
+}
+
+/// Whether it is one of [`KEEPING`]: without going through them, as most messages are asked for each of their headers.
+pub fn is_keeping(name: &HeaderName) -> bool {
+    matches!(*name, header::CONNECTION | header::TE) || matches!(name.as_str(), "keep-alive" | "proxy-connection")
+}
+
+/// Headers of which a message has one line: several are made one, as in Envoy. A plugin that looks at the first value of
+/// `authorization` has seen what the upstream gets.
+static ONE_LINE: [HeaderName; 40] = [
+    header::ACCEPT,
+    header::ACCEPT_ENCODING,
+    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    header::ACCESS_CONTROL_ALLOW_HEADERS,
+    header::ACCESS_CONTROL_ALLOW_METHODS,
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+    header::ACCESS_CONTROL_EXPOSE_HEADERS,
+    header::ACCESS_CONTROL_MAX_AGE,
+    header::ACCESS_CONTROL_REQUEST_HEADERS,
+    header::ACCESS_CONTROL_REQUEST_METHOD,
+    header::AGE,
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_TYPE,
+    header::DATE,
+    header::ETAG,
+    header::EXPECT,
+    header::EXPIRES,
+    header::IF_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_NONE_MATCH,
+    header::LAST_MODIFIED,
+    header::LOCATION,
+    header::ORIGIN,
+    header::PRAGMA,
+    header::REFERER,
+    header::SERVER,
+    header::USER_AGENT,
+    header::VARY,
+    header::VIA,
+    HeaderName::from_static("grpc-accept-encoding"),
+    HeaderName::from_static("grpc-message"),
+    HeaderName::from_static("grpc-status"),
+    HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-request-id"),
+];
+
+/// Whether a message has one line of this header.
+pub fn is_one_line(name: &HeaderName) -> bool {
+    ONE_LINE.contains(name)
+}
+
+/// The one line of those headers of which a message has several (RFC 9110, section 5.3).
+pub fn joined_lines(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+    // Few have any name twice.
+    if headers.len() == headers.keys_len() {
+        return Vec::new();
+    }
+    let joined = ONE_LINE.iter().filter_map(|name| Some((name.clone(), joined(headers, name, b",")?)));
+    joined.collect()
+}
+
+/// All values of a header as one, if there are several.
+pub fn joined(headers: &HeaderMap, name: &HeaderName, separator: &[u8]) -> Option<HeaderValue> {
+    let values: Vec<_> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    if values.len() > 1 { HeaderValue::from_bytes(&values.join(separator)).ok() } else { None }
 }
 
 /// What stands in `connection`: options of the connection, and the names of headers that are for it only (RFC 9110, section
@@ -76,12 +147,15 @@ pub fn is_host(host: &[u8]) -> bool {
         (true, None) => return false,
         (false, end) => host.split_at(end.unwrap_or(host.len())),
     };
-    let mut before = b' ';
-    let is_name = name.iter().all(|byte| match (byte, std::mem::replace(&mut before, *byte)) {
-        (b'.', before) => before != b'.',
-        (b'-' | b'_' | b'~', _) => true,
-        (b':' | b'%', _) => is_bracketed,
-        (byte, _) => byte.is_ascii_alphanumeric(),
+    let mut before = Byte::Other;
+    let is_name = name.iter().all(|byte| {
+        let byte = HOST_BYTES[usize::from(*byte)];
+        match (byte, std::mem::replace(&mut before, byte)) {
+            (Byte::Of, _) => true,
+            (Byte::Dot, before) => before != Byte::Dot,
+            (Byte::OfAddress, _) => is_bracketed,
+            (Byte::Other, _) => false,
+        }
     });
     let is_port = match rest {
         [b':', port @ ..] => port.iter().all(u8::is_ascii_digit),
@@ -89,6 +163,31 @@ pub fn is_host(host: &[u8]) -> bool {
     };
     is_name && is_port
 }
+
+/// What a byte is in a host.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Byte {
+    Of,
+    Dot,
+    OfAddress,
+    Other,
+}
+
+/// By their values: every request has its host looked at.
+static HOST_BYTES: [Byte; 256] = {
+    let mut bytes = [Byte::Other; 256];
+    let mut value = 0;
+    while value < 256 {
+        bytes[value] = match value as u8 {
+            b'.' => Byte::Dot,
+            b'-' | b'_' | b'~' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => Byte::Of,
+            b':' | b'%' => Byte::OfAddress,
+            _ => Byte::Other,
+        };
+        value += 1;
+    }
+    bytes
+};
 
 /// RFC 9110, sections 6.4.1 and 15.3.6.
 pub fn has_body(status: StatusCode) -> bool {

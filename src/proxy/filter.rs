@@ -19,7 +19,7 @@ use super::error;
 use super::framing::{frame_anew, is_framed};
 use crate::exchange::{Reply, plain_copy};
 use crate::facts::{Connection, Origin, Way};
-use crate::headers::has_body;
+use crate::headers::{has_body, is_of_connection, joined_lines};
 use crate::wasm::{Direction, Filters, Flow, LocalReply, Stream};
 
 /// The filters of a request, and what they have come to.
@@ -173,6 +173,10 @@ impl Gateway {
             stream.lock().facts.clone_from(&ctx.facts);
             stream
         };
+        for (name, line) in joined_lines(&response.headers) {
+            // Fewer than there were.
+            let _ = response.insert_header(name, line);
+        }
         let framed = is_framed(response);
         let mut flow = {
             let filters = &mut state.lock().filters;
@@ -288,7 +292,7 @@ impl From<LocalReply> for Reply {
     fn from(reply: LocalReply) -> Reply {
         let LocalReply { status, headers, body, details: _ } = reply;
         let mut reply = Reply { status, headers, body, length: None };
-        reply.headers.retain(|(name, _)| *name != header::CONTENT_LENGTH && *name != header::TRANSFER_ENCODING);
+        reply.headers.retain(|(name, _)| *name != header::CONTENT_LENGTH && !is_of_connection(name));
         reply
     }
 }

@@ -6,7 +6,9 @@ use pingora::prelude::Session;
 
 use super::context::Context;
 use super::error;
-use crate::headers::{KEEPING, connection_tokens, has_body, is_at_most_chunked, is_chunked, is_framing, is_length};
+use crate::headers::{
+    KEEPING, connection_tokens, has_body, is_at_most_chunked, is_chunked, is_framing, is_keeping, is_length,
+};
 
 /// Whether there is nothing to check, and nothing about a connection. In one pass: every response comes by here.
 pub fn is_plain(response: &ResponseHeader) -> bool {
@@ -15,7 +17,7 @@ pub fn is_plain(response: &ResponseHeader) -> bool {
         header::CONTENT_LENGTH => !std::mem::replace(&mut framed, true) && is_length(value.as_bytes()),
         header::TRANSFER_ENCODING => !std::mem::replace(&mut framed, true) && is_chunked(value),
         header::UPGRADE => false,
-        _ => !KEEPING.contains(name),
+        _ => !is_keeping(name),
     })
 }
 

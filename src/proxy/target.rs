@@ -4,7 +4,9 @@ use http::uri::Uri;
 use http::{HeaderName, HeaderValue, Method, Version, header};
 use pingora::http::RequestHeader;
 
-use crate::headers::{connection_tokens, is_at_most_chunked, is_framing, is_host, is_length, is_padded, lists};
+use crate::headers::{
+    connection_tokens, is_at_most_chunked, is_framing, is_host, is_length, is_padded, joined, joined_lines, lists,
+};
 
 /// Leaves a path as the target of the request (RFC 9112, section 3.2), or `*` for OPTIONS, and its host in `host`, whatever the
 /// version. Gives whether the client says, in any line of `connection`, that this ends (RFC 9112, section 9.3): Pingora reads the
@@ -21,16 +23,32 @@ pub fn settle(request: &mut RequestHeader) -> Result<bool, &'static str> {
         split_target(request)?;
     }
     one_host(request)?;
-    one_framing(request)?;
-    let has_options = request.headers.contains_key(header::CONNECTION);
+    let (mut is_framed, mut has_options, mut upgrades) = (false, false, false);
+    for name in request.headers.keys() {
+        match *name {
+            header::CONTENT_LENGTH | header::TRANSFER_ENCODING => is_framed = true,
+            header::CONNECTION => has_options = true,
+            header::UPGRADE => upgrades = true,
+            _ => {}
+        }
+    }
+    if is_framed {
+        one_framing(request)?;
+    }
+    for (name, line) in joined_lines(&request.headers) {
+        // Fewer than there were.
+        let _ = request.insert_header(name, line);
+    }
     if has_options {
         remove_nominated(request)?;
     }
     let has_option =
         |request: &RequestHeader, option| has_options && lists(&request.headers, &header::CONNECTION, option);
-    if request.headers.contains_key(header::UPGRADE) && !has_option(request, "upgrade") {
-        // Of another connection then (RFC 9110, section 7.8). Pingora does not look.
+    let is_websocket = |request: &RequestHeader| lists(&request.headers, &header::UPGRADE, "websocket");
+    if upgrades && !(has_option(request, "upgrade") && is_websocket(request)) {
+        // Of another connection then (RFC 9110, section 7.8), or to what the upstream is not asked for. Pingora does not look.
         request.remove_header(&header::UPGRADE);
+        request.remove_header("http2-settings");
     }
     Ok(has_option(request, "close"))
 }
@@ -129,11 +147,8 @@ fn is_option(token: &[u8]) -> bool {
 
 /// A client of HTTP/2 may send the pairs of a cookie one by one (RFC 9113, section 8.2.3).
 fn join_cookies(request: &mut RequestHeader) {
-    let cookies: Vec<_> = request.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if cookies.len() > 1
-        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
-    {
-        let _ = request.insert_header(header::COOKIE, joined);
+    if let Some(cookies) = joined(&request.headers, &header::COOKIE, b"; ") {
+        let _ = request.insert_header(header::COOKIE, cookies);
     }
 }
 
@@ -221,6 +236,38 @@ mod tests {
             settle(&mut request).unwrap();
             assert_eq!(request.headers.contains_key(header::UPGRADE), upgrades, "{connection:?}");
         }
+    }
+
+    #[test]
+    fn an_upgrade_to_http_2_is_none() {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        let lines =
+            [("host", "a"), ("upgrade", "h2c"), ("connection", "Upgrade, HTTP2-Settings"), ("http2-settings", "")];
+        lines.iter().for_each(|(name, value)| request.insert_header(*name, *value).unwrap());
+        settle(&mut request).unwrap();
+        assert!(!request.headers.contains_key(header::UPGRADE));
+        assert!(!request.headers.contains_key("http2-settings"));
+    }
+
+    #[test]
+    fn what_has_one_line_is_one() {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        for (name, value) in [
+            ("Host", "a"),
+            ("Authorization", "Basic x"),
+            ("x-a", "1"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("authorization", "Bearer y"),
+            ("X-Forwarded-For", "192.0.2.2"),
+            ("x-a", "2"),
+        ] {
+            request.append_header(name, value).unwrap();
+        }
+        settle(&mut request).unwrap();
+        let all = |name: &str| request.headers.get_all(name).iter().map(|v| v.to_str().unwrap()).collect::<Vec<_>>();
+        assert_eq!(all("authorization"), ["Basic x,Bearer y"]);
+        assert_eq!(all("x-forwarded-for"), ["192.0.2.1,192.0.2.2"]);
+        assert_eq!(all("x-a"), ["1", "2"]);
     }
 
     #[test]

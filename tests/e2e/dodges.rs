@@ -321,6 +321,26 @@ async fn a_trusted_proxy_is_one_by_ipv4_too_and_what_it_says_is_read_or_nobody()
     }
 }
 
+/// A check of the first `authorization` would let the second pass.
+#[tokio::test(flavor = "multi_thread")]
+async fn plugins_see_all_lines_of_a_header_that_has_one() {
+    let origin = Origin::saying("hello").await;
+    let mut site = Site::new();
+    let calls = [json!(["in-get-header", "authorization"])];
+    site.proxied("/", origin.addr()).script("wasm_access", probe("probe", "lines", &calls));
+    let proxy = Proxy::start(&site.to_string());
+    for client in [http1(), http2()] {
+        let lines = [("authorization", "Basic good"), ("x-a", "1"), ("x-a", "2"), ("authorization", "Bearer admin")];
+        let request =
+            lines.into_iter().fold(client.get(proxy.url("/")), |request, (name, value)| request.header(name, value));
+        assert_eq!(send(request).await.status, 200);
+        let received = origin.received().pop().unwrap();
+        let all = |name| received.headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<Vec<_>>();
+        assert_eq!((all("authorization"), all("x-a")), (vec!["Basic good,Bearer admin"], vec!["1", "2"]));
+        assert_eq!(results(&proxy, "lines").pop(), Some(json!({ "ok": "Basic good,Bearer admin" })));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_does_not_take_back_what_plugins_have_set() {
     let origin = Origin::saying("hello").await;

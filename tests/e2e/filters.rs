@@ -232,6 +232,29 @@ async fn a_local_response_passes_the_filters_of_responses() {
     assert!(origin.received().is_empty());
 }
 
+/// A client of HTTP/2 takes a response with one of them for malformed (RFC 9113, section 8.2.2).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_local_response_has_no_headers_of_a_connection() {
+    let of_connection = ["te", "keep-alive", "proxy-connection", "trailer", "upgrade", "connection", "x-a"];
+    let headers = of_connection.map(|name| [name, "x"]);
+    let plan = json!({ "on_request_headers": [["local_response", { "status": 418, "headers": headers }]] });
+    let proxy = Proxy::start(&through(Origin::saying("never").await.addr(), "", &pw_probe(&plan)));
+    for client in [http1(), http2()] {
+        let answer = send(client.get(proxy.url("/"))).await;
+        let there = of_connection.into_iter().filter(|name| answer.header(name) == Some("x"));
+        assert_eq!((answer.status, there.collect::<Vec<_>>()), (418, vec!["x-a"]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_no_uri_has_goes_on_encoded() {
+    let origin = Origin::saying("hello").await;
+    let plan = json!({ "on_request_headers": [["replace", "request_headers", ":path", "/a<b>?c=\"d\"#e"]] });
+    let proxy = Proxy::start(&through(origin.addr(), "", &pw_probe(&plan)));
+    assert_eq!(send(http1().get(proxy.url("/"))).await.status, 200);
+    assert_eq!(origin.only().uri, "/a%3Cb%3E?c=%22d%22%23e");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn another_path_is_another_route() {
     let (one, two) = (Origin::saying("one").await, Origin::saying("two").await);

@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 
 use crate::exchange::{RequestHeader, ResponseHeader};
-use crate::headers::MOST_FIELDS;
+use crate::headers::{MOST_FIELDS, is_keeping, is_one_line};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use super::pairs::PairsError;
 
@@ -125,7 +126,8 @@ fn is_hidden(name: &HeaderName, upgrades: bool) -> bool {
     match *name {
         header::TRANSFER_ENCODING => true,
         header::CONNECTION => !upgrades,
-        _ => matches!(name.as_str(), "keep-alive" | "proxy-connection"),
+        header::TE => false,
+        _ => is_keeping(name),
     }
 }
 
@@ -264,6 +266,14 @@ impl FieldsMut<'_> {
         if name == header::CONTENT_LENGTH {
             return self.insert(name, value);
         }
+        if !matches!(self, FieldsMut::Plain(_))
+            && is_one_line(&name)
+            && let Some(first) = self.headers().get(&name)
+        {
+            let line = [first.as_bytes(), value.as_bytes()].join(&b',');
+            let line = HeaderValue::from_bytes(&line).map_err(|_| Unsendable::Value(name.to_string()))?;
+            return self.insert(name, line);
+        }
         if self.headers().len() >= MOST_FIELDS {
             return Err(Unsendable::TooMany);
         }
@@ -309,11 +319,12 @@ fn checked(name: &[u8], value: &[u8]) -> Result<(HeaderName, HeaderValue), Unsen
     Ok((checked, value))
 }
 
-/// Between HEAD and another the client would get a body that it does not expect, or wait for one that does not come.
+/// Between HEAD and another the client would get a body that it does not expect, or wait for one that does not come; CONNECT has
+/// no path.
 fn set_method(request: &mut RequestHeader, method: &[u8]) -> Option<()> {
     let method = Method::from_bytes(method).ok()?;
-    let same = (method == Method::HEAD) == (request.method == Method::HEAD);
-    same.then(|| request.set_method(method))
+    let is_like = |other| (method == other) == (request.method == other);
+    (is_like(Method::HEAD) && is_like(Method::CONNECT)).then(|| request.set_method(method))
 }
 
 /// Behind a status that the client takes for interim it would wait for another, and after one that switches protocols there
@@ -325,14 +336,75 @@ fn set_status(response: &mut ResponseHeader, status: &[u8]) -> Option<()> {
 }
 
 fn set_path(request: &mut RequestHeader, path: &[u8]) -> Option<()> {
-    if !path.starts_with(b"/") && path != b"*" {
+    if (!path.starts_with(b"/") && path != b"*") || path.iter().any(u8::is_ascii_control) {
         return None;
     }
-    request.set_uri(PathAndQuery::try_from(path).ok()?.into());
+    request.set_uri(path_of(path)?.into());
     Some(())
+}
+
+/// What a URI cannot have is encoded, and so is what would begin a fragment, which is never sent (RFC 9110, section 7.1).
+pub fn path_of(path: &[u8]) -> Option<PathAndQuery> {
+    const NOT_IN_PATHS: &AsciiSet = &CONTROLS
+        .add(b' ')
+        .add(b'"')
+        .add(b'#')
+        .add(b'<')
+        .add(b'>')
+        .add(b'\\')
+        .add(b'^')
+        .add(b'`')
+        .add(b'{')
+        .add(b'|')
+        .add(b'}');
+    let as_it_is = || PathAndQuery::try_from(path).ok().filter(|_| !path.contains(&b'#'));
+    as_it_is().or_else(|| PathAndQuery::try_from(percent_encode(path, NOT_IN_PATHS).to_string()).ok())
 }
 
 fn set_authority(request: &mut RequestHeader, value: &[u8]) -> Option<()> {
     let authority = Authority::try_from(value).ok().filter(|authority| !authority.as_str().contains('@'))?;
     request.insert_header(header::HOST, authority.as_str()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_any_text_behind_a_slash() {
+        for (path, expected) in [
+            (&b"/a?b=c&d=%20"[..], Some("/a?b=c&d=%20")),
+            (b"/a\"b?c=\"d e\"|^", Some("/a%22b?c=%22d%20e%22%7C%5E")),
+            (b"/\n\xff", Some("/%0A%FF")),
+            (b"/a?b#c", Some("/a?b%23c")),
+            (b"*", Some("*")),
+            (b"", None),
+            (b"a", None),
+        ] {
+            assert_eq!(path_of(path).as_ref().map(PathAndQuery::as_str), expected, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_with_a_path_stays_one() {
+        let mut request = crate::exchange::no_request();
+        for (method, is_set) in [(&b"DELETE"[..], true), (b"HEAD", false), (b"CONNECT", false), (b"a b", false)] {
+            assert_eq!(set_method(&mut request, method).is_some(), is_set, "{method:?}");
+        }
+        assert!(set_path(&mut request, b"/a\n").is_none());
+        assert!(set_path(&mut request, b"/a<b>").is_some());
+        assert_eq!(request.raw_path(), b"/a%3Cb%3E");
+    }
+
+    #[test]
+    fn a_line_that_is_one_stays_one() {
+        let mut response = crate::exchange::no_response();
+        let mut fields = FieldsMut::Response(&mut response);
+        for (name, value) in [("vary", "a"), ("Vary", "b"), ("set-cookie", "a"), ("set-cookie", "b")] {
+            fields.add(name.as_bytes(), value.as_bytes()).unwrap();
+        }
+        let all = |name| response.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
+        assert_eq!(all("vary"), [b"a,b"]);
+        assert_eq!(all("set-cookie"), [b"a", b"b"]);
+    }
 }

@@ -15,6 +15,11 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn reads() -> Vec<Case> {
+    let one_line = || {
+        ["authorization", "accept", "referer", "user-agent", "x-one"]
+            .iter()
+            .fold(get("/"), |request, name| request.header(name, "a").header(name, "b"))
+    };
     let several = || get("/a?b=c").header("x-one", "1").header("x-one", "2").header("X-Case", "yes");
     vec![
         Case::probe(
@@ -65,6 +70,31 @@ fn reads() -> Vec<Case> {
         .answered(response(201, "made").header("x-one", "1").header("x-one", "2").header("X-Two", ""))
         .request(get("/"))
         .request(get("/").h2()),
+        Case::probe(
+            "lines_that_are_one",
+            json!({
+                "on_request_headers": [
+                    ["get", "request_headers", "authorization"],
+                    ["pairs", "request_headers"],
+                    ["add", "request_headers", "Authorization", "c"],
+                    ["get", "request_headers", "authorization"],
+                ],
+                "on_response_headers": [
+                    ["get", "response_headers", "vary"],
+                    ["pairs", "response_headers"],
+                    ["add", "response_headers", "Vary", "c"],
+                    ["add", "response_headers", "link", "c"],
+                    ["get", "response_headers", "vary"],
+                ],
+            }),
+        )
+        .answered(
+            ["vary", "link", "cache-control"]
+                .iter()
+                .fold(response(200, "made"), |response, name| response.header(name, "a").header(name, "b")),
+        )
+        .request(one_line())
+        .request(one_line().h2()),
         Case::probe(
             "maps_that_are_none",
             json!({ "on_request_headers": [

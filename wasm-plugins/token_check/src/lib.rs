@@ -10,8 +10,8 @@
 //! ```
 //!
 //! 2xx lets the request pass; 401 and 403 refuse it. Nobody but the service can name the user: a field `identity` that the
-//! client has sent is removed. Of several tokens the first is checked, and goes to the upstream alone. A token is never
-//! stored, only its SHA-256. A refusal is not stored at all: anybody could fill the store with tokens that are none. A
+//! client has sent is removed. Of several lines of the field the first is checked, and goes to the upstream alone (of
+//! `authorization` there is one: the proxy makes it one). A token is never stored, only its SHA-256. A refusal is not stored at all: anybody could fill the store with tokens that are none. A
 //! store that fails is a line in the log, level warn, and the service is asked every time. The script needs
 //! `allow = { net = ["10.0.0.7:8080"] }`.
 //!

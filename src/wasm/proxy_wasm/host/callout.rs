@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use http::uri::{PathAndQuery, Scheme};
+use http::uri::Scheme;
 use http::{HeaderMap, Method};
-use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use super::call::{Answer, Call, Refusal, failed, header_name, header_value};
 use crate::capability::Capabilities;
@@ -17,6 +16,7 @@ use crate::capability::callout::{CalloutError, ClusterCall};
 use crate::capability::grpc::{self, GrpcCall, SendError};
 use crate::wasm::proxy_wasm::abi::{Direction, Status};
 use crate::wasm::proxy_wasm::calls::{Behalf, InFlight, Kind};
+use crate::wasm::proxy_wasm::fields::path_of;
 use crate::wasm::proxy_wasm::pairs;
 use crate::wasm::proxy_wasm::slot::Slot;
 use crate::wasm::proxy_wasm::state::State;
@@ -329,14 +329,6 @@ fn parse_request(map: &[u8]) -> Result<ClusterCall, Status> {
     })
 }
 
-/// What a URI cannot have is encoded.
-fn path_of(value: &[u8]) -> Option<PathAndQuery> {
-    const NOT_IN_URIS: &AsciiSet =
-        &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'\\').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
-    let encoded = || PathAndQuery::try_from(percent_encode(value, NOT_IN_URIS).to_string());
-    PathAndQuery::try_from(value).or_else(|_| encoded()).ok()
-}
-
 fn parse_trailers(map: &[u8]) -> Result<HeaderMap, Status> {
     let mut trailers = HeaderMap::new();
     for (name, value) in pairs::decode(map).map_err(|_| Status::BadArgument)? {
@@ -364,20 +356,6 @@ fn parse_metadata(map: &[u8]) -> Result<HeaderMap, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_path_is_any_text_behind_a_slash() {
-        for (path, expected) in [
-            (&b"/a?b=c&d=%20"[..], Some("/a?b=c&d=%20")),
-            (b"/a\"b?c=\"d e\"|^", Some("/a%22b?c=%22d%20e%22%7C%5E")),
-            (b"/\n\xff", Some("/%0A%FF")),
-            (b"*", Some("*")),
-            (b"", None),
-            (b"a", None),
-        ] {
-            assert_eq!(path_of(path).as_ref().map(PathAndQuery::as_str), expected, "{path:?}");
-        }
-    }
 
     #[test]
     fn a_host_is_any_text_of_a_header() {

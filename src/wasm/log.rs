@@ -33,6 +33,11 @@ pub fn printable(line: &str) -> Cow<'_, str> {
     Cow::Owned(line.chars().map(shown).collect())
 }
 
+/// A text of one entry of the log. Lines that follow are indented: what a plugin says must not look like a line of the proxy.
+pub fn indented(text: &str) -> String {
+    text.lines().map(printable).collect::<Vec<_>>().join("\n    ")
+}
+
 /// A line of a Proxy-Wasm filter.
 pub fn write_filter(level: log::Level, filter: &str, request: Option<&str>, text: &str) {
     let request = request.unwrap_or("-");

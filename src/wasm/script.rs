@@ -15,7 +15,7 @@ use super::entry::EntryPoint;
 use super::failure::Failure;
 use super::host::Host;
 use super::limits::{Cpu, Exceeded, Memory, may_instantiate};
-use super::log::{RunLog, printable};
+use super::log::{RunLog, indented};
 use super::module::{Module, ModuleError};
 use super::pool::{Instance, Pool};
 use super::session::Session;
@@ -265,9 +265,7 @@ impl Script {
     pub fn report(&self, Failure { kind, detail }: &Failure, request: &str) {
         self.spec.metrics.failures(*kind).inc();
         let ScriptSpec { name, place, .. } = &self.spec;
-        // Lines that follow are indented: what a plugin says must not look like a line of the proxy.
-        let detail = detail.lines().map(printable).collect::<Vec<_>>().join("\n    ");
-        log::error!("script={name} phase={place} request={request} failed: {}: {detail}", kind.name());
+        log::error!("script={name} phase={place} request={request} failed: {}: {}", kind.name(), indented(detail));
     }
 
     /// Takes the result, and the instance back if it may live on.

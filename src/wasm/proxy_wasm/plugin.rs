@@ -13,6 +13,7 @@ use super::vm::StartError;
 use crate::config::FailurePolicy;
 use crate::observe::metrics::FilterMetrics;
 use crate::phase::FailureKind;
+use crate::wasm::log::indented;
 
 /// By which a plugin is known in its VMs. Those of the same identity share a root context.
 pub struct Identity {
@@ -33,7 +34,7 @@ impl Identity {
         self.metrics.failures(kind).inc();
         let request = stream.map(|stream| stream.lock().facts.request_id().to_owned());
         let (name, request) = (&self.name, request.as_deref().unwrap_or("-"));
-        let error = error.to_string().replace('\n', "\n    ");
+        let error = indented(&error.to_string());
         log::error!("filter={name} request={request} failed: {}: the plugin {error}", kind.name());
     }
 }

@@ -24,7 +24,7 @@ use crate::capability::shared::{Namespace, QueueListener};
 use crate::observe::metrics::Counted;
 use crate::wasm::Failure;
 use crate::wasm::limits::{Cpu, Memory};
-use crate::wasm::log::Output;
+use crate::wasm::log::{Output, indented};
 
 /// Names of unknown clusters that the log tells: they may be made of what requests say.
 const MOST_UNKNOWN: usize = 16;
@@ -377,7 +377,7 @@ impl State {
         if let Ok((_, root)) = self.contexts.root() {
             root.identity.metrics.failures(*kind).inc();
         }
-        log::error!("{} failed: {}: {}", self.who(), kind.name(), detail.replace('\n', "\n    "));
+        log::error!("{} failed: {}: {}", self.who(), kind.name(), indented(detail));
     }
 
     /// The guest has called a function that `allowed_capabilities` does not list.

@@ -11,9 +11,9 @@
 //!
 //! 2xx lets the request pass; 401 and 403 refuse it. Nobody but the service can name the user: a field `identity` that the
 //! client has sent is removed. Of several lines of the field the first is checked, and goes to the upstream alone (of
-//! `authorization` there is one: the proxy makes it one). A token is never stored, only its SHA-256. A refusal is not stored at all: anybody could fill the store with tokens that are none. A
-//! store that fails is a line in the log, level warn, and the service is asked every time. The script needs
-//! `allow = { net = ["10.0.0.7:8080"] }`.
+//! `authorization` the proxy makes one line). A token is never stored, only its SHA-256. A refusal is not stored at all:
+//! anybody could fill the store with tokens that are none. A store that fails is a line in the log, level warn, and the
+//! service is asked every time. The script needs `allow = { net = ["10.0.0.7:8080"] }`.
 //!
 //! Verdicts: `ok`; `return` with 401 for a request without a token or with one that is not UTF-8, and with what the service
 //! said for one that is refused. A service that does not answer, or anything else, is a failure.

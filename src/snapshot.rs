@@ -21,9 +21,7 @@ use crate::facts::RouteNames;
 use crate::observe::metrics::Metrics;
 use crate::path::{self, Doubt, Other};
 use crate::phase::{Chain, ChainBuilder, Phase, Place, Verdict};
-use crate::wasm::{
-    Care, EntryPoint, FailedStart, Filter, FilterChain, Host, Module, Plugin, Script, ScriptSpec, Service,
-};
+use crate::wasm::{Care, EntryPoint, FailedStart, Filter, Host, Module, Plugin, Script, ScriptSpec, Service};
 
 /// What requests are served from.
 pub struct Snapshot {
@@ -62,7 +60,7 @@ pub struct Local {
     pub names: Arc<RouteNames>,
     pub handler: Option<Handler>,
     /// Proxy-Wasm; none where there are none.
-    pub filters: Option<Arc<FilterChain>>,
+    pub filters: Option<Arc<Vec<Filter>>>,
     /// In the order of [`Phase::ALL`]; none where there is nothing to run.
     chains: [Option<Arc<LiveChain>>; 6],
 }
@@ -194,7 +192,7 @@ impl Snapshot {
         let mut seen = HashSet::new();
         let locals = self.servers.iter().flat_map(|server| &server.locals);
         let chains = locals.filter_map(|local| local.filters.as_ref());
-        chains.filter(move |chain| seen.insert(Arc::as_ptr(chain))).flat_map(|chain| &chain.filters)
+        chains.filter(move |chain| seen.insert(Arc::as_ptr(chain))).flat_map(|chain| chain.iter())
     }
 
     /// The script that has been prepared of this module with this configuration.
@@ -260,7 +258,7 @@ struct Builder<'a> {
     /// A chain that several routes inherit is built once: by the address of its configuration.
     chains: HashMap<(*const ChainConfig, Phase), Option<Arc<LiveChain>>>,
     /// As `chains`.
-    filters: HashMap<*const Vec<FilterConfig>, Option<Arc<FilterChain>>>,
+    filters: HashMap<*const Vec<FilterConfig>, Option<Arc<Vec<Filter>>>>,
 }
 
 impl Builder<'_> {
@@ -295,13 +293,13 @@ impl Builder<'_> {
         Local { names: Arc::new(names), handler, filters: self.filter_chain(filters), chains }
     }
 
-    fn filter_chain(&mut self, configs: &Arc<Vec<FilterConfig>>) -> Option<Arc<FilterChain>> {
+    fn filter_chain(&mut self, configs: &Arc<Vec<FilterConfig>>) -> Option<Arc<Vec<Filter>>> {
         let key = Arc::as_ptr(configs);
         if let Some(chain) = self.filters.get(&key) {
             return chain.clone();
         }
         let filters: Vec<_> = configs.iter().filter_map(|config| self.filter(config)).collect();
-        let chain = (!filters.is_empty()).then(|| Arc::new(FilterChain { filters }));
+        let chain = (!filters.is_empty()).then(|| Arc::new(filters));
         self.filters.insert(key, chain.clone());
         chain
     }

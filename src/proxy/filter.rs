@@ -5,8 +5,7 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, StatusCode, header};
+use http::{Method, header};
 use parking_lot::Mutex;
 use pingora::http::ResponseHeader;
 use pingora::prelude::Session;
@@ -49,17 +48,10 @@ enum Response {
     Past,
 }
 
-/// How the filters have left the request.
-pub enum Filtered {
-    Continue,
-    Reply(LocalReply),
-    Reset,
-}
-
 impl Gateway {
     /// `proxy_wasm`: the header of the request passes the filters of its route, which may wait.
-    pub(super) async fn filter_request(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<Filtered> {
-        let Some(chain) = ctx.local().and_then(|local| local.filters.clone()) else { return Ok(Filtered::Continue) };
+    pub(super) async fn filter_request(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<Flow> {
+        let Some(chain) = ctx.local().and_then(|local| local.filters.clone()) else { return Ok(Flow::On) };
         ctx.body.freeze(session);
         let end = ctx.body.is_over(session);
         let way_here = way(session, ctx);
@@ -94,20 +86,15 @@ impl Gateway {
         if let Some(filtering) = &mut ctx.filtering {
             filtering.slot = Some(decorate::install(session, FilteredSession::new(state, over, end)));
         }
-        match flow {
-            Flow::On => {
-                if moved {
-                    self.reroute(session, ctx)?;
-                }
-                if moved || ctx.upstream.is_some() {
-                    stream.lock().way = way(session, ctx);
-                }
-                Ok(Filtered::Continue)
+        if flow == Flow::On {
+            if moved {
+                self.reroute(session, ctx)?;
             }
-            Flow::Reply(reply) => Ok(Filtered::Reply(reply)),
-            Flow::TooLarge => Ok(Filtered::Reply(too_large())),
-            Flow::Reset => Ok(Filtered::Reset),
+            if moved || ctx.upstream.is_some() {
+                stream.lock().way = way(session, ctx);
+            }
         }
+        Ok(flow)
     }
 
     /// Waits until the header has passed all filters, or something else is to happen. What the client sends meanwhile is
@@ -157,15 +144,15 @@ impl Gateway {
         ctx: &mut Context,
         response: &mut ResponseHeader,
         end: bool,
-    ) -> Filtered {
-        let Some(filtering) = &ctx.filtering else { return Filtered::Continue };
+    ) -> Flow {
+        let Some(filtering) = &ctx.filtering else { return Flow::On };
         let state = filtering.state.clone();
         let stream = {
             let mut state = state.lock();
             if state.response != Response::Ahead {
                 // Another is sent in its place: the filters have seen theirs.
                 state.response = Response::Past;
-                return Filtered::Continue;
+                return Flow::On;
             }
             state.response = Response::Begun;
             ctx.measure(session);
@@ -193,18 +180,11 @@ impl Gateway {
         if framed && !is_framed(response) && !end {
             frame_anew(session, ctx, response);
         }
-        match flow {
-            Flow::On => Filtered::Continue,
+        if flow != Flow::On {
             // Whatever they say to a response of their own, it is not asked about again.
-            flow => {
-                state.response = Response::Past;
-                match flow {
-                    Flow::Reply(reply) => Filtered::Reply(reply),
-                    Flow::TooLarge => Filtered::Reply(failed()),
-                    _ => Filtered::Reset,
-                }
-            }
+            state.response = Response::Past;
         }
+        flow
     }
 
     /// [`Gateway::filter_response`] on the header of the upstream's response. Another response that the filters want instead
@@ -219,13 +199,13 @@ impl Gateway {
         let head = session.req_header().method == Method::HEAD;
         let end = ctx.header_only || head || !has_body(response.status);
         match self.filter_response(session, ctx, response, end).await {
-            Filtered::Continue => Ok(()),
-            Filtered::Reply(reply) => {
+            Flow::On => Ok(()),
+            Flow::Reply(reply) => {
                 ctx.end_connection(session);
                 self.respond_as(session, ctx, reply.into()).await?;
                 Err(error::cut())
             }
-            Filtered::Reset => Err(error::cut()),
+            Flow::Reset => Err(error::cut()),
         }
     }
 
@@ -377,18 +357,4 @@ fn way(session: &Session, ctx: &Context) -> Way {
         route: ctx.local().map(|local| local.names.clone()),
         upstream: Gateway::upstream(ctx).map(|(upstream, _)| (upstream.name().clone(), upstream.size())),
     }
-}
-
-/// As Envoy answers when a filter holds more of a request than it may.
-fn too_large() -> LocalReply {
-    plain(StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large", "Payload Too Large")
-}
-
-/// As Envoy answers when a filter holds more of a response than it may.
-fn failed() -> LocalReply {
-    plain(StatusCode::INTERNAL_SERVER_ERROR, "response_payload_too_large", "Internal Server Error")
-}
-
-fn plain(status: StatusCode, details: &str, body: &'static str) -> LocalReply {
-    LocalReply { status, headers: Vec::new(), body: Bytes::from_static(body.as_bytes()), details: details.to_owned() }
 }

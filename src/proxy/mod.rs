@@ -37,7 +37,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp};
 use tokio::sync::Semaphore;
 
 use self::context::{Context, Route};
-use self::filter::{Filtered, Filtering};
+use self::filter::Filtering;
 use self::run::{Outcome, Subject};
 use self::upstream::Upstream;
 use crate::config::{self, Handler, Template};
@@ -49,6 +49,7 @@ use crate::observe::metrics::Metrics;
 use crate::path;
 use crate::phase::Phase;
 use crate::snapshot::RouteId;
+use crate::wasm::Flow;
 
 /// What all listeners share.
 pub struct Shared {
@@ -203,12 +204,12 @@ impl ProxyHttp for Gateway {
         ctx.body.verify()?;
         if ctx.has_filters() {
             match Box::pin(self.filter_request(session, ctx)).await? {
-                Filtered::Continue => {}
-                Filtered::Reply(reply) => {
+                Flow::On => {}
+                Flow::Reply(reply) => {
                     self.respond_as(session, ctx, reply.into()).await?;
                     return Ok(true);
                 }
-                Filtered::Reset => return Err(error::cut()),
+                Flow::Reset => return Err(error::cut()),
             }
         }
         if !matches!(ctx.local().and_then(|local| local.handler.as_ref()), Some(Handler::ProxyPass(_))) {

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::Gateway;
 use super::context::Context;
 use super::error;
-use super::filter::{Filtered, Filtering};
+use super::filter::Filtering;
 use super::framing::without_body;
 use super::run::{Outcome, Subject};
 use crate::config::Respond;
@@ -18,6 +18,7 @@ use crate::exchange::{Refused, Reply};
 use crate::facts::path_and_query;
 use crate::headers::has_body;
 use crate::phase::Phase;
+use crate::wasm::Flow;
 
 /// Most bytes of a body that are written at once: the client has its timeout for each.
 const PIECE: usize = 64 << 10;
@@ -69,14 +70,14 @@ impl Gateway {
             if ctx.filtering.is_some() {
                 let sends = sends(session, response.status, &reply.body);
                 match self.filter_response(session, ctx, &mut response, !sends).await {
-                    Filtered::Continue => {}
-                    Filtered::Reply(instead) => {
+                    Flow::On => {}
+                    Flow::Reply(instead) => {
                         reply = Reply::from(instead);
                         response = header_of(&reply)?;
                         response.set_content_length(reply.body.len())?;
                         type_as_text(&mut response, &reply)?;
                     }
-                    Filtered::Reset => return Err(error::cut()),
+                    Flow::Reset => return Err(error::cut()),
                 }
             }
             match self.filter(session, ctx, &mut response).await {

@@ -1,6 +1,6 @@
 //! Running the chain of a phase: lend the request to the plugins, act on verdicts and failures, take it back.
 
-use std::future::{Ready, poll_fn, ready};
+use std::future::{Ready, pending, poll_fn, ready};
 use std::mem::swap;
 use std::pin::pin;
 use std::sync::Arc;
@@ -172,32 +172,25 @@ impl Gateway {
                 Poll::Ready(result) => Poll::Ready(Event::Done(result)),
                 Poll::Pending => exchange.lock().asked().map_or(Poll::Pending, |ask| Poll::Ready(Event::Asked(ask))),
             });
-            let event = if !readers.is_empty() {
-                tokio::select! {
-                    biased;
-                    event = next => event,
-                    body = ctx.body.read_whole(session, body_limit) => Event::Read(body),
+            let meanwhile = async {
+                if !readers.is_empty() {
+                    Event::Read(ctx.body.read_whole(session, body_limit).await)
+                } else if let Some(streaming) = &mut streaming {
+                    Event::Streamed(streaming.step(session, &mut ctx.body).await)
+                } else if let Some(deadline) = deadline {
+                    sleep_until(deadline).await;
+                    Event::Abandoned
+                } else if watches {
+                    ctx.body.until_gone(session, body_limit).await;
+                    Event::Left
+                } else {
+                    pending().await
                 }
-            } else if let Some(streaming) = &mut streaming {
-                tokio::select! {
-                    biased;
-                    event = next => event,
-                    step = streaming.step(session, &mut ctx.body) => Event::Streamed(step),
-                }
-            } else if let Some(deadline) = deadline {
-                tokio::select! {
-                    biased;
-                    event = next => event,
-                    () = sleep_until(deadline) => Event::Abandoned,
-                }
-            } else if watches {
-                tokio::select! {
-                    biased;
-                    event = next => event,
-                    () = ctx.body.until_gone(session, body_limit) => Event::Left,
-                }
-            } else {
-                next.await
+            };
+            let event = tokio::select! {
+                biased;
+                event = next => event,
+                event = meanwhile => event,
             };
             match event {
                 Event::Done(result) => break result,

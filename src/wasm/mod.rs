@@ -24,7 +24,7 @@ pub use failure::Failure;
 pub use host::Host;
 pub use module::{Module, ModuleError};
 pub use proxy_wasm::abi::Direction;
-pub use proxy_wasm::{Care, End, FailedStart, Filter, FilterChain, Filters, Flow, LocalReply, Plugin, Service, Stream};
+pub use proxy_wasm::{Care, End, FailedStart, Filter, Filters, Flow, LocalReply, Plugin, Service, Stream};
 pub use script::{Script, ScriptSpec};
 
 /// The interface that every plugin exports.

@@ -10,7 +10,7 @@ use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::{HttpTask, ServerSession};
 
-use super::{PauseTimer, Response, State, expiry, failed, too_large};
+use super::{PauseTimer, Response, State, expiry};
 use crate::exchange::no_response;
 use crate::proxy::decorate::Decoration;
 use crate::proxy::{error, is_interim};
@@ -88,8 +88,6 @@ impl FilteredSession {
         let reply = match flow {
             Flow::On => return Ok(()),
             Flow::Reply(reply) => Some(reply),
-            Flow::TooLarge if direction == Direction::Request => Some(too_large()),
-            Flow::TooLarge => Some(failed()),
             Flow::Reset => None,
         };
         let mut state = self.state.lock();

@@ -1,5 +1,7 @@
 //! The numbers of the Proxy-Wasm ABI (proxy-wasm/spec, versions 0.1.0, 0.2.0 and 0.2.1), and what Higress has added to them.
 
+use std::ops::{Index, IndexMut};
+
 /// What a host function answers: `proxy_status_t`. SDKs panic over values that they do not know, so these are all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -84,6 +86,33 @@ impl BufferType {
 pub enum Direction {
     Request,
     Response,
+}
+
+/// One of each direction.
+#[derive(Default)]
+pub struct Both<T> {
+    pub request: T,
+    pub response: T,
+}
+
+impl<T> Index<Direction> for Both<T> {
+    type Output = T;
+
+    fn index(&self, direction: Direction) -> &T {
+        match direction {
+            Direction::Request => &self.request,
+            Direction::Response => &self.response,
+        }
+    }
+}
+
+impl<T> IndexMut<Direction> for Both<T> {
+    fn index_mut(&mut self, direction: Direction) -> &mut T {
+        match direction {
+            Direction::Request => &mut self.request,
+            Direction::Response => &mut self.response,
+        }
+    }
 }
 
 /// `proxy_stream_type_t`.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use self::lane::{Headers, Lane, Pause};
-use super::abi::{BodyAction, Direction, HeadersAction};
+use super::abi::{BodyAction, Both, Direction, HeadersAction};
 use super::buffer::Buffer;
 use super::fields::Fields;
 use super::plugin::Plugin;
@@ -24,11 +24,6 @@ use crate::observe::metrics::Counted;
 use crate::phase::FailureKind;
 
 pub use self::lane::End;
-
-/// The filters of a route.
-pub struct FilterChain {
-    pub filters: Vec<Filter>,
-}
 
 /// A filter in its place in a chain.
 pub struct Filter {
@@ -43,12 +38,11 @@ pub struct Filter {
 
 /// The filters of one request. Dropped, their streams end.
 pub struct Filters {
-    chain: Arc<FilterChain>,
+    chain: Arc<Vec<Filter>>,
     stream: Arc<Stream>,
     /// By position in the chain.
     contexts: Vec<State>,
-    request: Lane,
-    response: Lane,
+    lanes: Both<Lane>,
     timed_out: bool,
 }
 
@@ -71,18 +65,16 @@ pub enum Flow {
     Reply(LocalReply),
     /// The stream ends at once.
     Reset,
-    /// A filter holds more of the body than it may.
-    TooLarge,
 }
 
 impl Filters {
     /// For a request with this header, which is lent until [`Filters::return_request`].
-    pub fn new(chain: Arc<FilterChain>, request: &mut RequestHeader, facts: Box<Facts>, way: Way) -> Filters {
-        let count = chain.filters.len();
+    pub fn new(chain: Arc<Vec<Filter>>, request: &mut RequestHeader, facts: Box<Facts>, way: Way) -> Filters {
+        let count = chain.len();
         let mut http = Http::new(facts, way, count);
         http.request.header.lend(request);
         http.request.open.header = true;
-        for (position, filter) in chain.filters.iter().enumerate() {
+        for (position, filter) in chain.iter().enumerate() {
             for direction in [Direction::Request, Direction::Response] {
                 let held = http.held(direction, position);
                 (held.permitted, held.limit) = (filter.buffer, filter.buffer);
@@ -91,8 +83,10 @@ impl Filters {
         Filters {
             stream: Arc::new(Stream::of(http)),
             contexts: (0..count).map(|_| State::Unopened).collect(),
-            request: Lane::new(Direction::Request, count),
-            response: Lane::new(Direction::Response, count),
+            lanes: Both {
+                request: Lane::new(Direction::Request, count),
+                response: Lane::new(Direction::Response, count),
+            },
             timed_out: false,
             chain,
         }
@@ -104,7 +98,7 @@ impl Filters {
 
     /// The header of the request has come. `end`: nothing follows it.
     pub fn request_headers(&mut self, end: bool) -> Flow {
-        self.request.begin(end);
+        self.lanes.request.begin(end);
         self.run(Direction::Request)
     }
 
@@ -116,7 +110,7 @@ impl Filters {
         http.response.open.header = true;
         http.response.trailers = None;
         drop(http);
-        self.response.begin(end);
+        self.lanes.response.begin(end);
         self.run(Direction::Response)
     }
 
@@ -125,14 +119,14 @@ impl Filters {
         if direction == Direction::Request {
             self.stream.lock().facts.client_bytes_received += data.len() as u64;
         }
-        self.lane(direction).feed(data, if end { Some(End::Body) } else { None });
+        self.lanes[direction].feed(data, if end { Some(End::Body) } else { None });
         self.run(direction)
     }
 
     /// The trailers have come.
     pub fn response_trailers(&mut self, trailers: HeaderMap) -> Flow {
         self.stream.lock().response.trailers = Some(trailers);
-        self.response.feed(Bytes::new(), Some(End::Trailers));
+        self.lanes.response.feed(Bytes::new(), Some(End::Trailers));
         self.run(Direction::Response)
     }
 
@@ -146,12 +140,12 @@ impl Filters {
 
     /// Whether nothing follows the header of the response.
     pub fn response_ended_with_headers(&self) -> bool {
-        self.response.ends_with_headers()
+        self.lanes.response.ends_with_headers()
     }
 
     /// Whether the filter that has paused a direction holds the header, and goes on looking at the body.
     pub fn holds_headers_alone(&self, direction: Direction) -> bool {
-        self.lane_ref(direction).holds_headers_alone()
+        self.lanes[direction].holds_headers_alone()
     }
 
     /// Whether a filter has set the host or the path of the request.
@@ -161,7 +155,7 @@ impl Filters {
 
     /// Whether the header has passed all filters.
     pub fn headers_passed(&self, direction: Direction) -> bool {
-        self.lane_ref(direction).headers_passed()
+        self.lanes[direction].headers_passed()
     }
 
     /// The request header can be changed no more.
@@ -178,7 +172,7 @@ impl Filters {
 
     /// Gives it back. While a filter has paused the stream, there is a copy for callbacks that come meanwhile.
     pub fn return_request(&mut self, request: &mut RequestHeader) {
-        let is_paused = self.request.paused().or(self.response.paused()).is_some();
+        let is_paused = self.lanes.request.paused().or(self.lanes.response.paused()).is_some();
         let header = &mut self.stream.lock().request.header;
         header.give_back(request);
         if is_paused {
@@ -196,7 +190,7 @@ impl Filters {
 
     /// What of the body has passed all filters, and whether it was the end.
     pub fn take_body(&mut self, direction: Direction) -> (Option<Bytes>, Option<End>) {
-        let (data, end) = self.lane(direction).take();
+        let (data, end) = self.lanes[direction].take();
         if let (Direction::Response, Some(data)) = (direction, &data) {
             self.stream.lock().facts.client_bytes_sent += data.len() as u64;
         }
@@ -212,19 +206,19 @@ impl Filters {
     /// Whether a filter that has paused this direction holds so much that no more should be read.
     pub fn is_full(&self, direction: Direction) -> bool {
         let mut http = self.stream.lock();
-        self.lane_ref(direction).is_full(&mut http)
+        self.lanes[direction].is_full(&mut http)
     }
 
     /// The position of the filter that has paused this direction, and for how long it may; none: nothing is paused.
     pub fn paused(&self, direction: Direction) -> Option<(usize, Duration)> {
-        let position = self.lane_ref(direction).paused()?;
-        Some((position, self.chain.filters[position].longest_pause))
+        let position = self.lanes[direction].paused()?;
+        Some((position, self.chain[position].longest_pause))
     }
 
     /// Whether the filter that has paused the response should get no more of it: it waits for a callout that it has made since,
     /// or holds as much as it may.
     pub fn holds_back_response(&self) -> bool {
-        let Some(position) = self.response.paused() else { return false };
+        let Some(position) = self.lanes.response.paused() else { return false };
         let calls_out = self.stream.lock().held(Direction::Response, position).has_callouts();
         calls_out || self.is_full(Direction::Response)
     }
@@ -236,8 +230,8 @@ impl Filters {
 
     /// A filter has paused a direction for too long: that is a failure of it.
     pub fn give_up(&mut self, direction: Direction) -> Flow {
-        let Some(position) = self.lane_ref(direction).paused() else { return Flow::On };
-        let filter = &self.chain.filters[position];
+        let Some(position) = self.lanes[direction].paused() else { return Flow::On };
+        let filter = &self.chain[position];
         let identity = &filter.plugin.identity;
         identity.metrics.failures(FailureKind::Wall).inc();
         let (limit, id) = (filter.longest_pause.as_millis(), self.stream.lock().facts.request_id().to_owned());
@@ -272,28 +266,24 @@ impl Filters {
             for next in index + 1..self.contexts.len() {
                 self.pass_headers(direction, next)?;
             }
-            let position = self.lane_ref(direction).position(index);
-            let metrics = &self.chain.filters[position].plugin.identity.metrics;
-            match direction {
-                Direction::Request => self.request.stage_mut(index),
-                Direction::Response => self.response.stage_mut(index),
-            }
-            .count_pause(|| metrics.paused());
+            let position = self.lanes[direction].position(index);
+            let metrics = &self.chain[position].plugin.identity.metrics;
+            self.lanes[direction].stage_mut(index).count_pause(|| metrics.paused());
         }
         Ok(())
     }
 
     fn pass_headers(&mut self, direction: Direction, index: usize) -> Result<(), Flow> {
-        let lane = self.lane_ref(direction);
+        let lane = &self.lanes[direction];
         if lane.has_headers_for(index) { self.on_headers(direction, index, lane.position(index)) } else { Ok(()) }
     }
 
     fn pass_body(&mut self, direction: Direction, index: usize) -> Result<(), Flow> {
-        let position = self.lane_ref(direction).position(index);
-        if self.lane_ref(direction).has_body_for(index) {
+        let position = self.lanes[direction].position(index);
+        if self.lanes[direction].has_body_for(index) {
             self.on_body(direction, index, position)?;
         }
-        if self.lane_ref(direction).has_trailers_for(index) {
+        if self.lanes[direction].has_trailers_for(index) {
             self.on_trailers(direction, index, position)?;
         }
         Ok(())
@@ -301,14 +291,14 @@ impl Filters {
 
     /// Whether the filter has been resumed, or lost, since the last time.
     fn resume(&mut self, direction: Direction, index: usize) -> Result<(), Flow> {
-        let position = self.lane_ref(direction).position(index);
+        let position = self.lanes[direction].position(index);
         if let State::Open(link, _) = &self.contexts[position]
             && !link.is_alive()
         {
             self.lost(position)?;
         }
         self.inject(direction, position);
-        let is_paused = self.lane_ref(direction).stage(index).is_paused();
+        let is_paused = self.lanes[direction].stage(index).is_paused();
         let resumed = self.decided(direction, position)?;
         if is_paused && (resumed || matches!(self.contexts[position], State::Skipped)) {
             self.release(direction, index, position);
@@ -317,12 +307,12 @@ impl Filters {
     }
 
     fn on_headers(&mut self, direction: Direction, index: usize, position: usize) -> Result<(), Flow> {
-        let end = self.lane_ref(direction).ends_with_headers();
+        let end = self.lanes[direction].ends_with_headers();
         let count = self.stream.lock().fields(direction).map_or(0, Fields::count);
         let action = self.call(direction, position, |link| link.on_headers(direction, count, end))?;
         let mut http = self.stream.lock();
         let resumed = action.is_none() || http.decided(direction, position)?;
-        let action = HeadersAction::parse(action.unwrap_or(0), self.chain.filters[position].allow_stop_iteration);
+        let action = HeadersAction::parse(action.unwrap_or(0), self.chain[position].allow_stop_iteration);
         let headers = match action {
             _ if resumed => Headers::Passed,
             HeadersAction::Continue => Headers::Passed,
@@ -333,12 +323,12 @@ impl Filters {
             http.held(direction, position).go_on();
         }
         drop(http);
-        self.lane(direction).stage_mut(index).headers = headers;
+        self.lanes[direction].stage_mut(index).headers = headers;
         Ok(())
     }
 
     fn on_body(&mut self, direction: Direction, index: usize, position: usize) -> Result<(), Flow> {
-        let (data, end) = self.lane(direction).show_body(index);
+        let (data, end) = self.lanes[direction].show_body(index);
         let size = {
             let mut http = self.stream.lock();
             if end {
@@ -361,15 +351,12 @@ impl Filters {
             held.body.take();
         }
         if action == BodyAction::Buffer && held.body.len() > held.limit {
-            let details = match direction {
-                Direction::Request => "request_payload_too_large",
-                Direction::Response => "response_payload_too_large",
-            };
-            let (limit, name) = (held.limit, &self.chain.filters[position].plugin.identity.name);
+            let (limit, name) = (held.limit, &self.chain[position].plugin.identity.name);
             let id = http.facts.request_id();
             log::debug!("filter={name} request={id} holds more of a body than limits.buffer permits, {limit} bytes");
-            http.details = Some(details.to_owned());
-            return Err(Flow::TooLarge);
+            let reply = too_large(direction);
+            http.details = Some(reply.details.clone());
+            return Err(Flow::Reply(reply));
         }
         let body = match action {
             BodyAction::Watermark => held.body.take(),
@@ -379,14 +366,14 @@ impl Filters {
         if action == BodyAction::Continue {
             self.release(direction, index, position);
         } else {
-            self.lane(direction).keep(index, body);
-            self.lane(direction).stage_mut(index).pause = Pause::Body;
+            self.lanes[direction].keep(index, body);
+            self.lanes[direction].stage_mut(index).pause = Pause::Body;
         }
         Ok(())
     }
 
     fn on_trailers(&mut self, direction: Direction, index: usize, position: usize) -> Result<(), Flow> {
-        self.lane(direction).stage_mut(index).told = true;
+        self.lanes[direction].stage_mut(index).told = true;
         let count = {
             let mut http = self.stream.lock();
             http.open_trailers(direction);
@@ -397,7 +384,7 @@ impl Filters {
         if action == 0 || resumed {
             self.release(direction, index, position);
         } else {
-            self.lane(direction).stage_mut(index).pause = Pause::Trailers;
+            self.lanes[direction].stage_mut(index).pause = Pause::Trailers;
         }
         Ok(())
     }
@@ -409,7 +396,7 @@ impl Filters {
         // A filter may have added some where there were none.
         let trailers = http.trailers(direction).is_some_and(|trailers| !trailers.is_empty());
         drop(http);
-        self.lane(direction).release(index, body, trailers);
+        self.lanes[direction].release(index, body, trailers);
     }
 
     /// Calls a filter back; none when it is to be skipped. What it has decided beside its answer is [`Filters::decided`].
@@ -420,7 +407,7 @@ impl Filters {
         callback: impl FnOnce(&Link) -> Result<u32, Lost>,
     ) -> Result<Option<u32>, Flow> {
         if let State::Unopened = self.contexts[position] {
-            if self.response.has_begun() {
+            if self.lanes.response.has_begun() {
                 // The request has not come to it: as in Envoy, it learns of this one at its end.
                 return Ok(None);
             }
@@ -445,28 +432,28 @@ impl Filters {
         if direction == Direction::Request {
             return;
         }
-        let index = self.response.position(position);
-        if self.response.stage(index).headers == Headers::Ahead {
+        let index = self.lanes.response.position(position);
+        if self.lanes.response.stage(index).headers == Headers::Ahead {
             // Until the filter has seen them.
             return;
         }
         let mut http = self.stream.lock();
         let held = http.held(Direction::Response, position);
         let (body, end) = (held.injected.take(), std::mem::take(&mut held.injects_end));
-        if !body.is_empty() && self.response.waits_behind(index) + body.len() > held.limit {
+        if !body.is_empty() && self.lanes.response.waits_behind(index) + body.len() > held.limit {
             http.fail("more waits that a filter has sent on by itself than limits.buffer permits".to_owned());
             return;
         }
         drop(http);
         if !body.is_empty() || end {
-            self.response.inject(index, body, end);
+            self.lanes.response.inject(index, body, end);
         }
     }
 
     fn open(&mut self, position: usize) -> Result<(), Flow> {
-        let Filter { plugin, failure_policy, .. } = &self.chain.filters[position];
+        let Filter { plugin, failure_policy, .. } = &self.chain[position];
         let beside = || {
-            let mut others = self.chain.filters.iter().zip(&self.contexts);
+            let mut others = self.chain.iter().zip(&self.contexts);
             others.find_map(|(other, state)| match state {
                 State::Open(link, _) if Arc::ptr_eq(&other.plugin.group, &plugin.group) && link.is_alive() => {
                     Some(link)
@@ -492,7 +479,7 @@ impl Filters {
 
     /// The filter has failed: it is skipped, if its policy says so, else the stream ends.
     fn lost(&mut self, position: usize) -> Result<(), Flow> {
-        let may_be_skipped = self.chain.filters[position].failure_policy == FailurePolicy::Open;
+        let may_be_skipped = self.chain[position].failure_policy == FailurePolicy::Open;
         let left = if may_be_skipped { State::Skipped } else { State::Ended };
         if let State::Open(link, _) = std::mem::replace(&mut self.contexts[position], left) {
             // Its VM may well live: it has paused the stream for too long.
@@ -508,20 +495,6 @@ impl Filters {
         let reply = http.failed(StatusCode::SERVICE_UNAVAILABLE, String::new());
         http.details = Some(reply.details.clone());
         Err(Flow::Reply(reply))
-    }
-
-    fn lane(&mut self, direction: Direction) -> &mut Lane {
-        match direction {
-            Direction::Request => &mut self.request,
-            Direction::Response => &mut self.response,
-        }
-    }
-
-    fn lane_ref(&self, direction: Direction) -> &Lane {
-        match direction {
-            Direction::Request => &self.request,
-            Direction::Response => &self.response,
-        }
     }
 
     /// The stream has ended: done and log for each filter, also those that the request has not come to, and then delete.
@@ -548,6 +521,17 @@ impl Filters {
             }
         }
     }
+}
+
+/// As Envoy answers when a filter holds more of a message than it may.
+fn too_large(direction: Direction) -> LocalReply {
+    let (status, details, body) = match direction {
+        Direction::Request => (StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large", "Payload Too Large"),
+        Direction::Response => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "response_payload_too_large", "Internal Server Error")
+        }
+    };
+    LocalReply { status, headers: Vec::new(), body: Bytes::from_static(body.as_bytes()), details: details.to_owned() }
 }
 
 impl Http {

@@ -38,7 +38,7 @@ use crate::observe::metrics::FilterMetrics;
 use crate::wasm::code::{CodeError, CodeStore};
 use crate::worker::Home;
 
-pub use self::chain::{End, Filter, FilterChain, Filters, Flow};
+pub use self::chain::{End, Filter, Filters, Flow};
 pub use self::plugin::{Care, FailedStart, Identity, Plugin, Service};
 pub use self::stream::{LocalReply, Stream};
 pub use self::vm::StartError;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use wasmtime::{Instance, InstancePre, Store, TypedFunc, WasmParams, WasmResults};
 
-use super::abi::Direction;
+use super::abi::{Both, Direction};
 use super::module::Abi;
 use super::plugin::Identity;
 use super::slot::Listener;
@@ -55,12 +55,9 @@ struct Callbacks {
     on_configure: Option<TypedFunc<(u32, u32), u32>>,
     on_tick: Option<TypedFunc<u32, ()>>,
     on_queue_ready: Option<TypedFunc<(u32, u32), ()>>,
-    on_request_headers: Option<HeadersCallback>,
-    on_request_body: Option<TypedFunc<(u32, u32, u32), u32>>,
-    on_request_trailers: Option<TypedFunc<(u32, u32), u32>>,
-    on_response_headers: Option<HeadersCallback>,
-    on_response_body: Option<TypedFunc<(u32, u32, u32), u32>>,
-    on_response_trailers: Option<TypedFunc<(u32, u32), u32>>,
+    on_headers: Both<Option<HeadersCallback>>,
+    on_body: Both<Option<BodyCallback>>,
+    on_trailers: Both<Option<TypedFunc<(u32, u32), u32>>>,
     on_http_call_response: Option<TypedFunc<CallResponse, ()>>,
     on_grpc_receive_initial_metadata: Option<TypedFunc<(u32, u32, u32), ()>>,
     on_grpc_receive: Option<TypedFunc<(u32, u32, u32), ()>>,
@@ -74,6 +71,9 @@ struct Callbacks {
 
 /// Of a root context: the id of the call, and how many headers, bytes of the body and trailers there are.
 type CallResponse = (u32, u32, u32, u32, u32);
+
+/// Context, size, end of stream; the action.
+type BodyCallback = TypedFunc<(u32, u32, u32), u32>;
 
 /// `proxy_on_request_headers`, `proxy_on_response_headers`.
 enum HeadersCallback {
@@ -222,11 +222,7 @@ impl Vm {
     /// A trap.
     pub fn on_headers(&mut self, direction: Direction, id: u32, count: u32, end: bool) -> wasmtime::Result<u32> {
         self.store.data_mut().contexts.direction = Some(direction);
-        let callback = match direction {
-            Direction::Request => &self.callbacks.on_request_headers,
-            Direction::Response => &self.callbacks.on_response_headers,
-        };
-        match callback {
+        match &self.callbacks.on_headers[direction] {
             None => Ok(0),
             Some(HeadersCallback::Two(callback)) => run(&mut self.store, id, call(callback, (id, count))),
             Some(HeadersCallback::Three(callback)) => {
@@ -239,10 +235,7 @@ impl Vm {
     /// A trap.
     pub fn on_body(&mut self, direction: Direction, id: u32, size: u32, end: bool) -> wasmtime::Result<u32> {
         self.on_more(direction, id);
-        let callback = match direction {
-            Direction::Request => &self.callbacks.on_request_body,
-            Direction::Response => &self.callbacks.on_response_body,
-        };
+        let callback = &self.callbacks.on_body[direction];
         run(&mut self.store, id, on_or(callback, (id, size, u32::from(end)), 0))
     }
 
@@ -250,10 +243,7 @@ impl Vm {
     /// A trap.
     pub fn on_trailers(&mut self, direction: Direction, id: u32, count: u32) -> wasmtime::Result<u32> {
         self.on_more(direction, id);
-        let callback = match direction {
-            Direction::Request => &self.callbacks.on_request_trailers,
-            Direction::Response => &self.callbacks.on_response_trailers,
-        };
+        let callback = &self.callbacks.on_trailers[direction];
         run(&mut self.store, id, on_or(callback, (id, count), 0))
     }
 
@@ -432,12 +422,18 @@ impl Callbacks {
             on_configure: callback!("proxy_on_configure"),
             on_tick: callback!("proxy_on_tick"),
             on_queue_ready: callback!("proxy_on_queue_ready"),
-            on_request_headers: headers!("proxy_on_request_headers"),
-            on_request_body: callback!("proxy_on_request_body"),
-            on_request_trailers: callback!("proxy_on_request_trailers"),
-            on_response_headers: headers!("proxy_on_response_headers"),
-            on_response_body: callback!("proxy_on_response_body"),
-            on_response_trailers: callback!("proxy_on_response_trailers"),
+            on_headers: Both {
+                request: headers!("proxy_on_request_headers"),
+                response: headers!("proxy_on_response_headers"),
+            },
+            on_body: Both {
+                request: callback!("proxy_on_request_body"),
+                response: callback!("proxy_on_response_body"),
+            },
+            on_trailers: Both {
+                request: callback!("proxy_on_request_trailers"),
+                response: callback!("proxy_on_response_trailers"),
+            },
             on_http_call_response: callback!("proxy_on_http_call_response"),
             on_grpc_receive_initial_metadata: callback!("proxy_on_grpc_receive_initial_metadata"),
             on_grpc_receive: callback!("proxy_on_grpc_receive"),

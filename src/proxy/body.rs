@@ -172,7 +172,7 @@ impl RequestBody {
 
     /// Gives what was read to the filters, and whether that was all; from now on they are where the body comes from.
     pub fn hand_over(&mut self) -> (Bytes, bool) {
-        let read = self.read.split().freeze();
+        let read = if self.read.is_empty() { Bytes::new() } else { self.read.split().freeze() };
         let over = self.complete;
         let continued = self.continued;
         let expects_continue = self.expects_continue;

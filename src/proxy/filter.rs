@@ -32,7 +32,7 @@ pub struct Filtering {
 struct State {
     filters: Filters,
     /// What the client gets instead of what was on its way.
-    reply: Option<LocalReply>,
+    reply: Option<Box<LocalReply>>,
     /// Whether a response header has come to the filters.
     response: Response,
     /// Whether a hook waits for the filters: then the session does not.
@@ -248,7 +248,7 @@ impl Filtering {
     }
 
     /// What a filter has answered while the body was on its way.
-    pub fn take_reply(&self) -> Option<LocalReply> {
+    pub fn take_reply(&self) -> Option<Box<LocalReply>> {
         self.state.lock().reply.take()
     }
 
@@ -268,9 +268,9 @@ impl Filtering {
     }
 }
 
-impl From<LocalReply> for Reply {
-    fn from(reply: LocalReply) -> Reply {
-        let LocalReply { status, headers, body, details: _ } = reply;
+impl From<Box<LocalReply>> for Reply {
+    fn from(reply: Box<LocalReply>) -> Reply {
+        let LocalReply { status, headers, body, details: _ } = *reply;
         let mut reply = Reply { status, headers, body, length: None };
         reply.headers.retain(|(name, _)| *name != header::CONTENT_LENGTH && !is_of_connection(name));
         reply

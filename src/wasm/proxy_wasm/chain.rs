@@ -61,8 +61,8 @@ enum State {
 pub enum Flow {
     /// What has come out of the chain can go on; more may be paused.
     On,
-    /// The stream ends with this response.
-    Reply(LocalReply),
+    /// The stream ends with this response. Boxed: every step of every request hands a flow on.
+    Reply(Box<LocalReply>),
     /// The stream ends at once.
     Reset,
 }
@@ -439,15 +439,16 @@ impl Filters {
         }
         let mut http = self.stream.lock();
         let held = http.held(Direction::Response, position);
+        if held.injected.is_empty() && !held.injects_end {
+            return;
+        }
         let (body, end) = (held.injected.take(), std::mem::take(&mut held.injects_end));
         if !body.is_empty() && self.lanes.response.waits_behind(index) + body.len() > held.limit {
             http.fail("more waits that a filter has sent on by itself than limits.buffer permits".to_owned());
             return;
         }
         drop(http);
-        if !body.is_empty() || end {
-            self.lanes.response.inject(index, body, end);
-        }
+        self.lanes.response.inject(index, body, end);
     }
 
     fn open(&mut self, position: usize) -> Result<(), Flow> {
@@ -524,14 +525,15 @@ impl Filters {
 }
 
 /// As Envoy answers when a filter holds more of a message than it may.
-fn too_large(direction: Direction) -> LocalReply {
+fn too_large(direction: Direction) -> Box<LocalReply> {
     let (status, details, body) = match direction {
         Direction::Request => (StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large", "Payload Too Large"),
         Direction::Response => {
             (StatusCode::INTERNAL_SERVER_ERROR, "response_payload_too_large", "Internal Server Error")
         }
     };
-    LocalReply { status, headers: Vec::new(), body: Bytes::from_static(body.as_bytes()), details: details.to_owned() }
+    let body = Bytes::from_static(body.as_bytes());
+    Box::new(LocalReply { status, headers: Vec::new(), body, details: details.to_owned() })
 }
 
 impl Http {

@@ -59,9 +59,9 @@ impl<'a> Fields<'a> {
                 pair(b":path", request.raw_path());
                 pair(b":method", request.method.as_str().as_bytes());
                 pair(b":scheme", scheme.as_bytes());
-                let upgrades = request.headers.contains_key(header::UPGRADE);
-                let shown = |name: &HeaderName| *name != header::HOST && !is_hidden(name, upgrades);
-                for (name, value) in request.headers.iter().filter(|(name, _)| shown(name)) {
+                let headers = &request.headers;
+                let shown = |name: &HeaderName| *name != header::HOST && !is_hidden(name, headers);
+                for (name, value) in headers.iter().filter(|(name, _)| shown(name)) {
                     pair(name.as_str().as_bytes(), value.as_bytes());
                 }
             }
@@ -122,10 +122,10 @@ impl<'a> Fields<'a> {
 }
 
 /// What belongs to the connection and not to the request (RFC 9110, section 7.6.1): filters do not see it, as in Envoy.
-fn is_hidden(name: &HeaderName, upgrades: bool) -> bool {
+fn is_hidden(name: &HeaderName, headers: &HeaderMap) -> bool {
     match *name {
         header::TRANSFER_ENCODING => true,
-        header::CONNECTION => !upgrades,
+        header::CONNECTION => !headers.contains_key(header::UPGRADE),
         header::TE => false,
         _ => is_keeping(name),
     }
@@ -224,14 +224,13 @@ impl FieldsMut<'_> {
     }
 
     fn clear(&mut self) {
-        let names: Vec<HeaderName> = match self {
-            FieldsMut::Request(request, _) => request.headers.keys().cloned().collect(),
-            FieldsMut::Response(response) => response.headers.keys().cloned().collect(),
-            FieldsMut::Plain(headers) => return headers.clear(),
-        };
+        if let FieldsMut::Plain(headers) = self {
+            return headers.clear();
+        }
         // Those that were not shown stay.
-        let upgrades = names.contains(&header::UPGRADE);
-        for name in names.into_iter().filter(|name| !is_hidden(name, upgrades)) {
+        let headers = self.headers();
+        let shown: Vec<HeaderName> = headers.keys().filter(|name| !is_hidden(name, headers)).cloned().collect();
+        for name in shown {
             self.remove(name.as_str().as_bytes());
         }
     }

@@ -65,9 +65,9 @@ pub struct Http {
     pub way: Way,
     pub target: Target,
     /// What ends the stream: the first that a filter sends.
-    pub reply: Option<LocalReply>,
+    pub reply: Option<Box<LocalReply>>,
     /// What ends the stream unless a filter sends a response itself: it cannot go on as the filters want it.
-    pub failure: Option<LocalReply>,
+    pub failure: Option<Box<LocalReply>>,
     pub closed: bool,
     /// Why the filters have ended the stream: what they say of their response.
     pub details: Option<String>,
@@ -308,10 +308,10 @@ impl Http {
     }
 
     /// The response to a stream that fails by its filters.
-    pub fn failed(&self, status: StatusCode, body: String) -> LocalReply {
+    pub fn failed(&self, status: StatusCode, body: String) -> Box<LocalReply> {
         let details = "wasm_fail_stream".to_owned();
         let reply = LocalReply { status, headers: Vec::new(), body: body.into(), details };
-        if self.is_grpc() { reply.into_grpc(u32::MAX) } else { reply }
+        Box::new(if self.is_grpc() { reply.into_grpc(u32::MAX) } else { reply })
     }
 
     /// The stream cannot go on: the first reason counts.

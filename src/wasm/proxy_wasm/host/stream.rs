@@ -77,7 +77,7 @@ pub fn send_local_response(
     if http.is_grpc() {
         reply = reply.into_grpc(grpc_status);
     }
-    http.reply = Some(reply);
+    http.reply = Some(Box::new(reply));
     drop(http);
     context.stream.wake();
     Ok(())

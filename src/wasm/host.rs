@@ -6,12 +6,9 @@ use std::sync::Arc;
 use wasmtime::component::{InstancePre, Linker};
 
 use super::cache::{self, CacheError};
-use super::code::CodeStore;
-use super::component;
+use super::component::{self, Module, ModuleError, Modules, State};
 use super::engine::EngineClock;
-use super::module::{Module, ModuleError, Modules};
-use super::proxy_wasm::FilterHost;
-use super::state::State;
+use super::proxy_wasm::{CodeStore, FilterHost};
 use crate::capability::Capabilities;
 use crate::observe::metrics::Metrics;
 

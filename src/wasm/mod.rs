@@ -1,31 +1,23 @@
-//! Running plugins: engine, modules, instances and their pools, limits, and the skins that host functions wear.
+//! Running plugins: the engine, limits, and two skins over the same capabilities: `component` for scripts, `proxy_wasm` for
+//! filters.
 
 mod cache;
-pub mod code;
 pub mod component;
 pub mod engine;
-mod entry;
 mod failure;
+mod found;
 mod host;
 mod in_use;
 mod limits;
 mod log;
-mod module;
-mod pool;
 pub mod proxy_wasm;
-mod script;
-mod session;
-mod sockets;
-mod state;
 
 pub use cache::CacheError;
-pub use entry::EntryPoint;
+pub use component::{EntryPoint, Module, ModuleError, Script, ScriptSpec};
 pub use failure::Failure;
 pub use host::Host;
-pub use module::{Module, ModuleError};
 pub use proxy_wasm::abi::Direction;
 pub use proxy_wasm::{Care, End, FailedStart, Filter, Filters, Flow, LocalReply, Plugin, Service, Stream};
-pub use script::{Script, ScriptSpec};
 
 /// The interface that every plugin exports.
 pub const SERVICE: &str = "phasegate:plugin/wasm-service@0.1.0";

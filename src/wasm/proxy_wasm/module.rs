@@ -10,8 +10,8 @@ use wasmparser::{Encoding, ExternalKind, Parser, Payload, TypeRef};
 use wasmtime::{Engine, Module};
 
 use crate::file::{self, Digest};
+use crate::wasm::found::Found;
 use crate::wasm::in_use::InUse;
-use crate::wasm::module::Found;
 
 /// The functions by whose export a module names the ABI that it was built for begin so.
 const MARKER: &str = "proxy_abi_version_";

@@ -16,8 +16,8 @@ use wasmtime_wasi::p2::bindings::sync::io::streams::{self, InputStream, OutputSt
 use wasmtime_wasi::p2::{DynPollable, Pollable, StreamError, StreamResult};
 use wasmtime_wasi::{WasiCtx, WasiView};
 
+use crate::wasm::component::state::State;
 use crate::wasm::log;
-use crate::wasm::state::State;
 
 /// Adds WASI to the linker. Whatever could wait is asynchronous, but for what every Rust plugin imports for its panic
 /// messages: streams, which never wait here, and files, of which there are none.

@@ -10,8 +10,8 @@ use crate::capability::mailbox::{self, Message};
 use crate::exchange::{BodyOr, Edit, Refused, Reply, contains, first_value, pairs};
 use crate::facts::path_and_query;
 use crate::wasm;
-use crate::wasm::session::Session;
-use crate::wasm::state::State;
+use crate::wasm::component::session::Session;
+use crate::wasm::component::state::State;
 
 type Pairs = Vec<(String, String)>;
 

@@ -1,5 +1,5 @@
 use super::bindings::phasegate::plugin::wasm_log::{Host, Level};
-use crate::wasm::state::State;
+use crate::wasm::component::state::State;
 
 impl Host for State {
     fn log_enabled(&mut self, level: Level) -> bool {

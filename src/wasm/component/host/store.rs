@@ -3,7 +3,7 @@ use futures::FutureExt;
 use super::bindings::phasegate::plugin::wasm_store;
 use super::bindings::waiting::phasegate::plugin::wasm_store as waiting_store;
 use crate::capability::{Store, StoreError, ttl};
-use crate::wasm::state::State;
+use crate::wasm::component::state::State;
 
 /// The result of a function, and its body, where the store never waits.
 macro_rules! now {

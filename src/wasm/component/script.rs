@@ -9,13 +9,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, InstancePre};
 
-use super::SERVICE;
-use super::component::{self, wasi};
 use super::entry::EntryPoint;
-use super::failure::Failure;
-use super::host::Host;
-use super::limits::{Cpu, Exceeded, Memory, may_instantiate};
-use super::log::{RunLog, indented};
+use super::host::{WitVerdict, wasi};
 use super::module::{Module, ModuleError};
 use super::pool::{Instance, Pool};
 use super::session::Session;
@@ -27,6 +22,9 @@ use crate::capability::{Capabilities, Run};
 use crate::exchange::{self, Shared};
 use crate::observe::metrics::{Counted, ScriptMetrics};
 use crate::phase::{Place, Verdict};
+use crate::wasm::limits::{Cpu, Exceeded, Memory, may_instantiate};
+use crate::wasm::log::{RunLog, indented};
+use crate::wasm::{Failure, Host, SERVICE};
 
 /// How long the first instance of a script whose runs have no limit may take.
 const LONGEST_TRIAL: Duration = Duration::from_secs(10);
@@ -272,7 +270,7 @@ impl Script {
     fn finish(
         &self,
         mut instance: Box<Instance>,
-        result: wasmtime::Result<(Result<component::WitVerdict, String>,)>,
+        result: wasmtime::Result<(Result<WitVerdict, String>,)>,
     ) -> Result<Verdict, Failure> {
         let reply = instance.store.data_mut().end();
         let (result,) = result.map_err(|error| Failure::from_run(&error))?;

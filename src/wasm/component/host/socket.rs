@@ -1,7 +1,7 @@
 use super::bindings::phasegate::plugin::wasm_socket::{Host, SocketType};
 use super::text;
 use crate::capability::net::Transport;
-use crate::wasm::state::State;
+use crate::wasm::component::state::State;
 
 impl Host for State {
     async fn socket_connect(

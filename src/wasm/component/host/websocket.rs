@@ -3,7 +3,7 @@ use super::bindings::phasegate::plugin::wasm_websocket::{Host, Message, SocketTy
 use super::text;
 use crate::capability::websocket::{self, Handshake};
 use crate::exchange::message_headers;
-use crate::wasm::state::State;
+use crate::wasm::component::state::State;
 
 impl Host for State {
     async fn socket_connect(&mut self, typ: SocketType, request: Request, timeout_ms: u64) -> Result<u64, String> {

@@ -6,7 +6,7 @@ use wasmtime::component::TypedFunc;
 
 use std::sync::Arc;
 
-use super::component::WitVerdict;
+use super::host::WitVerdict;
 use super::state::State;
 use crate::observe::metrics::Counted;
 

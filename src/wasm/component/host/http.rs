@@ -4,7 +4,7 @@ use ::std::time::Duration;
 use super::bindings::phasegate::plugin::wasm_http::{Host, Method, Request, Response, SocketType};
 use crate::capability::callout::Call;
 use crate::exchange::message_headers;
-use crate::wasm::state::State;
+use crate::wasm::component::state::State;
 
 impl Host for State {
     async fn handle_http(&mut self, typ: SocketType, req: Request, timeout_ms: u64) -> Result<Response, String> {

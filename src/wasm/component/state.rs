@@ -8,8 +8,6 @@ use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::entry::EntryPoint;
-use super::limits::{Cpu, Memory};
-use super::log::{RunLog, enabled};
 use super::script::Script;
 use super::session::{Session, SpawnError};
 use crate::capability::background::BackgroundError;
@@ -18,6 +16,8 @@ use crate::capability::net::Policy;
 use crate::capability::{Capabilities, Run};
 use crate::exchange::{Exchange, Refused, Reply, Shared};
 use crate::phase::Place;
+use crate::wasm::limits::{Cpu, Memory};
+use crate::wasm::log::{RunLog, enabled};
 
 /// Handles that a guest may have of WASI, such as that of its standard output: they are memory of the host.
 const MOST_RESOURCES: usize = 1024;

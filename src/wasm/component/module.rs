@@ -1,6 +1,5 @@
 //! From a file to a compiled component: recognise, turn into a component, compile.
 
-use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,8 +9,9 @@ use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
 use super::entry::EntryPoint;
-use super::in_use::InUse;
 use crate::file;
+use crate::wasm::found::Found;
+use crate::wasm::in_use::InUse;
 
 /// The custom section in which the SDK names the entry points that a plugin implements, comma-separated.
 const ENTRY_POINTS_SECTION: &str = "phasegate:entry-points";
@@ -33,7 +33,7 @@ pub enum ModuleError {
     Link(String),
     #[error("failed while it was instantiated: {0}")]
     Instantiate(String),
-    #[error("is a component that does not export `{}`", super::SERVICE)]
+    #[error("is a component that does not export `{}`", crate::wasm::SERVICE)]
     NoService,
 }
 
@@ -57,42 +57,6 @@ impl ModuleError {
             }
             ModuleError::Link(_) => "a plugin can import the interfaces of phasegate:plugin and WASI 0.2, nothing else",
             ModuleError::Instantiate(_) => "a plugin must initialize without a request, and within its `limits`",
-        }
-    }
-}
-
-/// What a file that is no plugin is.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Found {
-    Empty,
-    NotWasm,
-    WebAssemblyText,
-    ProxyWasm(String),
-    BareModule { exports: usize },
-}
-
-impl Found {
-    /// What bytes are that are not even WebAssembly.
-    pub fn before_wasm(bytes: &[u8]) -> Option<Found> {
-        match bytes {
-            [] => Some(Found::Empty),
-            [b'\0', b'a', b's', b'm', ..] => None,
-            text if text.trim_ascii_start().starts_with(b"(") => Some(Found::WebAssemblyText),
-            _ => Some(Found::NotWasm),
-        }
-    }
-}
-
-impl fmt::Display for Found {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Found::Empty => write!(f, "an empty file"),
-            Found::NotWasm => write!(f, "a file that is not WebAssembly"),
-            Found::WebAssemblyText => write!(f, "WebAssembly text, which has to be compiled first"),
-            Found::ProxyWasm(version) => write!(f, "a Proxy-Wasm filter ({version})"),
-            Found::BareModule { exports } => {
-                write!(f, "a core module with {exports} exports and no component type section")
-            }
         }
     }
 }

@@ -315,13 +315,15 @@ impl Exchange {
         Ok(receiver)
     }
 
-    /// The request body, or the question for it. Wait for the answer without holding the lock.
+    /// Asks for the request body, which may be here already. Wait for the answer without holding the lock.
     ///
     /// # Errors
     /// In a phase where the body has gone upstream unread, and once it is read from the stream to the client.
-    pub fn ask_body(&mut self) -> Result<BodyOr<oneshot::Receiver<Result<Bytes, Refused>>>, Refused> {
+    pub fn ask_body(&mut self) -> Result<oneshot::Receiver<Result<Bytes, Refused>>, Refused> {
+        let (answer, receiver) = oneshot::channel();
         if let Some(body) = &self.body {
-            return Ok(BodyOr::Body(body.clone()));
+            let _ = answer.send(Ok(body.clone()));
+            return Ok(receiver);
         }
         if !self.phase.can_edit_request() {
             return Err(self.refuse("in-body-read-exact", "the request body has already been sent"));
@@ -329,9 +331,8 @@ impl Exchange {
         if self.streamed {
             return Err(Refused::BodyStreamed);
         }
-        let (answer, receiver) = oneshot::channel();
         self.ask(Ask::Body(answer))?;
-        Ok(BodyOr::Asked(receiver))
+        Ok(receiver)
     }
 
     /// From now on asks are taken, and wake whoever takes them.
@@ -386,12 +387,6 @@ impl Default for Exchange {
 }
 
 const NO_RESPONSE: &str = "there is no response yet";
-
-/// The body when it is here already, else a way to wait for it.
-pub enum BodyOr<T> {
-    Body(Bytes),
-    Asked(T),
-}
 
 /// A response header that stands in while the real one is elsewhere.
 pub fn no_response() -> ResponseHeader {

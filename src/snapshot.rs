@@ -20,7 +20,7 @@ use crate::config::{
 use crate::facts::RouteNames;
 use crate::observe::metrics::Metrics;
 use crate::path::{self, Doubt, Other};
-use crate::phase::{Chain, ChainBuilder, Phase, Place, Verdict};
+use crate::phase::{Chain, Phase, Place, Verdict};
 use crate::wasm::{Care, EntryPoint, FailedStart, Filter, Host, Module, Plugin, Script, ScriptSpec, Service};
 
 /// What requests are served from.
@@ -351,9 +351,9 @@ impl Builder<'_> {
         if let Some(chain) = self.chains.get(&key) {
             return chain.clone();
         }
-        let mut chain = ChainBuilder::default();
+        let mut chain = Chain::default();
         for plugin in &config.plugins {
-            chain.plugin();
+            chain.add_plugin();
             for script in &plugin.scripts {
                 if let Some(linked) = self.script(script, phase.into()) {
                     let live = LiveScript {
@@ -362,11 +362,11 @@ impl Builder<'_> {
                         warned: AtomicU8::new(0),
                         warned_of_reply: AtomicBool::new(false),
                     };
-                    chain.script(live, script.on_ext.clone());
+                    chain.add_script(live, script.on_ext.clone());
                 }
             }
         }
-        let chain = Some(chain.build()).filter(|chain| !chain.is_empty()).map(Arc::new);
+        let chain = Some(chain).filter(|chain| !chain.is_empty()).map(Arc::new);
         self.chains.insert(key, chain.clone());
         chain
     }

@@ -17,10 +17,10 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error, Message as Frame};
 use tokio_util::sync::CancellationToken;
 
-use super::callout::with_params;
+use super::callout::absolute;
 use super::net::{Stream, Transport};
 use super::socket::{AnyStream, SocketError, within};
-use crate::headers::is_host;
+use crate::headers::{is_host, is_of_connection};
 use crate::observe::metrics::Counted;
 
 /// Most bytes of a message from the peer.
@@ -277,14 +277,10 @@ impl Handshake {
         headers: Vec<(HeaderName, HeaderValue)>,
     ) -> Result<Handshake, WebSocketError> {
         let invalid = || WebSocketError::Uri(uri.to_owned());
-        if !uri.is_ascii() {
-            // It has to be escaped (RFC 3986, section 2).
-            return Err(invalid());
-        }
-        let mut parts = uri.parse::<Uri>().map_err(|_| invalid())?.into_parts();
-        let secure = match parts.scheme.as_ref().map(|scheme| scheme.as_str()) {
-            Some("ws" | "http") => false,
-            Some("wss" | "https") => true,
+        let (scheme, authority, path) = absolute(uri, params).ok_or_else(invalid)?;
+        let secure = match scheme.as_str() {
+            "ws" | "http" => false,
+            "wss" | "https" => true,
             _ => return Err(invalid()),
         };
         match transport {
@@ -294,9 +290,8 @@ impl Handshake {
             _ => return Err(WebSocketError::Scheme(uri.to_owned())),
         }
         let scheme = if secure { "wss" } else { "ws" };
-        parts.scheme = Some(scheme.parse().map_err(|_| invalid())?);
-        parts.path_and_query = Some(with_params(parts.path_and_query.as_ref(), params).ok_or_else(invalid)?);
-        let uri_of = Uri::from_parts(parts).map_err(|_| invalid())?;
+        let uri_of =
+            Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build().map_err(|_| invalid())?;
         let host = uri_of.host().filter(|host| !host.is_empty()).ok_or_else(invalid)?;
         let addr = format!("{host}:{}", uri_of.port_u16().unwrap_or(if secure { 443 } else { 80 }));
         let mut request = uri_of.into_client_request().map_err(|_| invalid())?;
@@ -333,17 +328,10 @@ impl Handshake {
     }
 }
 
+/// All but the protocols that are offered.
 fn belongs_to_the_handshake(name: &HeaderName) -> bool {
-    [
-        header::CONNECTION,
-        header::UPGRADE,
-        header::SEC_WEBSOCKET_VERSION,
-        header::SEC_WEBSOCKET_KEY,
-        header::SEC_WEBSOCKET_EXTENSIONS,
-        header::CONTENT_LENGTH,
-        header::TRANSFER_ENCODING,
-    ]
-    .contains(name)
+    let of_websocket = name.as_str().starts_with("sec-websocket-") && *name != header::SEC_WEBSOCKET_PROTOCOL;
+    of_websocket || *name == header::CONTENT_LENGTH || is_of_connection(name)
 }
 
 fn settings() -> WebSocketConfig {

@@ -43,7 +43,25 @@ struct Entry<S> {
     on_ext: [Action; 3],
 }
 
+impl<S> Default for Chain<S> {
+    fn default() -> Self {
+        Chain { scripts: Vec::new(), plugins: Vec::new() }
+    }
+}
+
 impl<S> Chain<S> {
+    /// Begins the next plugin. One that gets no script (all are switched off) is passed over.
+    pub fn add_plugin(&mut self) {
+        self.plugins.push(self.scripts.len());
+    }
+
+    /// Adds a script to the plugin begun last.
+    pub fn add_script(&mut self, script: S, on_ext: [Action; 3]) {
+        debug_assert!(!self.plugins.is_empty(), "a script needs a plugin");
+        let plugin = self.plugins.len().saturating_sub(1);
+        self.scripts.push(Entry { script, plugin, on_ext });
+    }
+
     pub fn is_empty(&self) -> bool {
         self.scripts.is_empty()
     }
@@ -61,38 +79,6 @@ impl<S> Chain<S> {
     /// Position of the first script at or after plugin `plugin`.
     fn start_of(&self, plugin: usize) -> usize {
         self.plugins.get(plugin).copied().unwrap_or(self.scripts.len())
-    }
-}
-
-/// Builds a chain plugin by plugin.
-#[derive(Debug)]
-pub struct ChainBuilder<S> {
-    chain: Chain<S>,
-}
-
-impl<S> Default for ChainBuilder<S> {
-    fn default() -> Self {
-        ChainBuilder { chain: Chain { scripts: Vec::new(), plugins: Vec::new() } }
-    }
-}
-
-impl<S> ChainBuilder<S> {
-    /// Begins the next plugin. One that gets no script (all are switched off) is passed over.
-    pub fn plugin(&mut self) -> &mut Self {
-        self.chain.plugins.push(self.chain.scripts.len());
-        self
-    }
-
-    /// Adds a script to the plugin begun last.
-    pub fn script(&mut self, script: S, on_ext: [Action; 3]) -> &mut Self {
-        debug_assert!(!self.chain.plugins.is_empty(), "a script needs a plugin");
-        let plugin = self.chain.plugins.len().saturating_sub(1);
-        self.chain.scripts.push(Entry { script, plugin, on_ext });
-        self
-    }
-
-    pub fn build(self) -> Chain<S> {
-        self.chain
     }
 }
 

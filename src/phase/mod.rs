@@ -6,7 +6,7 @@ mod failure;
 #[cfg(test)]
 mod tests;
 
-pub use chain::{Action, Chain, ChainBuilder, End, Step, Walk};
+pub use chain::{Action, Chain, End, Step, Walk};
 pub use failure::FailureKind;
 
 use std::fmt;

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Action, Chain, ChainBuilder, End, Ext, Phase, Verdict};
+use super::{Action, Chain, End, Ext, Phase, Verdict};
 
 /// A chain as one would write it down.
 type Plugins = Vec<Vec<Script>>;
@@ -145,14 +145,14 @@ fn evaluate(plugins: &Plugins, phase: Phase) -> Evaluation {
 }
 
 fn chain(plugins: &Plugins) -> Chain<(Place, Result)> {
-    let mut builder = ChainBuilder::default();
+    let mut chain = Chain::default();
     for (p, scripts) in plugins.iter().enumerate() {
-        builder.plugin();
+        chain.add_plugin();
         for (s, script) in scripts.iter().enumerate() {
-            builder.script(((p, s), script.result), script.on_ext.clone());
+            chain.add_script(((p, s), script.result), script.on_ext.clone());
         }
     }
-    builder.build()
+    chain
 }
 
 fn script(verdict: Verdict, action: Action) -> Script {

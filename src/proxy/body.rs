@@ -7,7 +7,6 @@ use http::{Version, header};
 use pingora::ErrorType;
 use pingora::prelude::Session;
 
-use super::context::Context;
 use super::decorate;
 use super::replay::Replay;
 use crate::exchange::Refused;
@@ -198,14 +197,10 @@ impl RequestBody {
         self.sealed = true;
     }
 
-    fn recover(&mut self, session: &mut Session) {
+    /// The client's own session again: at the end of the request, before its connection is kept or closed.
+    pub fn recover(&mut self, session: &mut Session) {
         if let Some(slot) = self.lent.take() {
             decorate::remove(session, &slot);
         }
     }
-}
-
-/// The client's own session again: at the end of the request, before its connection is kept or closed.
-pub fn take_back(session: &mut Session, ctx: &mut Context) {
-    ctx.body.recover(session);
 }

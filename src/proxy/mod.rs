@@ -484,7 +484,7 @@ impl ProxyHttp for Gateway {
 
     /// `wasm_access_log`, the access log, metrics.
     async fn logging(&self, session: &mut Session, failure: Option<&pingora::Error>, ctx: &mut Self::CTX) {
-        body::take_back(session, ctx);
+        ctx.body.recover(session);
         ctx.depart(session);
         self.end_filters(session, ctx);
         self.run_at_the_end(session, ctx).await;

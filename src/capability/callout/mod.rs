@@ -12,7 +12,7 @@ mod way;
 
 pub use body::PipeError;
 pub use cluster::{ClusterCall, ClusterResponse};
-pub use request::{Call, with_params};
+pub use request::{Call, absolute};
 
 pub(super) use body::{Payload, Pipe};
 pub(super) use cluster::{default_scheme, without_connection};

@@ -42,15 +42,10 @@ impl Outgoing {
             return Err(CalloutError::BodyTooLarge { of: "request", limit: body_limit });
         }
         let invalid = || CalloutError::Uri(uri.clone());
-        if !uri.is_ascii() {
-            // It has to be escaped (RFC 3986, section 2).
-            return Err(invalid());
-        }
-        let Parts { scheme, authority, path_and_query, .. } = uri.parse::<Uri>().map_err(|_| invalid())?.into_parts();
-        let authority = authority.filter(|authority| !authority.as_str().contains('@')).ok_or_else(invalid)?;
-        let (scheme, port) = match scheme.as_ref().map(Scheme::as_str) {
-            Some("http") => (Scheme::HTTP, 80),
-            Some("https") => (Scheme::HTTPS, 443),
+        let (scheme, authority, path) = absolute(&uri, &params).ok_or_else(invalid)?;
+        let (scheme, port) = match scheme.as_str() {
+            "http" => (Scheme::HTTP, 80),
+            "https" => (Scheme::HTTPS, 443),
             _ => return Err(invalid()),
         };
         if (scheme == Scheme::HTTP) != (transport == Transport::Tcp) {
@@ -62,7 +57,6 @@ impl Outgoing {
             Some("" | ":") => Target::parse(&format!("{}:{port}", authority.host()))?,
             _ => Target::parse(authority.as_str())?,
         };
-        let path = with_params(path_and_query.as_ref(), &params).ok_or_else(invalid)?;
         let (authority, headers) = split_host(authority, headers)?;
         let (body, host) = (Payload::whole(body), host_header(&authority));
         Ok(Outgoing { method, body, target, scheme, host, path, headers })
@@ -110,8 +104,17 @@ pub fn host_header(authority: &Authority) -> HeaderValue {
     HeaderValue::from_str(authority.as_str()).expect("an authority is visible ASCII")
 }
 
+/// What an absolute URI of a plugin says, with the parameters behind its query; none when it is not valid.
+pub fn absolute(uri: &str, params: &[(String, String)]) -> Option<(Scheme, Authority, PathAndQuery)> {
+    // What is not ASCII has to be escaped (RFC 3986, section 2).
+    let Parts { scheme, authority, path_and_query, .. } =
+        uri.is_ascii().then(|| uri.parse::<Uri>().ok())??.into_parts();
+    let authority = authority.filter(|authority| !authority.as_str().contains('@'))?;
+    Some((scheme?, authority, with_params(path_and_query.as_ref(), params)?))
+}
+
 /// Path and query of a request: those of its URI, with the parameters after them; none when they are not valid together.
-pub fn with_params(path: Option<&PathAndQuery>, params: &[(String, String)]) -> Option<PathAndQuery> {
+fn with_params(path: Option<&PathAndQuery>, params: &[(String, String)]) -> Option<PathAndQuery> {
     let path = path.map_or("/", PathAndQuery::as_str);
     // `http://host?query` has a path that is not there.
     let slash = if path.starts_with('/') { "" } else { "/" };

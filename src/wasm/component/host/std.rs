@@ -7,7 +7,7 @@ use super::bindings::phasegate::plugin::wasm_std::{EntryPoint, Host};
 use super::text;
 use crate::VERSION;
 use crate::capability::mailbox::{self, Message};
-use crate::exchange::{BodyOr, Edit, Refused, Reply, contains, first_value, pairs};
+use crate::exchange::{Edit, Refused, Reply, contains, first_value, pairs};
 use crate::facts::path_and_query;
 use crate::wasm;
 use crate::wasm::component::session::Session;
@@ -160,12 +160,8 @@ impl Host for State {
     }
 
     async fn in_body_read_exact(&mut self) -> Result<Vec<u8>, String> {
-        let body = self.exchange().and_then(|mut exchange| exchange.ask_body()).map_err(text)?;
-        let body = match body {
-            BodyOr::Body(body) => body,
-            BodyOr::Asked(answer) => answer.await.unwrap_or(Err(Refused::Ended)).map_err(text)?,
-        };
-        Ok(body.to_vec())
+        let answer = self.exchange().and_then(|mut exchange| exchange.ask_body()).map_err(text)?;
+        Ok(answer.await.unwrap_or(Err(Refused::Ended)).map_err(text)?.to_vec())
     }
 
     fn out_get_status(&mut self) -> Result<u16, String> {

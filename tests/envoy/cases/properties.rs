@@ -151,7 +151,9 @@ pub fn cases() -> Vec<Case> {
         case("none", exist(&NONE));
     }
     cases.extend([
-        with(Case::probe("maps_of_properties", json!({ "on_log": [
+        with(Case::probe("maps_of_properties", json!({ "on_request_headers": [
+            ["property_map", ["response", "headers"]], ["property_map", ["response", "trailers"]], ["property", ["response", "headers", "a"]],
+        ], "on_log": [
             ["property_map", ["request", "headers"]], ["property_map", ["response", "headers"]], ["property_map", ["response", "trailers"]],
             ["property", ["request", "headers", "X-ONE"]], ["property", ["request", "headers", ":path"]],
         ] }))),

@@ -38,7 +38,7 @@ pub fn request(http: &Http, path: &[&[u8]], out: &mut Vec<u8>) -> Found {
         [b"size"] => count(out, length(&header.headers).unwrap_or(facts.client_bytes_received)),
         [b"headers_bytes"] => count(out, size(fields)),
         [b"total_size"] => count(out, size(fields) + facts.client_bytes_received),
-        [b"headers"] => map(fields, out),
+        [b"headers"] => all(Some(fields), out),
         [b"headers", name] => joined(fields, name, out),
         _ => None,
     }
@@ -57,9 +57,9 @@ pub fn response(http: &Http, path: &[&[u8]], out: &mut Vec<u8>) -> Found {
         [b"headers_bytes"] => count(out, fields.map_or(0, size)),
         [b"total_size"] => count(out, fields.map_or(0, size) + trailers.map_or(0, size) + facts.client_bytes_sent),
         [b"backend_latency"] => duration(out, facts.upstream.as_ref()?.latency.filter(|_| facts.duration.is_some())?),
-        [b"headers"] => map(fields?, out),
+        [b"headers"] => all(fields, out),
         [b"headers", name] => joined(fields?, name, out),
-        [b"trailers"] => map(trailers?, out),
+        [b"trailers"] => all(trailers, out),
         [b"trailers", name] => joined(trailers?, name, out),
         _ => None,
     }
@@ -99,17 +99,21 @@ fn joined(fields: Fields<'_>, name: &[u8], out: &mut Vec<u8>) -> Found {
     put(out, fields.joined(std::str::from_utf8(name).ok()?)?)
 }
 
-/// Each name once, with all its values. An empty map has its number of pairs here, unlike those of the header functions.
-fn map(fields: Fields<'_>, out: &mut Vec<u8>) -> Found {
+/// Each name once, with all its values. An empty map, also of a message that is not there, has its number of pairs here, unlike
+/// those of the header functions.
+fn all(fields: Option<Fields<'_>>, out: &mut Vec<u8>) -> Found {
     let mut merged: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-    fields.each(|name, value| match merged.last_mut() {
+    let pair = |name: &[u8], value: &[u8]| match merged.last_mut() {
         // All values of a name come one after another.
         Some((last, values)) if last == name => {
             values.push(b',');
             values.extend_from_slice(value);
         }
         _ => merged.push((name.to_owned(), value.to_owned())),
-    });
+    };
+    if let Some(fields) = fields {
+        fields.each(pair);
+    }
     if merged.is_empty() {
         return put(out, 0_u32.to_le_bytes());
     }

@@ -62,7 +62,7 @@ async fn exchange(capabilities: &Capabilities, call: &GrpcCall, message: Bytes) 
     // Nothing is before it.
     let _ = request.0.push(frame(&message), 0);
     request.0.finish();
-    let Answer { initial_metadata, mut messages, lease, endpoint: _endpoint } =
+    let Answer { initial_metadata, mut messages, mut lease, endpoint: _endpoint } =
         open(capabilities, call, &request).await?;
     let mut message = None;
     let status = loop {

@@ -39,6 +39,7 @@ mod reload;
 mod responses;
 mod routing;
 mod sessions;
+mod shared_connections;
 mod shutdown;
 mod sockets;
 mod spawn;

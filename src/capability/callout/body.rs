@@ -11,7 +11,6 @@ use http::HeaderMap;
 use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
-/// Can be sent again as long as nothing of it has been.
 #[derive(Clone)]
 pub enum Payload {
     Whole { data: Bytes, trailers: HeaderMap },
@@ -27,10 +26,17 @@ struct Queue {
     pieces: VecDeque<Bytes>,
     /// Bytes in `pieces`.
     unsent: usize,
+    /// Pieces that have been taken and may be wanted again.
+    taken: Vec<Bytes>,
+    /// Some are not among them any more.
+    is_past: bool,
     end: Option<End>,
     /// Of who sends it.
     waker: Option<Waker>,
 }
+
+/// Pieces that are held for another try. Most requests that a server refuses have one.
+const MOST_TAKEN: usize = 4;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
@@ -50,6 +56,21 @@ pub enum PipeError {
 impl Payload {
     pub fn whole(data: Bytes) -> Payload {
         Payload::Whole { data, trailers: HeaderMap::new() }
+    }
+
+    /// Whether it can be sent again, from its beginning.
+    pub fn rewind(&self) -> bool {
+        match self {
+            Payload::Whole { .. } => true,
+            Payload::Piped(pipe) => pipe.rewind(),
+        }
+    }
+
+    /// It will not be sent again.
+    pub fn settle(&self) {
+        if let Payload::Piped(pipe) = self {
+            pipe.0.lock().settle();
+        }
     }
 }
 
@@ -94,6 +115,12 @@ impl Pipe {
         let mut queue = self.0.lock();
         if let Some(piece) = queue.pieces.pop_front() {
             queue.unsent -= piece.len();
+            if queue.taken.len() == MOST_TAKEN {
+                queue.settle();
+            }
+            if !queue.is_past {
+                queue.taken.push(piece.clone());
+            }
             return Poll::Ready(Some(Ok(piece)));
         }
         match queue.end {
@@ -106,6 +133,15 @@ impl Pipe {
         }
     }
 
+    fn rewind(&self) -> bool {
+        let mut queue = self.0.lock();
+        while let Some(piece) = queue.taken.pop() {
+            queue.unsent += piece.len();
+            queue.pieces.push_front(piece);
+        }
+        !queue.is_past
+    }
+
     fn has_ended(&self) -> bool {
         let queue = self.0.lock();
         queue.pieces.is_empty() && queue.end == Some(End::Finished)
@@ -113,6 +149,11 @@ impl Pipe {
 }
 
 impl Queue {
+    fn settle(&mut self) {
+        self.is_past = true;
+        self.taken = Vec::new();
+    }
+
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();

@@ -1,17 +1,21 @@
 //! A connection that speaks HTTP: one request at a time with HTTP/1.1, many with HTTP/2 and HTTP/3.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
+use ::h2::Reason;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Response, StatusCode, header};
+use http::{HeaderMap, Method, Response, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::client::conn::{TrySendError, http1};
+use hyper_util::rt::TokioIo;
+use tokio::sync::Notify;
 
 use super::body::Payload;
-use super::h3::Http3;
+use super::h2::Http2;
+use super::h3::{self, Http3};
 use super::request::Outgoing;
 use super::{CalloutError, chain};
 use crate::capability::net::{Stream, Target};
@@ -19,14 +23,16 @@ use crate::observe::metrics::Counted;
 
 pub enum Connection {
     Http1(http1::SendRequest<Payload>),
-    Http2(http2::SendRequest<Payload>),
+    Http2(Http2),
     Http3(Http3),
 }
 
 /// Why a request has no response.
 pub enum Failure {
-    /// Nothing of it has left: it can be sent again.
+    /// Nothing of it has left, or the server has not looked at it and takes no more on this connection: it can be sent again.
     Unsent(String),
+    /// The server has not looked at it (RFC 9113, section 8.7): it can be sent again, also over this connection.
+    Refused(String),
     /// The connection ended without a word: the server may have done something, or not. With the reason for which the server
     /// has reset the stream (RFC 9113, section 7), if it has.
     Unanswered(String, Option<u32>),
@@ -38,6 +44,10 @@ impl Failure {
     pub fn into_error(self, target: &Target) -> CalloutError {
         match self {
             Failure::Unsent(text) => CalloutError::Unanswered { target: target.clone(), text, reset: None },
+            Failure::Refused(text) => {
+                let reset = Some(Reason::REFUSED_STREAM.into());
+                CalloutError::Unanswered { target: target.clone(), text, reset }
+            }
             Failure::Unanswered(text, reset) => CalloutError::Unanswered { target: target.clone(), text, reset },
             Failure::Broken(text) => CalloutError::Broken(target.clone(), text),
             Failure::BodyTooLarge(limit) => CalloutError::BodyTooLarge { of: "response", limit },
@@ -48,9 +58,13 @@ impl Failure {
 /// Why a stream has not become a connection.
 pub type Unmade = Box<dyn Error + Send + Sync>;
 
-/// A response as it begins or whole.
-pub type Answer = Result<Received, Failure>;
+/// A response that has begun.
+pub enum Begun {
+    Http(Response<Incoming>),
+    Http3(Box<h3::Begun>),
+}
 
+/// A whole response.
 pub struct Received {
     pub response: Response<Option<Bytes>>,
     pub trailers: HeaderMap,
@@ -68,10 +82,9 @@ impl Connection {
         Ok(Connection::Http1(sender))
     }
 
-    pub async fn http2(stream: Stream) -> Result<Connection, Unmade> {
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-        tokio::spawn(async { drop(connection.await) });
-        Ok(Connection::Http2(sender))
+    /// `changed` learns when it may have room for another call, and of its end.
+    pub async fn http2(stream: Stream, changed: Arc<Notify>) -> Result<Connection, Unmade> {
+        Ok(Connection::Http2(Http2::new(stream, changed).await?))
     }
 
     pub async fn http3(connection: quinn::Connection, open: Counted) -> Result<Connection, Unmade> {
@@ -82,7 +95,7 @@ impl Connection {
     pub fn share(&self) -> Option<Connection> {
         match self {
             Connection::Http1(_) => None,
-            Connection::Http2(sender) => Some(Connection::Http2(sender.clone())),
+            Connection::Http2(connection) => Some(Connection::Http2(connection.clone())),
             Connection::Http3(connection) => Some(Connection::Http3(connection.clone())),
         }
     }
@@ -90,43 +103,59 @@ impl Connection {
     pub fn is_closed(&self) -> bool {
         match self {
             Connection::Http1(sender) => sender.is_closed(),
-            Connection::Http2(sender) => sender.is_closed(),
+            Connection::Http2(connection) => connection.is_closed(),
             Connection::Http3(connection) => connection.is_closed(),
         }
     }
 
-    /// Sends a request and takes the whole response.
-    pub async fn send(&mut self, outgoing: &Outgoing, limit: usize) -> Answer {
-        if let Connection::Http3(connection) = self {
-            return connection.send(outgoing, limit).await;
+    /// Calls that it takes at once: 0 when the server of HTTP/2 has not said it yet, or takes none for the moment.
+    pub fn most_calls(&self) -> usize {
+        match self {
+            Connection::Http1(_) => 1,
+            Connection::Http2(connection) => connection.most(),
+            Connection::Http3(_) => usize::MAX,
         }
-        let (head, body) = self.begin(outgoing).await?.into_parts();
-        if head.status.is_informational() {
-            return Err(Failure::Broken(format!("it answered {}, which nobody asked for", head.status)));
-        }
-        let is_http2 = matches!(self, Connection::Http2(_));
-        let (body, trailers) = whole(body, limit, is_http2).await?;
-        let response = complete(&outgoing.method, Response::from_parts(head, ()), body)?;
-        Ok(Received { response, trailers })
     }
 
-    /// Sends a request over HTTP/1.1 or HTTP/2, and takes the response as it begins.
-    pub async fn begin(&mut self, outgoing: &Outgoing) -> Result<Response<Incoming>, Failure> {
+    /// Grows with what comes on a connection that calls share.
+    pub fn heard(&self) -> u64 {
+        match self {
+            Connection::Http1(_) => 0,
+            Connection::Http2(connection) => connection.heard(),
+            Connection::Http3(connection) => connection.heard(),
+        }
+    }
+
+    /// Sends a request; the response begins as well.
+    pub async fn begin(&mut self, outgoing: &Outgoing) -> Result<Begun, Failure> {
         let response = match self {
             Connection::Http1(sender) => {
                 match tokio::time::timeout(STILL_BUSY, sender.ready()).await {
                     Ok(ready) => ready.map_err(|error| Failure::Unsent(chain(&error)))?,
                     Err(_) => return Err(Failure::Unsent("the connection is busy".into())),
                 }
-                sender.try_send_request(outgoing.http1()).await
+                sender.try_send_request(outgoing.http1()).await.map_err(without_response)?
             }
-            Connection::Http2(sender) => {
-                sender.ready().await.map_err(|error| Failure::Unsent(chain(&error)))?;
-                sender.try_send_request(outgoing.http2()).await
-            }
-            Connection::Http3(_) => return Err(Failure::Broken("HTTP/3 gives its response whole".into())),
+            Connection::Http2(connection) => connection.begin(outgoing.http2()).await?,
+            Connection::Http3(connection) => return Ok(Begun::Http3(connection.begin(outgoing).await?.into())),
         };
-        response.map_err(without_response)
+        Ok(Begun::Http(response))
+    }
+}
+
+impl Begun {
+    /// What is left of the response to a request with this method.
+    pub async fn whole(self, method: &Method, limit: usize) -> Result<Received, Failure> {
+        let (head, body) = match self {
+            Begun::Http(response) => response.into_parts(),
+            Begun::Http3(begun) => return begun.whole(method, limit).await,
+        };
+        if head.status.is_informational() {
+            return Err(Failure::Broken(format!("it answered {}, which nobody asked for", head.status)));
+        }
+        let (body, trailers) = whole(body, limit, head.version == Version::HTTP_2).await?;
+        let response = complete(method, Response::from_parts(head, ()), body)?;
+        Ok(Received { response, trailers })
     }
 }
 
@@ -151,19 +180,17 @@ pub fn complete(method: &Method, head: Response<()>, body: Bytes) -> Result<Resp
 
 fn without_response<R>(error: TrySendError<R>) -> Failure {
     let text = chain(error.error());
-    if error.message().is_some() { Failure::Unsent(text) } else { Failure::Unanswered(text, reset(error.error())) }
+    if error.message().is_some() { Failure::Unsent(text) } else { Failure::Unanswered(text, None) }
 }
 
 /// The reason for which the other side has ended the stream or the connection.
 pub fn reset(error: &(dyn Error + 'static)) -> Option<u32> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(reason) = error.downcast_ref::<h2::Error>().and_then(h2::Error::reason) {
-            return Some(reason.into());
-        }
-        cause = error.source();
-    }
-    None
+    cause(error)?.reason().map(u32::from)
+}
+
+/// What HTTP/2 has to say about it.
+pub fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a ::h2::Error> {
+    std::iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref())
 }
 
 /// In HTTP/2, a stream may be ended without an error in the middle of it: `ends` says that its end has to be marked.

@@ -5,15 +5,16 @@ use std::future::poll_fn;
 use std::pin::pin;
 
 use ::h3::client::{self, RequestStream, SendRequest};
-use ::h3::error::StreamError;
+use ::h3::error::{Code, StreamError};
 use bytes::{Buf, Bytes, BytesMut};
 use futures::future::{Either, select};
-use h3_quinn::OpenStreams;
-use http::{HeaderMap, Response};
+use h3_quinn::{OpenStreams, RecvStream, SendStream};
+use http::{HeaderMap, Method, Response};
 use http_body_util::BodyExt;
 
+use super::body::Payload;
 use super::chain;
-use super::connection::{Answer, Failure, Received, complete};
+use super::connection::{Failure, Received, complete};
 use super::request::Outgoing;
 use crate::observe::metrics::Counted;
 
@@ -44,37 +45,81 @@ impl Http3 {
         self.connection.close_reason().is_some()
     }
 
-    /// Sends a request and takes the whole response.
-    pub async fn send(&mut self, outgoing: &Outgoing, limit: usize) -> Answer {
-        let unanswered = |error: StreamError| Failure::Unanswered(chain(&error), None);
-        let broken = |error: StreamError| Failure::Broken(chain(&error));
-        let stream = self.requests.send_request(outgoing.http3()).await.map_err(unanswered)?;
-        let (mut request, mut response) = stream.split();
-        let mut body = outgoing.body.clone();
-        let sending = async move {
-            while let Some(Ok(frame)) = body.frame().await {
-                if let Ok(data) = frame.into_data() {
-                    request.send_data(data).await?;
-                }
-            }
-            request.finish().await?;
-            Ok::<_, StreamError>(request)
-        };
+    /// Grows with what comes from the server. That it acknowledges what it gets is not counted.
+    pub fn heard(&self) -> u64 {
+        self.connection.stats().frame_rx.stream
+    }
+
+    /// Sends a request; the response begins as well.
+    pub async fn begin(&mut self, outgoing: &Outgoing) -> Result<Begun, Failure> {
+        let stream = self.requests.send_request(outgoing.http3()).await.map_err(without_response)?;
+        let (request, mut response) = stream.split();
+        let mut request = Request { stream: request, is_whole: false };
         // A server may answer before it has the whole body, and not want the rest (RFC 9114, section 4.1): what goes wrong
         // with the request, the response tells.
-        let (head, _request) = match select(pin!(head(&mut response)), pin!(sending)).await {
-            Either::Left((head, _)) => (head, None),
-            Either::Right((sent, head)) => (head.await, sent.ok()),
+        let head = match select(pin!(head(&mut response)), pin!(request.send(outgoing.body.clone()))).await {
+            Either::Left((head, _)) => head,
+            Either::Right((_, head)) => head.await,
         };
-        let head = head.map_err(unanswered)?;
+        Ok(Begun { head: head.map_err(without_response)?, response, _request: request })
+    }
+}
+
+/// A response that has begun.
+pub struct Begun {
+    head: Response<()>,
+    response: RequestStream<RecvStream, Bytes>,
+    _request: Request,
+}
+
+impl Begun {
+    pub async fn whole(mut self, method: &Method, limit: usize) -> Result<Received, Failure> {
+        let broken = |error: StreamError| Failure::Broken(chain(&error));
         let mut body = BytesMut::new();
-        while let Some(mut data) = response.recv_data().await.map_err(broken)? {
+        while let Some(mut data) = self.response.recv_data().await.map_err(broken)? {
             if body.len() + data.remaining() > limit {
                 return Err(Failure::BodyTooLarge(limit));
             }
             body.extend_from_slice(&data.copy_to_bytes(data.remaining()));
         }
-        Ok(Received { response: complete(&outgoing.method, head, body.freeze())?, trailers: HeaderMap::new() })
+        Ok(Received { response: complete(method, self.head, body.freeze())?, trailers: HeaderMap::new() })
+    }
+}
+
+struct Request {
+    stream: RequestStream<SendStream<Bytes>, Bytes>,
+    is_whole: bool,
+}
+
+impl Request {
+    async fn send(&mut self, mut body: Payload) -> Result<(), StreamError> {
+        while let Some(Ok(frame)) = body.frame().await {
+            if let Ok(data) = frame.into_data() {
+                self.stream.send_data(data).await?;
+            }
+        }
+        self.stream.finish().await?;
+        self.is_whole = true;
+        Ok(())
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if !self.is_whole {
+            // By itself the stream would end as if it were.
+            self.stream.stop_stream(Code::H3_REQUEST_CANCELLED);
+        }
+    }
+}
+
+fn without_response(error: StreamError) -> Failure {
+    let text = chain(&error);
+    match error {
+        // After a GOAWAY.
+        StreamError::RemoteClosing { .. } => Failure::Unsent(text),
+        StreamError::RemoteTerminate { code: Code::H3_REQUEST_REJECTED, .. } => Failure::Refused(text),
+        _ => Failure::Unanswered(text, None),
     }
 }
 

@@ -3,6 +3,7 @@
 mod body;
 mod cluster;
 mod connection;
+mod h2;
 mod h3;
 mod pool;
 mod request;
@@ -28,7 +29,7 @@ use bytes::Bytes;
 use http::{HeaderName, Method, Response};
 use hyper::body::Incoming;
 
-use self::connection::{Failure, Received};
+use self::connection::{Begun, Failure, Received};
 use self::pool::Pool;
 use self::way::{Http, Way};
 use super::cluster::{ClusterError, Clusters, Endpoint};
@@ -74,6 +75,9 @@ pub enum CalloutError {
 
 /// Bytes that a body to or from a cluster may have, whatever is configured: the limit of Envoy, for filters take in whole lists.
 const LEAST_OF_CLUSTERS: usize = 32 << 20;
+
+/// How often a request is sent that the server does not look at.
+const MOST_TRIES: usize = 3;
 
 /// What all callouts of the process share.
 pub struct Callouts {
@@ -156,16 +160,10 @@ impl Callouts {
         outgoing: &Outgoing,
     ) -> Result<(Response<Incoming>, Lease), CalloutError> {
         let way = Way::Cluster { endpoint, http: Http::Two };
-        let target = &outgoing.target;
-        if let Some(mut lease) = self.pool.take(&way.key(target), |_| true) {
-            match lease.connection().begin(outgoing).await {
-                Err(Failure::Unsent(_)) => {}
-                begun => return Ok((begun.map_err(|failure| failure.into_error(target))?, lease)),
-            }
+        match self.begin_on(network, way, outgoing).await? {
+            (Begun::Http(response), lease) => Ok((response, lease)),
+            (Begun::Http3(_), _) => unreachable!("a server of a cluster is reached over TCP"),
         }
-        let mut lease = self.connect(network, way, target).await?;
-        let begun = lease.connection().begin(outgoing).await;
-        Ok((begun.map_err(|failure| failure.into_error(target))?, lease))
     }
 
     /// Counts a callout, as in flight until the answer is dropped.
@@ -207,35 +205,63 @@ impl Callouts {
         result
     }
 
-    /// On a connection that is there, if it may be used, else on a new one. A connection whose call has come to its end goes
-    /// on to the next one.
+    /// A connection whose call has come to its end goes on to the next one.
     async fn exchange(&self, network: &Network, way: Way<'_>, outgoing: &Outgoing) -> Result<Received, CalloutError> {
-        let target = &outgoing.target;
         let limit = match way {
             Way::Script { .. } => self.body_limit,
             Way::Cluster { .. } => self.cluster_body_limit,
         };
-        let settle = |lease: Lease, answer: Result<Received, Failure>| {
-            let received = answer.map_err(|failure| failure.into_error(target))?;
-            lease.keep();
-            Ok(received)
-        };
-        if let Some(mut lease) = self.pool.take(&way.key(target), |addr| way.permits(target, addr)) {
-            match lease.connection().send(outgoing, limit).await {
-                // The server may have closed it at that very moment: that says nothing about the request.
-                Err(Failure::Unsent(_)) => {}
-                Err(Failure::Unanswered(..)) if outgoing.method.is_idempotent() => {}
-                answer => return settle(lease, answer),
-            }
-        }
-        let mut lease = self.connect(network, way, target).await?;
-        let answer = lease.connection().send(outgoing, limit).await;
-        settle(lease, answer)
+        let (begun, mut lease) = self.begin_on(network, way, outgoing).await?;
+        let received = begun.whole(&outgoing.method, limit).await;
+        let received = received.map_err(|failure| failure.into_error(&outgoing.target))?;
+        lease.keep();
+        Ok(received)
     }
 
-    async fn connect(&self, network: &Network, way: Way<'_>, target: &Target) -> Result<Lease, CalloutError> {
-        let (connection, addr) = way.open(network, target).await?;
-        Ok(self.pool.lease(way.key(target), connection, addr))
+    /// Begins a request on a connection that is there, if it may be used, else on a new one; the response begins as well.
+    async fn begin_on(
+        &self,
+        network: &Network,
+        way: Way<'_>,
+        outgoing: &Outgoing,
+    ) -> Result<(Begun, Lease), CalloutError> {
+        let (target, key) = (&outgoing.target, way.key(&outgoing.target));
+        let (mut tries, mut fresh) = (0, false);
+        loop {
+            tries += 1;
+            let found = match fresh {
+                true => Err(self.pool.make(&key)),
+                false => self.pool.find(&key, way.shares(), |addr| way.permits(target, addr)).await,
+            };
+            let mut lease = match found {
+                Ok(lease) => lease,
+                Err(making) => {
+                    let (connection, addr) = way.open(network, target, making.changed.clone()).await?;
+                    making.done(connection, addr)
+                }
+            };
+            let failure = match lease.connection().begin(outgoing).await {
+                Ok(begun) => {
+                    outgoing.body.settle();
+                    return Ok((begun, lease));
+                }
+                Err(failure) => failure,
+            };
+            let again = match &failure {
+                Failure::Unsent(_) | Failure::Refused(_) => true,
+                // The server may have closed it at that very moment: that says nothing about the request.
+                Failure::Unanswered(_, None) => !lease.is_new() && outgoing.method.is_idempotent(),
+                _ => false,
+            };
+            if !again || tries == MOST_TRIES || !outgoing.body.rewind() {
+                return Err(failure.into_error(target));
+            }
+            if !matches!(failure, Failure::Refused(_)) {
+                // Where each call has a connection of its own, the others that are kept may have been closed with it.
+                fresh = !lease.is_shared();
+                lease.forget();
+            }
+        }
     }
 }
 
@@ -251,9 +277,9 @@ pub async fn fetch(network: &Network, uri: &str, limit: usize) -> Result<Respons
     let call = Call { method: Method::GET, uri: uri.to_owned(), params, headers, body: Bytes::new() };
     let outgoing = Outgoing::new(transport, call, 0)?;
     let way = Way::Script { policy: &Policy::everything(), transport };
-    let (mut connection, _) = way.open(network, &outgoing.target).await?;
-    let received = connection.send(&outgoing, limit).await;
-    Ok(received.map_err(|failure| failure.into_error(&outgoing.target))?.response)
+    let (mut connection, _) = way.open(network, &outgoing.target, Arc::default()).await?;
+    let exchange = async { connection.begin(&outgoing).await?.whole(&outgoing.method, limit).await };
+    Ok(exchange.await.map_err(|failure| failure.into_error(&outgoing.target))?.response)
 }
 
 /// An error with its causes, in one line.

@@ -3,11 +3,14 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 
 use super::connection::Connection;
 use super::way::Key;
@@ -18,7 +21,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Connections of one key that are kept at most.
 const MOST: usize = 100;
 
-/// Calls at once on one connection. Servers take 100 or more; those beyond would wait, for a stream perhaps for ever.
+/// Calls at once on one connection, be it that the server permits more.
 const MOST_CALLS: usize = 100;
 
 #[derive(Default)]
@@ -28,9 +31,26 @@ pub struct Pool {
 
 #[derive(Default)]
 struct Kept {
-    connections: HashMap<Key, Vec<Entry>>,
-    /// Whether a task closes those that nobody uses.
+    places: HashMap<Key, Place>,
+    /// Whether a task closes what nobody uses.
     watched: bool,
+}
+
+/// What there is for one key.
+#[derive(Default)]
+struct Place {
+    /// Those of HTTP/1.1 that are in use are not among them.
+    entries: Vec<Entry>,
+    /// Connections that are being made.
+    making: usize,
+    /// Calls that wait for a connection.
+    waiting: usize,
+    /// Counts connections that were to be made and have not come about.
+    unmade: usize,
+    /// The last one that was made takes one call at a time.
+    is_exclusive: bool,
+    /// There may be room for who waits.
+    changed: Arc<Notify>,
 }
 
 struct Entry {
@@ -38,80 +58,235 @@ struct Entry {
     addr: SocketAddr,
     id: u64,
     used: Instant,
-    /// Held by every call.
-    calls: Arc<()>,
+    calls: usize,
 }
 
-/// A connection, in use. Dropped, it is not trusted with another call: who gave up waiting for one answer would wait for
-/// the next as well.
+type Taken = (Connection, SocketAddr, u64);
+
+/// A place for a call on a connection, until it is dropped. Who gave up waiting for an answer would wait for the next as well:
+/// without `keep`, the connection gets no other call, unless calls share it and something has come on it meanwhile.
 pub struct Lease {
     connection: Option<Connection>,
     addr: SocketAddr,
     id: u64,
     key: Key,
     pool: Arc<Pool>,
-    calls: Arc<()>,
+    is_new: bool,
+    /// What had come on the connection before.
+    heard: u64,
+}
+
+/// The right to make a connection.
+pub struct Making {
+    key: Key,
+    pool: Arc<Pool>,
+    /// For who makes it, to tell when it may have room for another call.
+    pub changed: Arc<Notify>,
+    is_made: bool,
 }
 
 impl Pool {
-    /// The connection that was used last, of those to an address that is permitted.
-    pub fn take(self: &Arc<Pool>, key: &Key, permits: impl Fn(SocketAddr) -> bool) -> Option<Lease> {
-        let mut kept = self.kept.lock();
-        let entries = kept.connections.get_mut(key)?;
-        entries.retain(|entry| !entry.connection.is_closed());
-        // One is the entry's own.
-        let free = |entry: &Entry| Arc::strong_count(&entry.calls) <= MOST_CALLS && permits(entry.addr);
-        let position = entries.iter().rposition(free)?;
-        let Entry { addr, id, ref calls, .. } = entries[position];
-        let calls = calls.clone();
-        let connection = match entries[position].connection.share() {
-            Some(connection) => connection,
-            None => entries.remove(position).connection,
-        };
-        Some(Lease { connection: Some(connection), addr, id, key: key.clone(), pool: self.clone(), calls })
-    }
-
-    /// Takes in a new connection, to which it goes at once if others can use it too.
-    pub fn lease(self: &Arc<Pool>, key: Key, connection: Connection, addr: SocketAddr) -> Lease {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let calls: Arc<()> = Arc::default();
-        if let Some(connection) = connection.share() {
-            self.put(key.clone(), Entry { connection, addr, id, used: Instant::now(), calls: calls.clone() });
-        }
-        Lease { connection: Some(connection), addr, id, key, pool: self.clone(), calls }
-    }
-
-    fn put(self: &Arc<Pool>, key: Key, entry: Entry) {
-        let mut kept = self.kept.lock();
-        let entries = kept.connections.entry(key).or_default();
-        entries.retain(|other| other.id != entry.id);
-        if entries.len() >= MOST {
-            entries.remove(0);
-        }
-        entries.push(entry);
-        if !std::mem::replace(&mut kept.watched, true) {
-            tokio::spawn(watch(Arc::downgrade(self)));
+    /// A place on a connection to an address that is permitted: the one that was used or made last, of those with room. Where
+    /// there is none, and none to wait for, the caller is to make one. `shares`: it may become one that calls share.
+    pub async fn find(
+        self: &Arc<Pool>,
+        key: &Key,
+        shares: bool,
+        permits: impl Fn(SocketAddr) -> bool,
+    ) -> Result<Lease, Making> {
+        let mut waiting = None::<Waiting<'_>>;
+        loop {
+            let change = {
+                let mut kept = self.kept.lock();
+                let place = kept.place(self, key);
+                // From here on it misses nothing.
+                let change = waiting.is_some().then(|| place.change());
+                if let Some(taken) = place.take(&permits) {
+                    return Ok(self.lease(key, taken, false));
+                }
+                let Waiting { unmade, .. } = waiting.get_or_insert_with(|| {
+                    place.waiting += 1;
+                    Waiting { pool: self, key, unmade: place.unmade }
+                });
+                // What has not come about for others may not for this one: it asks for itself.
+                if *unmade != place.unmade || !place.is_worth_waiting(shares, &permits) {
+                    return Err(self.making(key, place));
+                }
+                change
+            };
+            if let Some(change) = change {
+                change.await;
+            }
         }
     }
 
-    fn forget(&self, key: &Key, id: u64) {
+    /// The right to make a connection whatever is there.
+    pub fn make(self: &Arc<Pool>, key: &Key) -> Making {
         let mut kept = self.kept.lock();
-        if let Some(entries) = kept.connections.get_mut(key) {
-            entries.retain(|entry| entry.id != id);
-        }
+        let place = kept.place(self, key);
+        self.making(key, place)
+    }
+
+    fn making(self: &Arc<Pool>, key: &Key, place: &mut Place) -> Making {
+        place.making += 1;
+        Making { key: key.clone(), pool: self.clone(), changed: place.changed.clone(), is_made: false }
+    }
+
+    fn lease(self: &Arc<Pool>, key: &Key, (connection, addr, id): Taken, is_new: bool) -> Lease {
+        let heard = connection.heard();
+        Lease { connection: Some(connection), addr, id, key: key.clone(), pool: self.clone(), is_new, heard }
     }
 
     /// Closes what nobody has used for long; whether anything is left.
     fn sweep(&self) -> bool {
         let mut kept = self.kept.lock();
-        for entries in kept.connections.values_mut() {
-            let in_use = |entry: &Entry| Arc::strong_count(&entry.calls) > 1 || entry.used.elapsed() < IDLE;
-            entries.retain(|entry| in_use(entry) && !entry.connection.is_closed());
-        }
-        kept.connections.retain(|_, entries| !entries.is_empty());
-        kept.watched = !kept.connections.is_empty();
+        kept.places.retain(|_, place| {
+            let in_use = |entry: &Entry| entry.calls > 0 || entry.used.elapsed() < IDLE;
+            place.entries.retain(|entry| in_use(entry) && !entry.connection.is_closed());
+            !place.entries.is_empty() || place.making + place.waiting > 0
+        });
+        kept.watched = !kept.places.is_empty();
         kept.watched
+    }
+}
+
+impl Kept {
+    fn place(&mut self, pool: &Arc<Pool>, key: &Key) -> &mut Place {
+        if !std::mem::replace(&mut self.watched, true) {
+            tokio::spawn(watch(Arc::downgrade(pool)));
+        }
+        self.places.entry(key.clone()).or_default()
+    }
+}
+
+impl Place {
+    /// Ready when there may be room, from now on.
+    fn change(&self) -> Pin<Box<OwnedNotified>> {
+        let mut change = Box::pin(self.changed.clone().notified_owned());
+        change.as_mut().enable();
+        change
+    }
+
+    fn take(&mut self, permits: impl Fn(SocketAddr) -> bool) -> Option<Taken> {
+        self.entries.retain(|entry| !entry.connection.is_closed());
+        // Where the server permits none yet, one waits for it, and its connection learns when it does.
+        let has_room = |entry: &Entry| entry.calls < entry.connection.most_calls().clamp(1, MOST_CALLS);
+        let position = self.entries.iter().rposition(|entry| has_room(entry) && permits(entry.addr))?;
+        let entry = &mut self.entries[position];
+        let (addr, id) = (entry.addr, entry.id);
+        entry.calls += 1;
+        let connection = entry.connection.share().unwrap_or_else(|| self.entries.remove(position).connection);
+        Some((connection, addr, id))
+    }
+
+    /// Whether who waits has a chance: a server has not said yet how many calls it permits, or connections for all of them are
+    /// being made.
+    fn is_worth_waiting(&self, shares: bool, permits: impl Fn(SocketAddr) -> bool) -> bool {
+        if self.entries.iter().any(|entry| entry.connection.most_calls() == 0 && permits(entry.addr)) {
+            return true;
+        }
+        let calls = match self.entries.last() {
+            Some(entry) => entry.connection.most_calls().min(MOST_CALLS),
+            None if self.is_exclusive || !shares => 1,
+            None => MOST_CALLS,
+        };
+        self.making * calls >= self.making + self.waiting
+    }
+
+    fn put(&mut self, entry: Entry) {
+        self.is_exclusive = entry.connection.share().is_none();
+        if self.entries.len() >= MOST {
+            self.entries.remove(0);
+        }
+        self.entries.push(entry);
+    }
+}
+
+/// A call that waits.
+struct Waiting<'a> {
+    pool: &'a Pool,
+    key: &'a Key,
+    unmade: usize,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(place) = self.pool.kept.lock().places.get_mut(self.key) {
+            place.waiting -= 1;
+        }
+    }
+}
+
+impl Making {
+    /// The connection has been made: the caller has the first place on it.
+    pub fn done(mut self, connection: Connection, addr: SocketAddr) -> Lease {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let mut kept = self.pool.kept.lock();
+        let place = kept.place(&self.pool, &self.key);
+        match connection.share() {
+            Some(connection) => place.put(Entry { connection, addr, id, used: Instant::now(), calls: 1 }),
+            None => place.is_exclusive = true,
+        }
+        drop(kept);
+        self.is_made = true;
+        self.pool.lease(&self.key, (connection, addr, id), true)
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        if let Some(place) = self.pool.kept.lock().places.get_mut(&self.key) {
+            place.making -= 1;
+            place.unmade += usize::from(!self.is_made);
+        }
+        self.changed.notify_waiters();
+    }
+}
+
+impl Lease {
+    pub fn connection(&mut self) -> &mut Connection {
+        self.connection.as_mut().expect("it is there until `keep`")
+    }
+
+    /// Whether the connection was made for this call.
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    pub fn is_shared(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.share().is_some())
+    }
+
+    /// The call has come to its end, or so far that it says nothing against the connection, which goes on to the next.
+    pub fn keep(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        if connection.share().is_none() {
+            let entry = Entry { connection, addr: self.addr, id: self.id, used: Instant::now(), calls: 1 };
+            self.pool.kept.lock().place(&self.pool, &self.key).put(entry);
+        }
+    }
+
+    /// The connection gets no other call.
+    pub fn forget(self) {
+        if let Some(place) = self.pool.kept.lock().places.get_mut(&self.key) {
+            place.entries.retain(|entry| entry.id != self.id);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut kept = self.pool.kept.lock();
+        let Some(place) = kept.places.get_mut(&self.key) else { return };
+        if let Some(position) = place.entries.iter().position(|entry| entry.id == self.id) {
+            let entry = &mut place.entries[position];
+            (entry.calls, entry.used) = (entry.calls - 1, Instant::now());
+            if self.connection.as_ref().is_some_and(|connection| connection.heard() == self.heard) {
+                place.entries.remove(position);
+            }
+        }
+        place.changed.notify_one();
     }
 }
 
@@ -125,38 +300,13 @@ async fn watch(pool: Weak<Pool>) {
     }
 }
 
-/// Who watches. Its runtime may end before the pool does: then the next connection brings another.
+/// Who watches. Its runtime may end before the pool does: then the next call brings another.
 struct Watch(Weak<Pool>);
 
 impl Drop for Watch {
     fn drop(&mut self) {
         if let Some(pool) = self.0.upgrade() {
             pool.kept.lock().watched = false;
-        }
-    }
-}
-
-impl Lease {
-    pub fn connection(&mut self) -> &mut Connection {
-        self.connection.as_mut().expect("only `keep` takes it, and the lease with it")
-    }
-
-    /// The call has come to its end, or so far that it says nothing against the connection, which goes on to the next. As
-    /// long as the answer is held, it counts as one of the calls on it.
-    pub fn keep(mut self) -> Arc<()> {
-        if let Some(connection) = self.connection.take() {
-            let calls = self.calls.clone();
-            let entry = Entry { connection, addr: self.addr, id: self.id, used: Instant::now(), calls };
-            self.pool.put(self.key.clone(), entry);
-        }
-        self.calls.clone()
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if self.connection.is_some() {
-            self.pool.forget(&self.key, self.id);
         }
     }
 }
@@ -182,19 +332,20 @@ mod tests {
         for _ in 0..2 {
             let stream = network.connect(&policy, Transport::Tcp, &addr.to_string(), None, &[]).await.unwrap();
             let connection = Connection::http1(stream).await.unwrap();
-            pool.lease(key.clone(), connection, addr).keep();
+            pool.make(&key).done(connection, addr).keep();
         }
         assert!(pool.sweep(), "both are young");
         let long_ago = Instant::now() - IDLE;
-        pool.kept.lock().connections.get_mut(&key).unwrap()[0].used = long_ago;
+        pool.kept.lock().places.get_mut(&key).unwrap().entries[0].used = long_ago;
         assert!(pool.sweep());
-        assert!(pool.take(&key, |_| false).is_none(), "nothing is permitted");
-        let lease = pool.take(&key, |_| true).expect("one is left");
-        assert!(pool.take(&key, |_| true).is_none(), "and it is in use");
+        assert!(pool.find(&key, false, |_| false).await.is_err(), "nothing is permitted");
+        let mut lease = pool.find(&key, false, |_| true).await.ok().expect("one is left");
+        assert!(pool.find(&key, false, |_| true).await.is_err(), "and it is in use");
         lease.keep();
-        pool.kept.lock().connections.get_mut(&key).unwrap()[0].used = long_ago;
+        drop(lease);
+        pool.kept.lock().places.get_mut(&key).unwrap().entries[0].used = long_ago;
         assert!(!pool.sweep());
-        assert!(pool.kept.lock().connections.is_empty());
+        assert!(pool.kept.lock().places.is_empty());
         // Their tasks end by themselves.
         while metrics.connections("tcp").get() > 0 {
             tokio::task::yield_now().await;
@@ -213,7 +364,7 @@ mod tests {
                 Network::load(&Config::default(), &metrics, &mut Diagnostics::new("".as_ref(), String::new()));
             let stream = network.connect(&policy, Transport::Tcp, &addr.to_string(), None, &[]).await.unwrap();
             let key = Way::Script { policy: &policy, transport: Transport::Tcp }.key(&addr.into());
-            pool.lease(key, Connection::http1(stream).await.unwrap(), addr).keep();
+            pool.make(&key).done(Connection::http1(stream).await.unwrap(), addr).keep();
             tokio::task::yield_now().await;
         });
         assert!(pool.kept.lock().watched);

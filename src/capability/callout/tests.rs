@@ -1,3 +1,5 @@
+mod http2;
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -15,6 +17,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::capability::Capabilities;
 use crate::capability::cluster::{Cluster, EndpointTls};
+use crate::capability::grpc::{self, Event, GrpcCall};
 use crate::config::{self, Diagnostics};
 
 type Reply = Response<Either<Full<Bytes>, StreamBody<futures::stream::Iter<std::vec::IntoIter<Piece>>>>>;

@@ -1,6 +1,9 @@
 //! The ways to a server: who may go there, and how it is spoken to.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
 
 use super::connection::Connection;
 use super::{CalloutError, chain};
@@ -83,8 +86,21 @@ impl Way<'_> {
         }
     }
 
-    /// Opens a connection; the address that it goes to.
-    pub async fn open(&self, network: &Network, target: &Target) -> Result<(Connection, SocketAddr), CalloutError> {
+    /// Whether a connection may be one that calls share.
+    pub fn shares(&self) -> bool {
+        match self {
+            Way::Script { transport, .. } => *transport != Transport::Tcp,
+            Way::Cluster { http, .. } => *http != Http::One,
+        }
+    }
+
+    /// Opens a connection; the address that it goes to. `changed` learns when it may have room for another call.
+    pub async fn open(
+        &self,
+        network: &Network,
+        target: &Target,
+        changed: Arc<Notify>,
+    ) -> Result<(Connection, SocketAddr), CalloutError> {
         let (link, addr) = match self {
             Way::Script { policy, transport } => {
                 let alpn: &[&[u8]] = match transport {
@@ -99,7 +115,9 @@ impl Way<'_> {
         };
         let connection = match link {
             Link::Quic(connection, open) => Connection::http3(connection, open).await,
-            Link::Stream(stream, agreed) if self.speaks_http2(agreed.as_deref()) => Connection::http2(stream).await,
+            Link::Stream(stream, agreed) if self.speaks_http2(agreed.as_deref()) => {
+                Connection::http2(stream, changed).await
+            }
             Link::Stream(stream, _) => Connection::http1(stream).await,
         };
         let failed = |text: String| CalloutError::Unanswered { target: target.clone(), text, reset: None };

@@ -131,11 +131,11 @@ async fn receive(
 ) -> Result<Status, Status> {
     let _in_flight = capabilities.callouts.enter()?;
     let tell = async |event| events.send(event).await.map_err(|_| Status::cancelled());
-    let Answer { initial_metadata, mut messages, lease, endpoint: _endpoint } = tokio::select! {
+    let Answer { initial_metadata, mut messages, mut lease, endpoint: _endpoint } = tokio::select! {
         answer = open(capabilities, call, request) => answer?,
         () = events.closed() => return Err(Status::cancelled()),
     };
-    let _place = lease.keep();
+    lease.keep();
     tell(Event::InitialMetadata(initial_metadata)).await?;
     loop {
         let item = tokio::select! {

@@ -48,13 +48,16 @@ pub struct Reply {
 /// With the status of the server when it is not 0, or with that which stands for what went wrong on the way: 4 when the time
 /// is over, 8 for a message that is too large or too many callouts in flight, 14 without a connection.
 pub async fn unary(capabilities: &Capabilities, call: GrpcCall, message: Bytes) -> Result<Reply, Status> {
-    let timeout = call.timeout;
-    let result = within(timeout, exchange(capabilities, &call, message)).await;
-    result.inspect_err(|status| status.count(capabilities))
+    let exchange = exchange(capabilities, &call, message);
+    capabilities.callouts.timed(call.timeout, Status::deadline_exceeded, exchange).await.flatten()
 }
 
-async fn exchange(capabilities: &Capabilities, call: &GrpcCall, message: Bytes) -> Result<Reply, Status> {
-    let _in_flight = capabilities.callouts.enter()?;
+/// The reply or the status of the server; the error is that there is neither.
+async fn exchange(
+    capabilities: &Capabilities,
+    call: &GrpcCall,
+    message: Bytes,
+) -> Result<Result<Reply, Status>, Status> {
     if message.len() > capabilities.callouts.cluster_body_limit() {
         return Err(Status::too_large(message.len(), capabilities.callouts.cluster_body_limit()));
     }
@@ -69,20 +72,15 @@ async fn exchange(capabilities: &Capabilities, call: &GrpcCall, message: Bytes) 
         match messages.next().await? {
             Item::Message(_) if message.is_some() => return Err(Status::internal("there is more than one message")),
             Item::Message(first) => message = Some(first),
-            Item::End(trailers) => break Status::of_trailers(trailers),
+            Item::End(trailers) => break Status::of_trailers(trailers)?,
         }
     };
     lease.keep();
     if status.code != 0 {
-        return Err(status);
+        return Ok(Err(status));
     }
     let message = message.ok_or_else(|| Status::internal("there is no message"))?;
-    Ok(Reply { message, initial_metadata, trailing_metadata: *status.trailers })
-}
-
-async fn within<T>(timeout: Option<Duration>, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-    let Some(timeout) = timeout else { return call.await };
-    tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| Err(Status::deadline_exceeded(timeout)))
+    Ok(Ok(Reply { message, initial_metadata, trailing_metadata: *status.trailers }))
 }
 
 /// The body of a request. Dropped before its end, it takes the request back.

@@ -5,8 +5,8 @@ mod message;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -97,35 +97,30 @@ impl RedisClient {
         command: &Command,
         timeout: Duration,
     ) -> Result<Bytes, RedisError> {
-        let _in_flight = capabilities.callouts.enter()?;
-        let mut used = None;
-        let exchange = self.exchange(capabilities, command, &mut used);
-        let reply = match tokio::time::timeout(timeout, exchange).await {
-            Ok(reply) => reply,
-            Err(_) => {
-                // It may have gone silent for good: what comes next tries another one.
-                used.iter().for_each(Connection::give_up);
-                Err(RedisError::Late { cluster: self.cluster.clone(), timeout })
-            }
+        let used = OnceLock::new();
+        let late = |timeout| {
+            // It may have gone silent for good: what comes next tries another one.
+            used.get().into_iter().for_each(Connection::give_up);
+            RedisError::Late { cluster: self.cluster.clone(), timeout }
         };
-        if reply.is_err() {
-            capabilities.callouts.failed();
-        }
-        reply
+        capabilities.callouts.timed(Some(timeout), late, self.exchange(capabilities, command, &used)).await
     }
 
     async fn exchange(
         &self,
         capabilities: &Capabilities,
         command: &Command,
-        used: &mut Option<Connection>,
+        used: &OnceLock<Connection>,
     ) -> Result<Bytes, RedisError> {
         let mut tried = 0;
         let reply = loop {
             let endpoint = capabilities.clusters.endpoint(&self.cluster).await?;
             tried += 1;
             match self.connection(capabilities, &endpoint).await {
-                Ok(connection) => break send(used.insert(connection), &command.0).await,
+                Ok(mut connection) => {
+                    let _ = used.set(connection.clone());
+                    break send(&mut connection, &command.0).await;
+                }
                 Err(RedisError::Broken { error, .. }) => break Err(error),
                 // Nothing has been sent yet.
                 Err(RedisError::Net(_)) if tried < capabilities.clusters.servers(&self.cluster).len() => {}

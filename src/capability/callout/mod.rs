@@ -36,7 +36,7 @@ use super::cluster::{ClusterError, Clusters, Endpoint};
 use super::net::{NetError, Network, Policy, Target, Transport};
 use crate::config::Network as Config;
 use crate::headers::MOST_FIELDS;
-use crate::observe::metrics::{CalloutMetrics, Counted, Metrics};
+use crate::observe::metrics::{CalloutMetrics, Metrics};
 
 /// Why a callout has no response.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +119,8 @@ impl Callouts {
         let outgoing = Outgoing::new(transport, call, self.body_limit)?;
         let way = Way::Script { policy, transport };
         let exchange = async { Ok(self.exchange(network, way, &outgoing).await?.response) };
-        self.timed(|| outgoing.target.to_string(), Some(timeout), exchange).await
+        let late = |timeout| CalloutError::Timeout { from: outgoing.target.to_string(), timeout };
+        self.timed(Some(timeout), late, exchange).await
     }
 
     /// Sends a request to a cluster and waits for the whole response: in HTTP/2 where the operator says so, and with TLS as
@@ -146,7 +147,7 @@ impl Callouts {
             let body = body.unwrap_or_default();
             Ok(ClusterResponse { status: head.status, headers: head.headers, body, trailers })
         };
-        self.timed(|| name.to_owned(), timeout, exchange).await
+        self.timed(timeout, |timeout| CalloutError::Timeout { from: name.to_owned(), timeout }, exchange).await
     }
 
     /// Begins a request to a server of a cluster that speaks HTTP/2; the response begins as well.
@@ -166,41 +167,30 @@ impl Callouts {
         }
     }
 
-    /// Counts a callout, as in flight until the answer is dropped.
-    ///
-    /// # Errors
-    /// When too many are.
-    pub(super) fn enter(&self) -> Result<Counted, CalloutError> {
-        self.metrics.begin(self.most).ok_or(CalloutError::TooMany(self.most))
-    }
-
-    /// Counts a callout that has ended without a response.
-    pub(super) fn failed(&self) {
-        self.metrics.failed.inc();
-    }
-
     /// Bytes of the largest message to or from a cluster.
     pub(super) fn cluster_body_limit(&self) -> usize {
         self.cluster_body_limit
     }
 
     /// A callout that is counted, and takes no longer than this.
-    async fn timed<T>(
+    ///
+    /// # Errors
+    /// When too many are in flight, that of the exchange, and what `late` makes of the timeout.
+    pub(super) async fn timed<T, E: From<CalloutError>>(
         &self,
-        from: impl FnOnce() -> String,
         timeout: Option<Duration>,
-        exchange: impl Future<Output = Result<T, CalloutError>>,
-    ) -> Result<T, CalloutError> {
-        let _in_flight = self.enter()?;
-        let late = |timeout| Err(CalloutError::Timeout { from: from(), timeout });
+        late: impl FnOnce(Duration) -> E,
+        exchange: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let _in_flight = self.metrics.begin(self.most).ok_or(CalloutError::TooMany(self.most))?;
         let result = match timeout {
             // Tokio's clock would give it a millisecond.
-            Some(Duration::ZERO) => late(Duration::ZERO),
-            Some(timeout) => tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| late(timeout)),
+            Some(Duration::ZERO) => Err(late(Duration::ZERO)),
+            Some(timeout) => tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| Err(late(timeout))),
             None => exchange.await,
         };
         if result.is_err() {
-            self.failed();
+            self.metrics.failed.inc();
         }
         result
     }

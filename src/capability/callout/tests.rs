@@ -18,6 +18,7 @@ use super::*;
 use crate::capability::Capabilities;
 use crate::capability::cluster::{Cluster, EndpointTls};
 use crate::capability::grpc::{self, Event, GrpcCall};
+use crate::capability::resp::{Command, Login};
 use crate::config::{self, Diagnostics};
 
 type Reply = Response<Either<Full<Bytes>, StreamBody<futures::stream::Iter<std::vec::IntoIter<Piece>>>>>;
@@ -349,4 +350,21 @@ fn each_runtime_has_connections_of_its_own() {
     assert!(second.block_on(call(&capabilities, "two", get("/"))).is_ok());
     drop(stop);
     thread.join().unwrap();
+}
+
+#[tokio::test]
+async fn callouts_that_are_refused_are_no_failures() {
+    let mut capabilities = capabilities(silent().await);
+    let short = Duration::from_millis(20);
+    let command = Command::parse(b"*1\r\n$4\r\nPING\r\n").unwrap();
+    for (most, failures) in [(0, 0), (1, 3)] {
+        capabilities.callouts.most = most;
+        let late = ClusterCall { timeout: Some(short), ..get("/") };
+        call(&capabilities, "one", late).await.unwrap_err();
+        let late = GrpcCall { timeout: Some(short), ..http2::grpc_call() };
+        grpc::unary(&capabilities, late, Bytes::new()).await.unwrap_err();
+        let client = capabilities.redis.get("one", Login::default());
+        client.call(&capabilities, &command, short).await.unwrap_err();
+        assert_eq!(capabilities.callouts.metrics.failed.get(), failures);
+    }
 }

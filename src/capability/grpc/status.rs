@@ -7,7 +7,6 @@ use h2::Reason;
 use http::{HeaderMap, StatusCode};
 use percent_encoding::percent_decode;
 
-use crate::capability::Capabilities;
 use crate::capability::callout::{CalloutError, chain, reset};
 
 pub const STATUS: &str = "grpc-status";
@@ -80,16 +79,16 @@ impl Status {
         Status::new(DEADLINE_EXCEEDED, format!("no status within {} ms", timeout.as_millis()))
     }
 
-    /// The server's own.
-    pub(super) fn of_trailers(trailers: HeaderMap) -> Status {
+    /// The server's own; the error is that there is none.
+    pub(super) fn of_trailers(trailers: HeaderMap) -> Result<Status, Status> {
         let message =
             trailers.get(MESSAGE).map(|text| percent_decode(text.as_bytes()).decode_utf8_lossy().into_owned());
         let code = trailers.get(STATUS).map(|code| parse(code.as_bytes()));
         let trailers = Box::new(trailers);
         match code {
-            Some(Some(code)) => Status { code, message: message.unwrap_or_default(), trailers },
-            Some(None) => Status { trailers, ..Status::unknown("`grpc-status` is not a number") },
-            None => Status { trailers, ..Status::unknown("the trailers have no `grpc-status`") },
+            Some(Some(code)) => Ok(Status { code, message: message.unwrap_or_default(), trailers }),
+            Some(None) => Err(Status { trailers, ..Status::unknown("`grpc-status` is not a number") }),
+            None => Err(Status { trailers, ..Status::unknown("the trailers have no `grpc-status`") }),
         }
     }
 
@@ -101,13 +100,6 @@ impl Status {
     /// Of a response that breaks off.
     pub(super) fn of_reset(error: &hyper::Error) -> Status {
         Status::new(code_of_reset(reset(error)), chain(error))
-    }
-
-    /// Counts the call as one without a response, if it is.
-    pub(super) fn count(&self, capabilities: &Capabilities) {
-        if self.code != 0 && self.trailers.is_empty() {
-            capabilities.callouts.failed();
-        }
     }
 }
 

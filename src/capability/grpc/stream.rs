@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::message::{Item, frame};
-use super::{Answer, GrpcCall, Request, Status, open, within};
+use super::{Answer, GrpcCall, Request, Status, open};
 use crate::capability::Capabilities;
 use crate::capability::callout::{Pipe, PipeError};
 
@@ -108,28 +108,27 @@ async fn run(
     events: mpsc::Sender<Event>,
     mut failed: mpsc::UnboundedReceiver<SendError>,
 ) {
-    let timeout = call.timeout;
-    let receiving =
-        async { Ok(receive(&capabilities, &call, &request, &events).await.unwrap_or_else(|status| status)) };
-    let status = tokio::select! {
-        status = within(timeout, receiving) => status.unwrap_or_else(|status| status),
-        Some(error) = failed.recv() => Status::exhausted(error),
+    let receiving = async {
+        tokio::select! {
+            status = receive(&capabilities, &call, &request, &events) => status,
+            Some(error) = failed.recv() => Err(Status::exhausted(error)),
+        }
     };
-    status.count(&capabilities);
+    let status = capabilities.callouts.timed(call.timeout, Status::deadline_exceeded, receiving).await;
+    let status = status.unwrap_or_else(|status| status);
     drop(request);
     // Whoever has dropped the events wants none.
     let _ = events.send(Event::TrailingMetadata((*status.trailers).clone())).await;
     let _ = events.send(Event::Closed(status)).await;
 }
 
-/// How the stream has ended, either way.
+/// The status of the server; the error is that there is none.
 async fn receive(
     capabilities: &Capabilities,
     call: &GrpcCall,
     request: &Request,
     events: &mpsc::Sender<Event>,
 ) -> Result<Status, Status> {
-    let _in_flight = capabilities.callouts.enter()?;
     let tell = async |event| events.send(event).await.map_err(|_| Status::cancelled());
     let Answer { initial_metadata, mut messages, mut lease, endpoint: _endpoint } = tokio::select! {
         answer = open(capabilities, call, request) => answer?,
@@ -144,7 +143,7 @@ async fn receive(
         };
         match item {
             Item::Message(message) => tell(Event::Message(message)).await?,
-            Item::End(trailers) => return Ok(Status::of_trailers(trailers)),
+            Item::End(trailers) => return Status::of_trailers(trailers),
         }
     }
 }

@@ -27,16 +27,19 @@ impl Frames {
 
     /// The next frame of this kind: its stream; none at the end of the connection.
     async fn next(&mut self, kind: u8) -> Option<u32> {
-        loop {
-            let mut head = [0; 9];
-            self.0.read_exact(&mut head).await.ok()?;
-            let [a, b, c, this, _, stream @ ..] = head;
-            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-            self.0.read_exact(&mut payload).await.ok()?;
-            if this == kind {
-                return Some(u32::from_be_bytes(stream));
+        let next = async {
+            loop {
+                let mut head = [0; 9];
+                self.0.read_exact(&mut head).await.ok()?;
+                let [a, b, c, this, _, stream @ ..] = head;
+                let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+                self.0.read_exact(&mut payload).await.ok()?;
+                if this == kind {
+                    return Some(u32::from_be_bytes(stream));
+                }
             }
-        }
+        };
+        tokio::time::timeout(Duration::from_secs(20), next).await.expect("a frame comes, or the end")
     }
 
     async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
@@ -95,6 +98,26 @@ async fn a_server_that_permits_no_stream_for_a_while() {
         assert_eq!(result.unwrap().status, StatusCode::OK);
     }
     assert!(started.elapsed() >= pause);
+}
+
+#[tokio::test]
+async fn calls_that_wait_go_as_soon_as_the_server_has_said_how_many_may() {
+    let (listener, capabilities) = listen().await;
+    let server = async {
+        let mut client = Frames::accept(&listener).await;
+        client.permit(9).await;
+        let mut streams = Vec::new();
+        for _ in 0..9 {
+            streams.push(client.next(HEADERS).await.unwrap());
+        }
+        for stream in streams {
+            client.answer(stream).await;
+        }
+        client
+    };
+    let calls = futures::future::join_all((0..9).map(|_| call(&capabilities, "two", post())));
+    let (results, _client) = tokio::join!(calls, server);
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
 }
 
 /// Those that have waited for its connection as well.

@@ -25,6 +25,10 @@ impl Context<'_> {
             if let Some(instances) = &service.filter.instances {
                 self.check_instances(instances, singleton);
             }
+            for key in service.filter.stream_keys.iter().chain(&service.filter.limits.stream_keys) {
+                let message = format!("`{}` has no effect: a service has no streams", key.get_ref());
+                self.error(Diagnostic::warning(key.span(), message).help("leave it out"));
+            }
             Some(ServiceConfig { filter: self.filter(service.filter)?, singleton })
         };
         services.into_iter().filter_map(service).collect()

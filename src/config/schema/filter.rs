@@ -31,6 +31,8 @@ pub struct Filter {
     pub allowed_capabilities: Vec<Spanned<String>>,
     pub limits: FilterLimits,
     pub allow_on_headers_stop_iteration: bool,
+    /// The keys about streams that are there.
+    pub stream_keys: Vec<Spanned<&'static str>>,
     pub is_open: bool,
 }
 
@@ -55,6 +57,7 @@ impl FromTable for Filter {
             allowed_capabilities: reader.leaves("allowed_capabilities").unwrap_or_default(),
             limits: reader.table("limits").unwrap_or_default(),
             allow_on_headers_stop_iteration: inner(reader.leaf("allow_on_headers_stop_iteration")).unwrap_or(false),
+            stream_keys: keys_of(reader, ["allow_on_headers_stop_iteration"]),
             is_open: inner(reader.leaf("is_open")).unwrap_or(true),
         }
     }
@@ -87,6 +90,8 @@ pub struct FilterLimits {
     pub common: Limits,
     pub buffer: Option<Size>,
     pub callouts: Option<NonZeroUsize>,
+    /// The keys about streams that are there.
+    pub stream_keys: Vec<Spanned<&'static str>>,
 }
 
 impl FromTable for FilterLimits {
@@ -97,6 +102,7 @@ impl FromTable for FilterLimits {
             common: Limits::read(reader),
             buffer: inner(reader.leaf("buffer")),
             callouts: inner(reader.leaf("callouts")),
+            stream_keys: keys_of(reader, ["wall_ms", "buffer"]),
         }
     }
 }

@@ -60,6 +60,11 @@ impl<'t, 's> Reader<'t, 's> {
         self.read_leaf(name, value)
     }
 
+    /// As `leaf`, where nothing has to be said of the place.
+    pub fn plain<L: Leaf>(&mut self, name: &'static str) -> Option<L> {
+        self.leaf(name).map(Spanned::into_inner)
+    }
+
     /// As `leaf`, for a key that must be there.
     pub fn required<L: Leaf>(&mut self, name: &'static str) -> Option<Spanned<L>> {
         if self.key(name).is_none() {
@@ -76,6 +81,11 @@ impl<'t, 's> Reader<'t, 's> {
             return None;
         };
         Some(items.iter().filter_map(|item| self.read_leaf(name, item)).collect())
+    }
+
+    /// As `leaves`, where nothing has to be said of the places; none where the key is not there.
+    pub fn plain_all<L: Leaf>(&mut self, name: &'static str) -> Vec<L> {
+        self.leaves(name).unwrap_or_default().into_iter().map(Spanned::into_inner).collect()
     }
 
     /// The values of a table whose keys are free.

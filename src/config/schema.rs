@@ -75,17 +75,17 @@ impl FromTable for Main {
             reader.diagnostics().push(refused.help(help));
         }
         Main {
-            threads: inner(reader.leaf("threads")),
-            work_stealing: inner(reader.leaf("work_stealing")),
-            watch: inner(reader.leaf("watch")),
-            error_log: inner(reader.leaf("error_log")),
+            threads: reader.plain("threads"),
+            work_stealing: reader.plain("work_stealing"),
+            watch: reader.plain("watch"),
+            error_log: reader.plain("error_log"),
             access_log: reader.table("access_log"),
-            grace_period_ms: inner(reader.leaf("grace_period_ms")),
-            client_timeout_ms: inner(reader.leaf("client_timeout_ms")),
-            keepalive_timeout_ms: inner(reader.leaf("keepalive_timeout_ms")),
-            body_limit: inner(reader.leaf("body_limit")),
-            trusted_proxies: inner_all(reader.leaves("trusted_proxies")),
-            cache: inner(reader.leaf("cache")),
+            grace_period_ms: reader.plain("grace_period_ms"),
+            client_timeout_ms: reader.plain("client_timeout_ms"),
+            keepalive_timeout_ms: reader.plain("keepalive_timeout_ms"),
+            body_limit: reader.plain("body_limit"),
+            trusted_proxies: reader.plain_all("trusted_proxies"),
+            cache: reader.plain("cache"),
             admin: reader.table("admin").and_then(|admin: Admin| admin.listen),
             network: reader.table("network"),
             store: reader.table("store"),
@@ -136,8 +136,8 @@ impl FromTable for Network {
     fn read(reader: &mut Reader) -> Self {
         Network {
             ca: reader.leaf("ca"),
-            body_limit: inner(reader.leaf("body_limit")),
-            max_callouts: inner(reader.leaf("max_callouts")),
+            body_limit: reader.plain("body_limit"),
+            max_callouts: reader.plain("max_callouts"),
         }
     }
 }
@@ -159,10 +159,10 @@ impl FromTable for Store {
     fn read(reader: &mut Reader) -> Self {
         Store {
             kind: reader.leaf("kind"),
-            size: inner(reader.leaf("size")),
-            url: inner(reader.leaf("url")),
-            prefix: inner(reader.leaf("prefix")),
-            timeout_ms: inner(reader.leaf("timeout_ms")),
+            size: reader.plain("size"),
+            url: reader.plain("url"),
+            prefix: reader.plain("prefix"),
+            timeout_ms: reader.plain("timeout_ms"),
             memory_keys: keys_of(reader, ["size"]),
             redis_keys: keys_of(reader, ["url", "prefix", "timeout_ms"]),
         }
@@ -193,9 +193,9 @@ impl FromTable for Upstream {
             hash_key: reader.leaf("hash_key"),
             health_check: reader.table("health_check"),
             tls: reader.table("tls"),
-            h2: inner(reader.leaf("h2")),
-            connect_timeout_ms: inner(reader.leaf("connect_timeout_ms")),
-            silence_timeout_ms: inner(reader.leaf("silence_timeout_ms")),
+            h2: reader.plain("h2"),
+            connect_timeout_ms: reader.plain("connect_timeout_ms"),
+            silence_timeout_ms: reader.plain("silence_timeout_ms"),
         }
     }
 }
@@ -209,7 +209,7 @@ impl FromTable for UpstreamServer {
     const LEVEL: &'static Level = &keys::UPSTREAM_SERVER;
 
     fn read(reader: &mut Reader) -> Self {
-        UpstreamServer { addr: reader.required("addr"), weight: inner(reader.leaf("weight")) }
+        UpstreamServer { addr: reader.required("addr"), weight: reader.plain("weight") }
     }
 }
 
@@ -222,7 +222,7 @@ impl FromTable for UpstreamTls {
     const LEVEL: &'static Level = &keys::UPSTREAM_TLS;
 
     fn read(reader: &mut Reader) -> Self {
-        UpstreamTls { sni: inner(reader.leaf("sni")), verify: inner(reader.leaf("verify")) }
+        UpstreamTls { sni: reader.plain("sni"), verify: reader.plain("verify") }
     }
 }
 
@@ -235,7 +235,7 @@ impl FromTable for HealthCheck {
     const LEVEL: &'static Level = &keys::HEALTH_CHECK;
 
     fn read(reader: &mut Reader) -> Self {
-        HealthCheck { path: inner(reader.leaf("path")), interval_ms: inner(reader.leaf("interval_ms")) }
+        HealthCheck { path: reader.plain("path"), interval_ms: reader.plain("interval_ms") }
     }
 }
 
@@ -273,7 +273,7 @@ impl FromTable for Listen {
     const LEVEL: &'static Level = &keys::LISTEN;
 
     fn read(reader: &mut Reader) -> Self {
-        Listen { addr: reader.required("addr"), tls: reader.table("tls"), h2: inner(reader.leaf("h2")) }
+        Listen { addr: reader.required("addr"), tls: reader.table("tls"), h2: reader.plain("h2") }
     }
 }
 
@@ -314,7 +314,7 @@ impl FromTable for Local {
         handler_keys.retain(|key| *key.get_ref() != "echo" || echo != Some(false));
         Local {
             span: reader.span(),
-            name: inner(reader.leaf("name")),
+            name: reader.plain("name"),
             path: reader.leaf("path"),
             regex: reader.leaf("regex"),
             matcher_keys: keys_of(reader, ["path", "regex"]),
@@ -337,11 +337,7 @@ impl FromTable for Respond {
     const LEVEL: &'static Level = &keys::RESPOND;
 
     fn read(reader: &mut Reader) -> Self {
-        Respond {
-            status: inner(reader.leaf("status")),
-            headers: reader.named_leaves("headers"),
-            body: reader.leaf("body"),
-        }
+        Respond { status: reader.plain("status"), headers: reader.named_leaves("headers"), body: reader.leaf("body") }
     }
 }
 
@@ -425,11 +421,11 @@ impl FromTable for Script {
             name: reader.leaf("name"),
             wasm_path: reader.required("wasm_path"),
             configs: configs.map(|name| read_entry_config(reader, name)),
-            is_open: inner(reader.leaf("is_open")).unwrap_or(true),
-            on_failure: inner(reader.leaf("on_failure")),
-            instance: inner(reader.leaf("instance")),
-            recycle_after: inner(reader.leaf("recycle_after")),
-            recycle_memory: inner(reader.leaf("recycle_memory")),
+            is_open: reader.plain("is_open").unwrap_or(true),
+            on_failure: reader.plain("on_failure"),
+            instance: reader.plain("instance"),
+            recycle_after: reader.plain("recycle_after"),
+            recycle_memory: reader.plain("recycle_memory"),
             limits: reader.table("limits").unwrap_or_default(),
             allow: reader.table("allow").unwrap_or_default(),
             on_ext: ["on_ext1", "on_ext2", "on_ext3"].map(|name| reader.leaf(name)),
@@ -471,11 +467,7 @@ impl FromTable for Limits {
     const LEVEL: &'static Level = &keys::LIMITS;
 
     fn read(reader: &mut Reader) -> Self {
-        Limits {
-            memory: reader.leaf("memory"),
-            cpu_ms: inner(reader.leaf("cpu_ms")),
-            wall_ms: inner(reader.leaf("wall_ms")),
-        }
+        Limits { memory: reader.leaf("memory"), cpu_ms: reader.plain("cpu_ms"), wall_ms: reader.plain("wall_ms") }
     }
 }
 
@@ -489,7 +481,7 @@ impl FromTable for Allow {
     const LEVEL: &'static Level = &keys::ALLOW;
 
     fn read(reader: &mut Reader) -> Self {
-        Allow { env: reader.leaves("env").unwrap_or_default(), net: inner_all(reader.leaves("net")) }
+        Allow { env: reader.leaves("env").unwrap_or_default(), net: reader.plain_all("net") }
     }
 }
 
@@ -514,12 +506,4 @@ fn keys_of(reader: &Reader, names: impl IntoIterator<Item = &'static str>) -> Ve
     let mut keys: Vec<_> = there.collect();
     keys.sort_by_key(|key| key.span().start);
     keys
-}
-
-fn inner<T>(value: Option<Spanned<T>>) -> Option<T> {
-    value.map(Spanned::into_inner)
-}
-
-fn inner_all<T>(values: Option<Vec<Spanned<T>>>) -> Vec<T> {
-    values.unwrap_or_default().into_iter().map(Spanned::into_inner).collect()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::{EntryConfig, Limits, inner, keys_of, read_entry_config};
+use super::{EntryConfig, Limits, keys_of, read_entry_config};
 use crate::config::Span;
 use crate::config::keys::{self, Level};
 use crate::config::leaf::{EnvValue, HttpUrl, Name, Sha256, Size};
@@ -42,23 +42,23 @@ impl FromTable for Filter {
     fn read(reader: &mut Reader) -> Self {
         Filter {
             span: reader.span(),
-            name: inner(reader.leaf("name")),
+            name: reader.plain("name"),
             wasm_path: reader.leaf("wasm_path"),
             remote: reader.table("remote"),
             code_keys: keys_of(reader, ["wasm_path", "remote"]),
-            root_id: inner(reader.leaf("root_id")),
-            vm_id: inner(reader.leaf("vm_id")),
+            root_id: reader.plain("root_id"),
+            vm_id: reader.plain("vm_id"),
             configuration: read_entry_config(reader, "configuration"),
             vm_configuration: read_entry_config(reader, "vm_configuration"),
-            failure_policy: inner(reader.leaf("failure_policy")),
+            failure_policy: reader.plain("failure_policy"),
             instances: reader.leaf("instances"),
             env: reader.named_leaves("env"),
             host_env: reader.table("allow").map(|allow: Allow| allow.env).unwrap_or_default(),
             allowed_capabilities: reader.leaves("allowed_capabilities").unwrap_or_default(),
             limits: reader.table("limits").unwrap_or_default(),
-            allow_on_headers_stop_iteration: inner(reader.leaf("allow_on_headers_stop_iteration")).unwrap_or(false),
+            allow_on_headers_stop_iteration: reader.plain("allow_on_headers_stop_iteration").unwrap_or(false),
             stream_keys: keys_of(reader, ["allow_on_headers_stop_iteration"]),
-            is_open: inner(reader.leaf("is_open")).unwrap_or(true),
+            is_open: reader.plain("is_open").unwrap_or(true),
         }
     }
 }
@@ -77,10 +77,10 @@ impl FromTable for Remote {
     fn read(reader: &mut Reader) -> Self {
         Remote {
             span: reader.span(),
-            url: inner(reader.required("url")),
-            sha256: inner(reader.required("sha256")),
-            retries: inner(reader.leaf("retries")),
-            timeout_ms: inner(reader.leaf("timeout_ms")),
+            url: reader.required("url").map(Spanned::into_inner),
+            sha256: reader.required("sha256").map(Spanned::into_inner),
+            retries: reader.plain("retries"),
+            timeout_ms: reader.plain("timeout_ms"),
         }
     }
 }
@@ -100,8 +100,8 @@ impl FromTable for FilterLimits {
     fn read(reader: &mut Reader) -> Self {
         FilterLimits {
             common: Limits::read(reader),
-            buffer: inner(reader.leaf("buffer")),
-            callouts: inner(reader.leaf("callouts")),
+            buffer: reader.plain("buffer"),
+            callouts: reader.plain("callouts"),
             stream_keys: keys_of(reader, ["wall_ms", "buffer"]),
         }
     }
@@ -129,6 +129,6 @@ impl FromTable for Service {
     const LEVEL: &'static Level = &keys::SERVICE;
 
     fn read(reader: &mut Reader) -> Self {
-        Service { filter: Filter::read(reader), singleton: inner(reader.leaf("singleton")) }
+        Service { filter: Filter::read(reader), singleton: reader.plain("singleton") }
     }
 }

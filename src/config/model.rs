@@ -130,7 +130,7 @@ impl Default for Network {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ca {
     pub path: PathBuf,
-    pub span: Span,
+    pub place: Place,
 }
 
 /// Where plugins keep what they share.

@@ -355,6 +355,6 @@ fn way(session: &Session, ctx: &Context) -> Way {
     Way {
         connection: session.digest().map(Connection::of).unwrap_or_default(),
         route: ctx.local().map(|local| local.names.clone()),
-        upstream: Gateway::upstream(ctx).map(|(upstream, _)| (upstream.name().clone(), upstream.size())),
+        upstream: Gateway::upstream(ctx).map(|upstream| (upstream.name().clone(), upstream.size())),
     }
 }

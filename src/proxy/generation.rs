@@ -7,7 +7,7 @@ use pingora::services::background::GenBackgroundService;
 
 use super::upstream::{HealthChecks, ResolveError, Upstream};
 use crate::capability::cluster::Cluster;
-use crate::config::{Config, Router, Template};
+use crate::config::{Config, Router};
 use crate::observe::metrics::{Counted, Metrics};
 use crate::snapshot::Snapshot;
 
@@ -17,8 +17,8 @@ pub struct Generation {
     pub number: u64,
     pub config: Config,
     pub snapshot: Snapshot,
-    /// In the order of the configuration, with what a hash is made of.
-    pub upstreams: Vec<(Arc<Upstream>, Option<Template>)>,
+    /// In the order of the configuration.
+    pub upstreams: Vec<Arc<Upstream>>,
     /// In the order of the listeners.
     routers: Vec<Router>,
     _alive: Counted,
@@ -42,15 +42,14 @@ impl Generation {
         let mut upstreams = Vec::new();
         let mut services = Vec::new();
         for spec in &config.upstreams {
-            let upstream = match before.and_then(|before| before.same_upstream(spec)) {
+            upstreams.push(match before.and_then(|before| before.same_upstream(spec)) {
                 Some(upstream) => upstream.clone(),
                 None => {
                     let (upstream, health_checks) = Upstream::build(spec, config.network.ca.as_ref())?;
                     services.extend(health_checks);
                     upstream
                 }
-            };
-            upstreams.push((upstream, spec.hash_key.clone()));
+            });
         }
         let generation = Generation {
             number: before.map_or(1, |before| before.number + 1),
@@ -66,7 +65,7 @@ impl Generation {
     /// The upstreams as what plugins call out to.
     pub fn clusters(&self) -> HashMap<String, Arc<dyn Cluster>> {
         let cluster = |upstream: &Arc<Upstream>| (upstream.name().to_string(), upstream.clone() as Arc<dyn Cluster>);
-        self.upstreams.iter().map(|(upstream, _)| cluster(upstream)).collect()
+        self.upstreams.iter().map(cluster).collect()
     }
 
     /// Of a listener, by its position.
@@ -76,6 +75,6 @@ impl Generation {
 
     fn same_upstream(&self, spec: &crate::config::Upstream) -> Option<&Arc<Upstream>> {
         let position = self.config.upstreams.iter().position(|other| other == spec)?;
-        Some(&self.upstreams[position].0)
+        Some(&self.upstreams[position])
     }
 }

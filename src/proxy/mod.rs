@@ -40,7 +40,7 @@ use self::context::{Context, Route};
 use self::filter::Filtering;
 use self::run::{Outcome, Subject};
 use self::upstream::Upstream;
-use crate::config::{self, Handler, Template};
+use crate::config::{self, Handler};
 use crate::exchange::Reply;
 use crate::facts::{self, Connection, Origin, UpstreamFacts, View};
 use crate::headers::{is_padded, lists};
@@ -125,10 +125,10 @@ impl Gateway {
     }
 
     /// The upstream that a plugin chose, else that of the route.
-    fn upstream(ctx: &Context) -> Option<&(Arc<Upstream>, Option<Template>)> {
+    fn upstream(ctx: &Context) -> Option<&Arc<Upstream>> {
         let upstreams = &ctx.route.as_ref()?.generation.upstreams;
         if let Some(name) = &ctx.upstream {
-            return upstreams.iter().find(|(upstream, _)| **upstream.name() == **name);
+            return upstreams.iter().find(|upstream| **upstream.name() == **name);
         }
         match ctx.local()?.handler.as_ref()? {
             Handler::ProxyPass(index) => upstreams.get(*index),
@@ -221,9 +221,9 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<Box<HttpPeer>> {
-        let Some((upstream, hash_key)) = Self::upstream(ctx) else { return Err(error::status(500, "no upstream")) };
-        let key = hash_key
-            .as_ref()
+        let Some(upstream) = Self::upstream(ctx) else { return Err(error::status(500, "no upstream")) };
+        let key = upstream
+            .hash_key()
             .map(|key| View { request: session.req_header(), response: None, facts: &ctx.facts }.render(key));
         let wanted = ctx.server.and_then(|addr| upstream.select_server(addr, &ctx.failed_servers));
         let select = || upstream.select(key.as_deref().unwrap_or_default().as_bytes(), &ctx.failed_servers);
@@ -264,7 +264,7 @@ impl ProxyHttp for Gateway {
         mut failure: Box<pingora::Error>,
     ) -> Box<pingora::Error> {
         ctx.failed_servers.extend(ctx.selected.as_ref().map(|selected| selected.addr));
-        let others = Self::upstream(ctx).is_some_and(|(upstream, _)| upstream.has_other(&ctx.failed_servers));
+        let others = Self::upstream(ctx).is_some_and(|upstream| upstream.has_other(&ctx.failed_servers));
         failure.set_retry(others);
         failure
     }
@@ -279,7 +279,7 @@ impl ProxyHttp for Gateway {
         client_reused: bool,
     ) -> Box<pingora::Error> {
         let mut failure = failure.more_context(format!("Peer: {peer}"));
-        let servers = Self::upstream(ctx).map_or(0, |(upstream, _)| upstream.size());
+        let servers = Self::upstream(ctx).map_or(0, |upstream| upstream.size());
         let is_last = ctx.facts.attempts as usize > servers + MORE_ATTEMPTS;
         let can_repeat = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
         let is_unanswered = ctx.facts.upstream.as_ref().is_some_and(|upstream| upstream.version.is_none());

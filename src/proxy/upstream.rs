@@ -20,7 +20,7 @@ use pingora::prelude::HttpPeer;
 use pingora::services::background::GenBackgroundService;
 
 use self::protocol::Protocol;
-use crate::config::{self, Balance, Ca, Diagnostic, Span, Timeouts};
+use crate::config::{self, Balance, Ca, Diagnostic, Span, Template, Timeouts};
 use crate::worker;
 
 /// How often, for each server, a selection is asked for its next choice before any usable server will do.
@@ -53,6 +53,8 @@ pub struct Upstream {
     balance: Balance,
     protocol: Protocol,
     timeouts: Timeouts,
+    /// What a hash is made of.
+    hash_key: Option<Template>,
     servers: Box<[Arc<Server>]>,
     picker: Picker,
 }
@@ -110,6 +112,7 @@ impl Upstream {
                 balance: spec.balance,
                 protocol,
                 timeouts: spec.timeouts,
+                hash_key: spec.hash_key.clone(),
                 servers,
                 picker,
             }),
@@ -129,6 +132,10 @@ impl Upstream {
     /// How many addresses it has.
     pub fn size(&self) -> usize {
         self.servers.len()
+    }
+
+    pub fn hash_key(&self) -> Option<&Template> {
+        self.hash_key.as_ref()
     }
 
     pub fn timeouts(&self) -> Timeouts {

@@ -1,4 +1,4 @@
-use crate::config::{AccessLog, Ca, Config, Listener, LogTarget, Network, Upstream};
+use crate::config::{AccessLog, Config, Listener, LogTarget, Upstream};
 
 /// The keys in which a configuration differs from the running one, and which stand as long as the process does.
 pub fn needed_for(running: &Config, new: &Config) -> Vec<String> {
@@ -34,7 +34,7 @@ pub fn needed_for(running: &Config, new: &Config) -> Vec<String> {
         ("keepalive_timeout_ms", *keepalive_timeout == running.keepalive_timeout),
         ("cache", *cache == running.cache),
         ("admin.listen", *admin == running.admin),
-        ("network", same_network(network, &running.network)),
+        ("network", *network == running.network),
         ("store", *store == running.store),
     ];
     let mut keys: Vec<_> = scalars.iter().filter(|(_, same)| !same).map(|(key, _)| (*key).to_owned()).collect();
@@ -45,13 +45,6 @@ pub fn needed_for(running: &Config, new: &Config) -> Vec<String> {
 
 fn target(log: &Option<AccessLog>) -> Option<&LogTarget> {
     log.as_ref().map(|log| &log.target)
-}
-
-/// Wherever it is written.
-fn same_network(network: &Network, other: &Network) -> bool {
-    let Network { ca, body_limit, max_callouts } = network;
-    let path = |ca: &Option<Ca>| ca.as_ref().map(|ca| ca.path.clone());
-    (path(ca), *body_limit, *max_callouts) == (path(&other.ca), other.body_limit, other.max_callouts)
 }
 
 /// Upstreams that came, went or changed, and whose health is or would be looked after: by services that are started once.

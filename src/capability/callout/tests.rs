@@ -310,7 +310,7 @@ async fn secure(server: SocketAddr, folder: &tempfile::TempDir) -> (SocketAddr, 
         }
     });
     let mut config = config::Config::empty("phasegate.toml".as_ref());
-    config.network.ca = Some(config::Ca { path: ca, span: 0..0 });
+    config.network.ca = Some(config::Ca { path: ca, place: config::Place(0..0) });
     let mut diagnostics = Diagnostics::new("".as_ref(), String::new());
     (front, Capabilities::load(&config, &Metrics::new(), &mut diagnostics))
 }

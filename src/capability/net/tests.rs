@@ -37,7 +37,7 @@ impl Certificate {
     }
 
     fn network(&self, metrics: &Metrics) -> Network {
-        let ca = Ca { path: self.folder.path().join("ca.pem"), span: 0..0 };
+        let ca = Ca { path: self.folder.path().join("ca.pem"), place: crate::config::Place(0..0) };
         let mut diagnostics = Diagnostics::new(Path::new(""), String::new());
         let network = Network::load(&Config { ca: Some(ca), ..Config::default() }, metrics, &mut diagnostics);
         assert!(!diagnostics.has_errors(), "{diagnostics}");

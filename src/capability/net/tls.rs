@@ -33,7 +33,7 @@ impl Tls {
             Ok(roots) => Some(roots),
             Err(message) => {
                 let help = "`ca` is a PEM file with the certificates of the authorities to trust";
-                diagnostics.push(Diagnostic::error(ca.span.clone(), message).help(help));
+                diagnostics.push(Diagnostic::error(ca.place.0.clone(), message).help(help));
                 None
             }
         });

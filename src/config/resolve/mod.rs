@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::model::{AccessLog, Ca, Config, LogTarget, Network};
+use super::model::{AccessLog, Ca, Config, LogTarget, Network, Place};
 use super::{Diagnostic, Diagnostics, Template, schema};
 use crate::file;
 use chain::Level;
@@ -125,7 +125,8 @@ impl Context<'_> {
 
     fn network(&mut self, network: schema::Network) -> Network {
         let defaults = Network::default();
-        let ca = network.ca.and_then(|ca| Some(Ca { path: self.file("the certificates", &ca)?, span: ca.span() }));
+        let ca =
+            network.ca.and_then(|ca| Some(Ca { path: self.file("the certificates", &ca)?, place: Place(ca.span()) }));
         Network {
             ca,
             body_limit: network.body_limit.map_or(defaults.body_limit, |size| size.0),

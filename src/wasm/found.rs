@@ -9,7 +9,11 @@ pub enum Found {
     NotWasm,
     WebAssemblyText,
     ProxyWasm(String),
-    BareModule { exports: usize },
+    /// With a `main`: it ends, and what it has begun with it, at each call.
+    Command,
+    BareModule {
+        exports: usize,
+    },
 }
 
 impl Found {
@@ -31,6 +35,7 @@ impl fmt::Display for Found {
             Found::NotWasm => write!(f, "a file that is not WebAssembly"),
             Found::WebAssemblyText => write!(f, "WebAssembly text, which has to be compiled first"),
             Found::ProxyWasm(version) => write!(f, "a Proxy-Wasm filter ({version})"),
+            Found::Command => write!(f, "a command: it exports `_start`"),
             Found::BareModule { exports } => {
                 write!(f, "a core module with {exports} exports and no component type section")
             }

@@ -381,3 +381,32 @@ async fn a_limit_of_time_is_a_timeout_where_it_ends_the_request() {
         proxy.wait_for_stdout(&format!("{path} {timeout} end"));
     }
 }
+
+/// Who sleeps as the standard library does has not called a function of ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_is_not_charged_with_what_others_compute() {
+    let mut site = Site::with("threads = 1");
+    for behaviour in ["nap", "busy"] {
+        let script = Script::guest("napper", behaviour).main(behaviour).key("limits = { cpu_ms = 50 }");
+        site.answered(&format!("/{behaviour}")).script("wasm_access", script);
+    }
+    let proxy = Proxy::start(&site.to_string());
+    let (client, over) = (http1(), Arc::new(AtomicBool::new(false)));
+    let busy: Vec<_> = (0..3)
+        .map(|_| {
+            let (client, url, over) = (client.clone(), proxy.url("/busy"), over.clone());
+            tokio::spawn(async move {
+                while !over.load(Relaxed) {
+                    assert_eq!(send(client.get(&url)).await.status, 200);
+                }
+            })
+        })
+        .collect();
+    let naps = (0..3).map(|_| send(client.get(proxy.url("/nap"))));
+    let statuses = futures::future::join_all(naps).await.into_iter().map(|answer| answer.status);
+    assert_eq!(statuses.collect::<Vec<_>>(), [200, 200, 200]);
+    over.store(true, Relaxed);
+    for task in busy {
+        task.await.unwrap();
+    }
+}

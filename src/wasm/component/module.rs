@@ -45,17 +45,30 @@ impl ModuleError {
             ModuleError::NotAPlugin { found: Found::ProxyWasm(_) } => "a Proxy-Wasm filter goes under [[proxy_wasm]]",
             ModuleError::NotAPlugin { found: Found::BareModule { .. } } => {
                 "a plugin exports its entry points: has it `export!(main: …)`, and in its Cargo.toml \
-                 `crate-type = [\"cdylib\"]`? Then build it with cargo build --target wasm32-wasip1 --release"
+                 `crate-type = [\"cdylib\"]`? Then build it with cargo build --target wasm32-wasip1 --release. In other \
+                 languages, link what wit-bindgen has made (`…_component_type.o`), or add the type with wasm-tools component \
+                 embed wit --world wasm-server"
+            }
+            ModuleError::NotAPlugin { found: Found::Command } => {
+                "build it as a library, a reactor: `crate-type = [\"cdylib\"]` in Rust, -mexec-model=reactor in C, \
+                 -buildmode=c-shared in Go"
             }
             ModuleError::NotAPlugin { .. } | ModuleError::NoService => {
                 "expected a component, or a core module that wit-bindgen built for the world \
                  phasegate:plugin/wasm-server: cargo build --target wasm32-wasip1 --release"
             }
             ModuleError::Damaged(_) => "build the plugin again",
-            ModuleError::Componentize(_) | ModuleError::Compile(_) => {
-                "build the plugin with --target wasm32-wasip1 and the wit files of this version"
+            ModuleError::Componentize(_) => {
+                "a plugin exports all functions of `wasm-service`: build it with --target wasm32-wasip1 and the wit files of \
+                 this version"
             }
-            ModuleError::Link(_) => "a plugin can import the interfaces of phasegate:plugin and WASI 0.2, nothing else",
+            ModuleError::Compile(_) => {
+                "build the plugin with --target wasm32-wasip1, without WebAssembly exceptions (-fno-exceptions) and threads"
+            }
+            ModuleError::Link(_) => {
+                "a plugin can import the interfaces of phasegate:plugin@0.1.0 and WASI 0.2, nothing else: build it with the wit \
+                 files of this version"
+            }
             ModuleError::Instantiate(_) => "a plugin must initialize without a request, and within its `limits`",
         }
     }
@@ -122,7 +135,7 @@ fn inspect(bytes: &[u8]) -> Result<Traits, ModuleError> {
     let mut core = false;
     let mut component_type = false;
     let mut proxy_wasm = None;
-    let mut exports = 0;
+    let (mut exports, mut is_command) = (0, false);
     let mut entry_points = None;
     let mut depth = 0;
     for payload in Parser::new(0).parse_all(bytes) {
@@ -138,6 +151,7 @@ fn inspect(bytes: &[u8]) -> Result<Traits, ModuleError> {
                 exports = section.count() as usize;
                 for export in section {
                     let name = export?.name;
+                    is_command |= name == "_start";
                     if name.starts_with("proxy_abi_version_") {
                         proxy_wasm = Some(name.to_owned());
                     }
@@ -151,6 +165,9 @@ fn inspect(bytes: &[u8]) -> Result<Traits, ModuleError> {
             Some(version) => Found::ProxyWasm(version),
             None => Found::BareModule { exports },
         });
+    }
+    if core && is_command {
+        return not_a_plugin(Found::Command);
     }
     Ok(Traits { core, entry_points })
 }
@@ -193,6 +210,8 @@ mod tests {
         assert_eq!(found(b"\x7fELF"), Some(Found::NotWasm));
         assert_eq!(found(b"  (module)"), Some(Found::WebAssemblyText));
         assert_eq!(found(b"\0asm\x01\0\0\0"), Some(Found::BareModule { exports: 0 }));
+        let command = wat::parse_str(r#"(module (func (export "_start")) (@custom "component-type" ""))"#).unwrap();
+        assert_eq!(found(&command), Some(Found::Command));
         assert!(matches!(inspect(b"\0asm\x01\0\0\0\x01"), Err(ModuleError::Damaged(_))));
         assert!(inspect(b"\0asm\x0d\0\x01\0").is_ok(), "an empty component");
     }

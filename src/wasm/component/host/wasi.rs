@@ -11,6 +11,7 @@ use tokio::io::AsyncWrite;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
+use wasmtime_wasi::p2::bindings::io::poll;
 use wasmtime_wasi::p2::bindings::sync::filesystem::types;
 use wasmtime_wasi::p2::bindings::sync::io::streams::{self, InputStream, OutputStream};
 use wasmtime_wasi::p2::{DynPollable, Pollable, StreamError, StreamResult};
@@ -24,6 +25,11 @@ use crate::wasm::log;
 pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     linker.allow_shadowing(true);
+    // Who waits has called the host: what others compute meanwhile is not its own.
+    poll::add_to_linker::<State, Pollables>(linker, |state| {
+        state.cpu.host_call();
+        state.ctx().table
+    })?;
     streams::add_to_linker::<State, NeverWaits>(linker, |state| ReadyStreams(state))?;
     // Without a directory to start from, no guest ever holds a file: none of these functions can be reached.
     types::add_to_linker::<State, WasiFilesystem>(linker, State::filesystem)?;
@@ -48,8 +54,9 @@ struct Output {
 }
 
 impl IsTerminal for Output {
+    /// Standard output is taken for one, so that C writes each line at once, and not when another request comes.
     fn is_terminal(&self) -> bool {
-        false
+        self.level == ::log::Level::Info
     }
 }
 
@@ -112,6 +119,12 @@ impl ReadyStreams<'_> {
         self.0.flush_output();
         result
     }
+}
+
+struct Pollables;
+
+impl HasData for Pollables {
+    type Data<'a> = &'a mut ResourceTable;
 }
 
 struct NeverWaits;

@@ -23,44 +23,35 @@ pub fn is_keeping(name: &HeaderName) -> bool {
     matches!(*name, header::CONNECTION | header::TE) || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
-/// Headers of which a message has one line: several are made one, as in Envoy. A plugin that looks at the first value of
+/// Headers of which a request has one line: several are made one, as in Envoy. A plugin that looks at the first value of
 /// `authorization` has seen what the upstream gets.
-static ONE_LINE: [HeaderName; 40] = [
+pub static ONE_LINE_OF_REQUESTS: [HeaderName; 31] = [
     header::ACCEPT,
     header::ACCEPT_ENCODING,
-    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
-    header::ACCESS_CONTROL_ALLOW_HEADERS,
-    header::ACCESS_CONTROL_ALLOW_METHODS,
-    header::ACCESS_CONTROL_ALLOW_ORIGIN,
-    header::ACCESS_CONTROL_EXPOSE_HEADERS,
-    header::ACCESS_CONTROL_MAX_AGE,
     header::ACCESS_CONTROL_REQUEST_HEADERS,
     header::ACCESS_CONTROL_REQUEST_METHOD,
-    header::AGE,
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
     header::CONTENT_ENCODING,
     header::CONTENT_TYPE,
-    header::DATE,
-    header::ETAG,
     header::EXPECT,
-    header::EXPIRES,
     header::IF_MATCH,
     header::IF_MODIFIED_SINCE,
     header::IF_NONE_MATCH,
-    header::LAST_MODIFIED,
-    header::LOCATION,
+    header::IF_RANGE,
+    header::IF_UNMODIFIED_SINCE,
     header::ORIGIN,
     header::PRAGMA,
     header::REFERER,
-    header::SERVER,
     header::USER_AGENT,
-    header::VARY,
     header::VIA,
     HeaderName::from_static("grpc-accept-encoding"),
-    HeaderName::from_static("grpc-message"),
-    HeaderName::from_static("grpc-status"),
     HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static("proxy-status"),
+    HeaderName::from_static("x-client-trace-id"),
+    HeaderName::from_static("x-envoy-external-address"),
+    HeaderName::from_static("x-envoy-original-path"),
+    HeaderName::from_static("x-forwarded-client-cert"),
     HeaderName::from_static("x-forwarded-for"),
     HeaderName::from_static("x-forwarded-host"),
     HeaderName::from_static("x-forwarded-port"),
@@ -68,25 +59,46 @@ static ONE_LINE: [HeaderName; 40] = [
     HeaderName::from_static("x-request-id"),
 ];
 
-/// Whether a message has one line of this header.
-pub fn is_one_line(name: &HeaderName) -> bool {
-    ONE_LINE.contains(name)
-}
+/// The same of responses, for filters.
+pub static ONE_LINE_OF_RESPONSES: [HeaderName; 22] = [
+    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    header::ACCESS_CONTROL_ALLOW_HEADERS,
+    header::ACCESS_CONTROL_ALLOW_METHODS,
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+    header::ACCESS_CONTROL_EXPOSE_HEADERS,
+    header::ACCESS_CONTROL_MAX_AGE,
+    header::AGE,
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_TYPE,
+    header::DATE,
+    header::ETAG,
+    header::EXPIRES,
+    header::LAST_MODIFIED,
+    header::LOCATION,
+    header::SERVER,
+    header::VARY,
+    header::VIA,
+    HeaderName::from_static("grpc-message"),
+    HeaderName::from_static("grpc-status"),
+    HeaderName::from_static("proxy-status"),
+    HeaderName::from_static("x-request-id"),
+];
 
-/// The one line of those headers of which a message has several (RFC 9110, section 5.3).
-pub fn joined_lines(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+/// The one line of those of these headers that have several.
+pub fn joined_lines(headers: &HeaderMap, names: &[HeaderName]) -> Vec<(HeaderName, HeaderValue)> {
     // Few have any name twice.
     if headers.len() == headers.keys_len() {
         return Vec::new();
     }
-    let joined = ONE_LINE.iter().filter_map(|name| Some((name.clone(), joined(headers, name, b",")?)));
-    joined.collect()
+    let several = names.iter().filter(|name| headers.get_all(*name).iter().nth(1).is_some());
+    several.filter_map(|name| Some((name.clone(), joined(headers.get_all(name), b",")?))).collect()
 }
 
-/// All values of a header as one, if there are several.
-pub fn joined(headers: &HeaderMap, name: &HeaderName, separator: &[u8]) -> Option<HeaderValue> {
-    let values: Vec<_> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-    if values.len() > 1 { HeaderValue::from_bytes(&values.join(separator)).ok() } else { None }
+/// Values as one (RFC 9110, section 5.3). Those that are empty leave nothing behind, as in Envoy.
+pub fn joined<'a>(values: impl IntoIterator<Item = &'a HeaderValue>, separator: &[u8]) -> Option<HeaderValue> {
+    let values = values.into_iter().map(HeaderValue::as_bytes).filter(|value| !value.is_empty());
+    HeaderValue::from_bytes(&values.collect::<Vec<_>>().join(separator)).ok()
 }
 
 /// What stands in `connection`: options of the connection, and the names of headers that are for it only (RFC 9110, section

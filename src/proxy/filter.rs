@@ -16,9 +16,10 @@ use super::context::Context;
 use super::decorate::{self, Slot};
 use super::error;
 use super::framing::{frame_anew, is_framed};
+use super::target::join_lines;
 use crate::exchange::{Reply, plain_copy};
 use crate::facts::{Connection, Origin, Way};
-use crate::headers::{has_body, is_of_connection, joined_lines};
+use crate::headers::{ONE_LINE_OF_RESPONSES, has_body, is_of_connection, joined_lines};
 use crate::wasm::{Direction, Filters, Flow, LocalReply, Stream};
 
 /// The filters of a request, and what they have come to.
@@ -54,6 +55,8 @@ impl Gateway {
         let Some(chain) = ctx.local().and_then(|local| local.filters.clone()) else { return Ok(Flow::On) };
         ctx.body.freeze(session);
         let end = ctx.body.is_over(session);
+        // Scripts may have added some.
+        join_lines(session.req_header_mut());
         let way_here = way(session, ctx);
         let mut filters = Filters::new(chain, session.req_header_mut(), ctx.facts.clone(), way_here);
         let flow = match filters.request_headers(end) {
@@ -160,7 +163,7 @@ impl Gateway {
             stream.lock().facts.clone_from(&ctx.facts);
             stream
         };
-        for (name, line) in joined_lines(&response.headers) {
+        for (name, line) in joined_lines(&response.headers, &ONE_LINE_OF_RESPONSES) {
             // Fewer than there were.
             let _ = response.insert_header(name, line);
         }

@@ -5,7 +5,8 @@ use http::{HeaderName, HeaderValue, Method, Version, header};
 use pingora::http::RequestHeader;
 
 use crate::headers::{
-    connection_tokens, is_at_most_chunked, is_framing, is_host, is_length, is_padded, joined, joined_lines, lists,
+    ONE_LINE_OF_REQUESTS, connection_tokens, is_at_most_chunked, is_framing, is_host, is_length, is_padded, joined,
+    joined_lines, lists,
 };
 
 /// Leaves a path as the target of the request (RFC 9112, section 3.2), or `*` for OPTIONS, and its host in `host`, whatever the
@@ -17,7 +18,6 @@ pub fn settle(request: &mut RequestHeader) -> Result<bool, &'static str> {
             return Err("a header of the request begins or ends with a blank");
         }
         move_authority(request)?;
-        join_cookies(request);
     }
     if !matches!(request.raw_path(), [b'/', ..]) && (request.raw_path() != b"*" || request.method != Method::OPTIONS) {
         split_target(request)?;
@@ -35,20 +35,23 @@ pub fn settle(request: &mut RequestHeader) -> Result<bool, &'static str> {
     if is_framed {
         one_framing(request)?;
     }
-    for (name, line) in joined_lines(&request.headers) {
-        // Fewer than there were.
-        let _ = request.insert_header(name, line);
-    }
+    join_lines(request);
+    join_cookies(request);
     if has_options {
         remove_nominated(request)?;
     }
     let has_option =
         |request: &RequestHeader, option| has_options && lists(&request.headers, &header::CONNECTION, option);
-    let is_websocket = |request: &RequestHeader| lists(&request.headers, &header::UPGRADE, "websocket");
-    if upgrades && !(has_option(request, "upgrade") && is_websocket(request)) {
-        // Of another connection then (RFC 9110, section 7.8), or to what the upstream is not asked for. Pingora does not look.
+    if upgrades {
+        let is_websocket = request.version == Version::HTTP_11
+            && has_option(request, "upgrade")
+            && lists(&request.headers, &header::UPGRADE, "websocket");
+        // Of another connection else (RFC 9110, section 7.8), or to what the upstream is not asked for. Pingora does not look.
         request.remove_header(&header::UPGRADE);
         request.remove_header("http2-settings");
+        if is_websocket {
+            request.insert_header(header::UPGRADE, "websocket").map_err(|_| "the request has too many headers")?;
+        }
     }
     Ok(has_option(request, "close"))
 }
@@ -145,9 +148,21 @@ fn is_option(token: &[u8]) -> bool {
     [&b"close"[..], b"keep-alive", b"upgrade"].iter().any(|option| token.eq_ignore_ascii_case(option))
 }
 
-/// A client of HTTP/2 may send the pairs of a cookie one by one (RFC 9113, section 8.2.3).
+/// Leaves one line of each header that has one.
+pub fn join_lines(request: &mut RequestHeader) {
+    for (name, line) in joined_lines(&request.headers, &ONE_LINE_OF_REQUESTS) {
+        // Fewer than there were.
+        let _ = request.insert_header(name, line);
+    }
+}
+
+/// A client of HTTP/2 may send the pairs of a cookie one by one (RFC 9113, section 8.2.3). One of HTTP/1.1 may not (RFC 6265,
+/// section 5.4), but some servers take them together all the same.
 fn join_cookies(request: &mut RequestHeader) {
-    if let Some(cookies) = joined(&request.headers, &header::COOKIE, b"; ") {
+    let cookies = request.headers.get_all(header::COOKIE);
+    if cookies.iter().nth(1).is_some()
+        && let Some(cookies) = joined(cookies, b"; ")
+    {
         let _ = request.insert_header(header::COOKIE, cookies);
     }
 }
@@ -231,10 +246,11 @@ mod tests {
         ] {
             let mut request = RequestHeader::build("GET", b"/", None).unwrap();
             request.insert_header(header::HOST, "a").unwrap();
-            request.insert_header(header::UPGRADE, "websocket").unwrap();
+            request.insert_header(header::UPGRADE, "h2c, WebSocket").unwrap();
             connection.iter().for_each(|line| _ = request.append_header(header::CONNECTION, *line).unwrap());
             settle(&mut request).unwrap();
-            assert_eq!(request.headers.contains_key(header::UPGRADE), upgrades, "{connection:?}");
+            let upgrade = request.headers.get(header::UPGRADE).map(HeaderValue::as_bytes);
+            assert_eq!(upgrade, upgrades.then_some(&b"websocket"[..]), "{connection:?}");
         }
     }
 
@@ -260,6 +276,11 @@ mod tests {
             ("authorization", "Bearer y"),
             ("X-Forwarded-For", "192.0.2.2"),
             ("x-a", "2"),
+            ("cookie", "a=b"),
+            ("cookie", "c=d"),
+            ("accept", ""),
+            ("accept", "x"),
+            ("accept", ""),
         ] {
             request.append_header(name, value).unwrap();
         }
@@ -268,6 +289,7 @@ mod tests {
         assert_eq!(all("authorization"), ["Basic x,Bearer y"]);
         assert_eq!(all("x-forwarded-for"), ["192.0.2.1,192.0.2.2"]);
         assert_eq!(all("x-a"), ["1", "2"]);
+        assert_eq!((all("cookie"), all("accept")), (vec!["a=b; c=d"], vec!["x"]));
     }
 
     #[test]

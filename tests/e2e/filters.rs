@@ -247,6 +247,18 @@ async fn a_local_response_has_no_headers_of_a_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_scripts_add_to_a_line_is_not_lost() {
+    let origin = Origin::saying("hello").await;
+    let plan = json!({ "on_request_headers": [["add", "request_headers", "accept", "filter"]] });
+    let mut site = Site::new();
+    site.route("/", &format!("proxy_pass = '{}'\n{}", origin.addr(), pw_probe(&plan)))
+        .script("wasm_access", probe("probe", "adds", &[json!(["in-add-header", "accept", "script"])]));
+    let proxy = Proxy::start(&site.to_string());
+    assert_eq!(send(http1().get(proxy.url("/")).header("accept", "client")).await.status, 200);
+    assert_eq!(origin.only().headers.get_all("accept").iter().collect::<Vec<_>>(), ["client,script,filter"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_path_that_no_uri_has_goes_on_encoded() {
     let origin = Origin::saying("hello").await;
     let plan = json!({ "on_request_headers": [["replace", "request_headers", ":path", "/a<b>?c=\"d\"#e"]] });

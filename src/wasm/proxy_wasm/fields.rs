@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::exchange::{RequestHeader, ResponseHeader};
-use crate::headers::{MOST_FIELDS, is_keeping, is_one_line};
+use crate::headers::{MOST_FIELDS, ONE_LINE_OF_REQUESTS, ONE_LINE_OF_RESPONSES, is_keeping, joined};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
@@ -240,6 +240,15 @@ impl FieldsMut<'_> {
         *name == header::TRANSFER_ENCODING && !matches!(self, FieldsMut::Plain(_))
     }
 
+    /// Those of which there is one line.
+    fn one_line(&self) -> &'static [HeaderName] {
+        match self {
+            FieldsMut::Request(..) => &ONE_LINE_OF_REQUESTS,
+            FieldsMut::Response(_) => &ONE_LINE_OF_RESPONSES,
+            FieldsMut::Plain(_) => &[],
+        }
+    }
+
     fn headers(&self) -> &HeaderMap {
         match self {
             FieldsMut::Request(request, _) => &request.headers,
@@ -265,12 +274,9 @@ impl FieldsMut<'_> {
         if name == header::CONTENT_LENGTH {
             return self.insert(name, value);
         }
-        if !matches!(self, FieldsMut::Plain(_))
-            && is_one_line(&name)
-            && let Some(first) = self.headers().get(&name)
-        {
-            let line = [first.as_bytes(), value.as_bytes()].join(&b',');
-            let line = HeaderValue::from_bytes(&line).map_err(|_| Unsendable::Value(name.to_string()))?;
+        if self.one_line().contains(&name) && self.headers().contains_key(&name) {
+            let lines = self.headers().get_all(&name).iter().chain([&value]);
+            let line = joined(lines, b",").ok_or_else(|| Unsendable::Value(name.to_string()))?;
             return self.insert(name, line);
         }
         if self.headers().len() >= MOST_FIELDS {
@@ -399,11 +405,13 @@ mod tests {
     fn a_line_that_is_one_stays_one() {
         let mut response = crate::exchange::no_response();
         let mut fields = FieldsMut::Response(&mut response);
-        for (name, value) in [("vary", "a"), ("Vary", "b"), ("set-cookie", "a"), ("set-cookie", "b")] {
+        for (name, value) in
+            [("vary", "a"), ("Vary", "b"), ("vary", ""), ("vary", "c"), ("set-cookie", "a"), ("set-cookie", "b")]
+        {
             fields.add(name.as_bytes(), value.as_bytes()).unwrap();
         }
         let all = |name| response.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
-        assert_eq!(all("vary"), [b"a,b"]);
+        assert_eq!(all("vary"), [b"a,b,c"]);
         assert_eq!(all("set-cookie"), [b"a", b"b"]);
     }
 }

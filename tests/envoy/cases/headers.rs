@@ -16,9 +16,11 @@ pub fn cases() -> Vec<Case> {
 
 fn reads() -> Vec<Case> {
     let one_line = || {
-        ["authorization", "accept", "referer", "user-agent", "x-one"]
+        ["authorization", "accept", "referer", "user-agent", "if-range", "vary", "x-one"]
             .iter()
-            .fold(get("/"), |request, name| request.header(name, "a").header(name, "b"))
+            .fold(get("/").header("pragma", "").header("pragma", "b"), |request, name| {
+                request.header(name, "a").header(name, "b")
+            })
     };
     let several = || get("/a?b=c").header("x-one", "1").header("x-one", "2").header("X-Case", "yes");
     vec![
@@ -77,6 +79,7 @@ fn reads() -> Vec<Case> {
                     ["get", "request_headers", "authorization"],
                     ["pairs", "request_headers"],
                     ["add", "request_headers", "Authorization", "c"],
+                    ["add", "request_headers", "Authorization", ""],
                     ["get", "request_headers", "authorization"],
                 ],
                 "on_response_headers": [
@@ -89,7 +92,7 @@ fn reads() -> Vec<Case> {
             }),
         )
         .answered(
-            ["vary", "link", "cache-control"]
+            ["vary", "link", "cache-control", "origin"]
                 .iter()
                 .fold(response(200, "made"), |response, name| response.header(name, "a").header(name, "b")),
         )

@@ -66,12 +66,21 @@ fn modules() -> TempDir {
     // In the middle of the first section, so that the message does not depend on how a guest was built.
     write("truncated.wasm", &fs::read(guests::path("partial")).unwrap()[..10]);
     write("no_service.wasm", COMPONENT);
+    write("other_type.wasm", &wat::parse_str(OTHER_TYPE).unwrap());
     write(
         "unknown_import.wasm",
         &[COMPONENT, TYPE_OF_AN_INSTANCE, &import(b"example:database/queries@1.0.0")].concat(),
     );
     folder
 }
+
+/// An entry point that takes and gives nothing.
+const OTHER_TYPE: &str = r#"(component
+  (core module $module (func (export "main")))
+  (core instance $instance (instantiate $module))
+  (func $main (canon lift (core func $instance "main")))
+  (instance $service (export "wasm-main" (func $main)))
+  (export "phasegate:plugin/wasm-service@0.1.0" (instance $service)))"#;
 
 /// The header of a component (Binary.md of the component model).
 const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";

@@ -31,6 +31,8 @@ pub enum ModuleError {
     Compile(String),
     #[error("cannot be linked: {0}")]
     Link(String),
+    #[error("exports a `{entry}` of another type: {error}")]
+    Type { entry: &'static str, error: String },
     #[error("failed while it was instantiated: {0}")]
     Instantiate(String),
     #[error("is a component that does not export `{}`", crate::wasm::SERVICE)]
@@ -69,6 +71,7 @@ impl ModuleError {
                 "a plugin can import the interfaces of phasegate:plugin@0.1.0 and WASI 0.2, nothing else: build it with the wit \
                  files of this version"
             }
+            ModuleError::Type { .. } => "build the plugin with the wit files of this version",
             ModuleError::Instantiate(_) => "a plugin must initialize without a request, and within its `limits`",
         }
     }

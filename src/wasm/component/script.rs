@@ -127,7 +127,9 @@ impl Script {
             pool: Pool::default(),
             instances: Gauge::default(),
         });
-        script.trial().map_err(|error| ModuleError::Instantiate(format!("{error:#}")))?;
+        script
+            .trial()
+            .map_err(|error| error.downcast().unwrap_or_else(|error| ModuleError::Instantiate(format!("{error:#}"))))?;
         Ok(script)
     }
 
@@ -342,9 +344,11 @@ impl Script {
         instance: wasmtime::component::Instance,
     ) -> wasmtime::Result<Box<Instance>> {
         let mut entries = [const { None }; 5];
-        for (slot, index) in entries.iter_mut().zip(&self.exports) {
+        for ((slot, index), entry) in entries.iter_mut().zip(&self.exports).zip(EntryPoint::ALL) {
             if let Some(index) = index {
-                *slot = Some(instance.get_typed_func(&mut store, index)?);
+                let function = instance.get_typed_func(&mut store, index);
+                let of_type = |error| ModuleError::Type { entry: entry.export(), error: format!("{error:#}") };
+                *slot = Some(function.map_err(of_type)?);
             }
         }
         let alive = (self.spec.metrics.instance(), Counted::new(&self.instances));

@@ -396,6 +396,12 @@ impl Builder<'_> {
                 return None;
             }
         };
+        if let Some(used) = script.is_worn_at_first() {
+            let message =
+                format!("no instance is used again: one begins with {} KiB, more than `recycle_memory`", used >> 10);
+            let help = "raise `recycle_memory`, or `limits.memory`, of which it is half by default";
+            self.diagnostics.push(Diagnostic::warning(config.spans.wasm_path.clone(), message).help(help));
+        }
         self.entry_points(config, &script);
         Some(script)
     }

@@ -87,6 +87,19 @@ async fn requests_at_once_have_an_instance_each() {
     proxy.wait_for_metric("phasegate_instances", 1.0);
 }
 
+#[test]
+fn an_instance_that_is_never_used_again_is_warned_of() {
+    for (keys, is_warned) in
+        [("recycle_memory = '64KiB'", true), ("recycle_memory = '64KiB'\ninstance = 'fresh'", false), ("", false)]
+    {
+        let mut site = Site::new();
+        site.answered("/").script("wasm_access", Script::guest("counter", "counter").key(keys));
+        let checked = check(&site.to_string());
+        assert_eq!(checked.code, Some(0), "{checked:?}");
+        assert_eq!(checked.stderr.contains("no instance is used again: one begins with "), is_warned, "{checked:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_sees_nothing_of_the_machine() {
     let home = std::env::var("PATH").unwrap();
@@ -105,6 +118,7 @@ async fn a_guest_sees_nothing_of_the_machine() {
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     assert!(closed["unix_time"].as_u64().unwrap().abs_diff(now) < 60, "{closed}");
+    assert_eq!(closed["terminal"], true, "else C writes its lines when its buffer is full");
     let open = send(client.get(proxy.url("/open"))).await.json();
     assert_eq!(open["env"], serde_json::json!({ "PATH": home }));
     let again = send(client.get(proxy.url("/open"))).await.json();

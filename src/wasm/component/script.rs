@@ -1,7 +1,7 @@
 //! A script: a module with its configuration and limits, and the runs of its entry points.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, select_all};
@@ -96,6 +96,8 @@ pub struct Script {
     pool: Pool,
     /// Those that live, idle or not.
     instances: Gauge,
+    /// Bytes of memory with which an instance begins.
+    first_memory: OnceLock<usize>,
 }
 
 impl Script {
@@ -126,10 +128,12 @@ impl Script {
             asynchronous: several.into(),
             pool: Pool::default(),
             instances: Gauge::default(),
+            first_memory: OnceLock::new(),
         });
-        script
+        let first_memory = script
             .trial()
             .map_err(|error| error.downcast().unwrap_or_else(|error| ModuleError::Instantiate(format!("{error:#}"))))?;
+        let _ = script.first_memory.set(first_memory);
         Ok(script)
     }
 
@@ -293,8 +297,14 @@ impl Script {
         self.spec.configs[entry as usize].clone()
     }
 
-    /// The first instance. Wasmtime refuses the synchronous path to a module that imports a function that can wait.
-    fn trial(&self) -> wasmtime::Result<()> {
+    /// Bytes of memory with which an instance begins, if that is too much for it to be used again.
+    pub fn is_worn_at_first(&self) -> Option<usize> {
+        self.first_memory.get().copied().filter(|used| !self.spec.fresh && *used > self.spec.recycle_memory)
+    }
+
+    /// The first instance, and how much memory it has. Wasmtime refuses the synchronous path to a module that imports a function
+    /// that can wait.
+    fn trial(&self) -> wasmtime::Result<usize> {
         let instance = match self.instantiate() {
             Ok(instance) => instance,
             Err(_) => {
@@ -304,10 +314,11 @@ impl Script {
                     .map_err(|_| Exceeded::Wall(limit))??
             }
         };
+        let memory = instance.store.data().memory.used();
         if !self.spec.fresh {
             self.pool.put(instance);
         }
-        Ok(())
+        Ok(memory)
     }
 
     fn instantiate(&self) -> wasmtime::Result<Box<Instance>> {

@@ -117,15 +117,6 @@ impl Connection {
         }
     }
 
-    /// Grows with what comes on a connection that calls share.
-    pub fn heard(&self) -> u64 {
-        match self {
-            Connection::Http1(_) => 0,
-            Connection::Http2(connection) => connection.heard(),
-            Connection::Http3(connection) => connection.heard(),
-        }
-    }
-
     /// Sends a request; the response begins as well.
     pub async fn begin(&mut self, outgoing: &Outgoing) -> Result<Begun, Failure> {
         let response = match self {

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use ::h2::Reason;
@@ -13,7 +13,6 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::{Notify, mpsc};
-use tokio_util::io::InspectReader;
 
 use super::body::Payload;
 use super::chain;
@@ -31,8 +30,6 @@ pub struct Http2 {
 struct State {
     /// Streams that the server permits at once.
     most: AtomicUsize,
-    /// Reads that have brought something.
-    heard: AtomicU64,
     /// What was wrong with the connection.
     error: OnceLock<String>,
 }
@@ -41,10 +38,6 @@ impl Http2 {
     /// `changed` learns when the server permits another number of streams, and of the end.
     pub async fn new(stream: Stream, changed: Arc<Notify>) -> hyper::Result<Http2> {
         let state = Arc::<State>::default();
-        let reading = state.clone();
-        let stream = InspectReader::new(stream, move |data: &[u8]| {
-            reading.heard.fetch_add(u64::from(!data.is_empty()), Ordering::Relaxed);
-        });
         let mut builder = Builder::new(TokioExecutor::new());
         // A server refuses streams beyond its limit, also those that leave before it has said what that is.
         builder.initial_max_send_streams(0);
@@ -82,10 +75,6 @@ impl Http2 {
     /// Streams that the server permits at once: 0 until it has said it.
     pub fn most(&self) -> usize {
         self.state.most.load(Ordering::Relaxed)
-    }
-
-    pub fn heard(&self) -> u64 {
-        self.state.heard.load(Ordering::Relaxed)
     }
 
     pub async fn begin(&mut self, request: Request<Payload>) -> Result<Response<Incoming>, Failure> {

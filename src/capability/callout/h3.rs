@@ -45,11 +45,6 @@ impl Http3 {
         self.connection.close_reason().is_some()
     }
 
-    /// Grows with what comes from the server. That it acknowledges what it gets is not counted.
-    pub fn heard(&self) -> u64 {
-        self.connection.stats().frame_rx.stream
-    }
-
     /// Sends a request; the response begins as well.
     pub async fn begin(&mut self, outgoing: &Outgoing) -> Result<Begun, Failure> {
         let stream = self.requests.send_request(outgoing.http3()).await.map_err(without_response)?;

@@ -230,7 +230,11 @@ impl Callouts {
                     making.done(connection, addr)
                 }
             };
-            let failure = match lease.connection().begin(outgoing).await {
+            let begun = lease.connection().begin(outgoing).await;
+            if !matches!(begun, Err(Failure::Unsent(_))) {
+                lease.answered();
+            }
+            let failure = match begun {
                 Ok(begun) => {
                     outgoing.body.settle();
                     return Ok((begun, lease));

@@ -59,12 +59,16 @@ struct Entry {
     id: u64,
     used: Instant,
     calls: usize,
+    answers: Answers,
 }
 
-type Taken = (Connection, SocketAddr, u64);
+/// Counts what shows that a server answers what goes over its connection: that it reads and acknowledges is not enough.
+type Answers = Arc<AtomicU64>;
+
+type Taken = (Connection, SocketAddr, u64, Answers);
 
 /// A place for a call on a connection, until it is dropped. Who gave up waiting for an answer would wait for the next as well:
-/// without `keep`, the connection gets no other call, unless calls share it and something has come on it meanwhile.
+/// without `keep`, the connection gets no other call, unless calls share it and one of them has been answered meanwhile.
 pub struct Lease {
     connection: Option<Connection>,
     addr: SocketAddr,
@@ -72,8 +76,9 @@ pub struct Lease {
     key: Key,
     pool: Arc<Pool>,
     is_new: bool,
-    /// What had come on the connection before.
-    heard: u64,
+    answers: Answers,
+    /// How many there were before.
+    before: u64,
 }
 
 /// The right to make a connection.
@@ -132,9 +137,10 @@ impl Pool {
         Making { key: key.clone(), pool: self.clone(), changed: place.changed.clone(), is_made: false }
     }
 
-    fn lease(self: &Arc<Pool>, key: &Key, (connection, addr, id): Taken, is_new: bool) -> Lease {
-        let heard = connection.heard();
-        Lease { connection: Some(connection), addr, id, key: key.clone(), pool: self.clone(), is_new, heard }
+    fn lease(self: &Arc<Pool>, key: &Key, (connection, addr, id, answers): Taken, is_new: bool) -> Lease {
+        let before = answers.load(Ordering::Relaxed);
+        let (connection, key, pool) = (Some(connection), key.clone(), self.clone());
+        Lease { connection, addr, id, key, pool, is_new, answers, before }
     }
 
     /// Closes what nobody has used for long; whether anything is left.
@@ -173,10 +179,10 @@ impl Place {
         let has_room = |entry: &Entry| entry.calls < entry.connection.most_calls().clamp(1, MOST_CALLS);
         let position = self.entries.iter().rposition(|entry| has_room(entry) && permits(entry.addr))?;
         let entry = &mut self.entries[position];
-        let (addr, id) = (entry.addr, entry.id);
+        let (addr, id, answers) = (entry.addr, entry.id, entry.answers.clone());
         entry.calls += 1;
         let connection = entry.connection.share().unwrap_or_else(|| self.entries.remove(position).connection);
-        Some((connection, addr, id))
+        Some((connection, addr, id, answers))
     }
 
     /// Whether who waits has a chance: a server has not said yet how many calls it permits, or connections for all of them are
@@ -221,16 +227,18 @@ impl Making {
     /// The connection has been made: the caller has the first place on it.
     pub fn done(mut self, connection: Connection, addr: SocketAddr) -> Lease {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (id, answers) = (NEXT.fetch_add(1, Ordering::Relaxed), Answers::default());
         let mut kept = self.pool.kept.lock();
         let place = kept.place(&self.pool, &self.key);
         match connection.share() {
-            Some(connection) => place.put(Entry { connection, addr, id, used: Instant::now(), calls: 1 }),
+            Some(connection) => {
+                place.put(Entry { connection, addr, id, used: Instant::now(), calls: 1, answers: answers.clone() });
+            }
             None => place.is_exclusive = true,
         }
         drop(kept);
         self.is_made = true;
-        self.pool.lease(&self.key, (connection, addr, id), true)
+        self.pool.lease(&self.key, (connection, addr, id, answers), true)
     }
 }
 
@@ -262,9 +270,15 @@ impl Lease {
     pub fn keep(&mut self) {
         let Some(connection) = self.connection.take() else { return };
         if connection.share().is_none() {
-            let entry = Entry { connection, addr: self.addr, id: self.id, used: Instant::now(), calls: 1 };
+            let (addr, id, answers) = (self.addr, self.id, self.answers.clone());
+            let entry = Entry { connection, addr, id, used: Instant::now(), calls: 1, answers };
             self.pool.kept.lock().place(&self.pool, &self.key).put(entry);
         }
+    }
+
+    /// The server has had something to say to the call.
+    pub fn answered(&self) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The connection gets no other call.
@@ -282,7 +296,7 @@ impl Drop for Lease {
         if let Some(position) = place.entries.iter().position(|entry| entry.id == self.id) {
             let entry = &mut place.entries[position];
             (entry.calls, entry.used) = (entry.calls - 1, Instant::now());
-            if self.connection.as_ref().is_some_and(|connection| connection.heard() == self.heard) {
+            if self.connection.is_some() && self.answers.load(Ordering::Relaxed) == self.before {
                 place.entries.remove(position);
             }
         }

@@ -141,6 +141,7 @@ async fn receive(
             item = messages.next() => item?,
             () = events.closed() => return Err(Status::cancelled()),
         };
+        lease.answered();
         match item {
             Item::Message(message) => tell(Event::Message(message)).await?,
             Item::End(trailers) => return Status::of_trailers(trailers),

@@ -11,6 +11,7 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 
 const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
@@ -241,4 +242,28 @@ async fn a_stream_outlives_that_its_connection_gets_no_other_call() {
     assert!(matches!(events.recv().await, Some(Event::Closed(status)) if status.code == 0));
     assert_eq!(client.next(DATA).await, None, "nobody holds the connection");
     other.permit(9).await;
+}
+
+/// What the server says about the connection is no answer.
+#[tokio::test]
+async fn a_connection_that_is_alive_and_answers_nothing_is_replaced() {
+    let (listener, capabilities) = listen().await;
+    let server = async {
+        let mut hung = Frames::accept(&listener).await;
+        hung.permit(9).await;
+        assert!(hung.next(HEADERS).await.is_some());
+        hung.send(PING, 0, 0, &[0; 8]).await;
+        assert!(hung.next(PING).await.is_some());
+        let mut client = Frames::accept(&listener).await;
+        client.permit(9).await;
+        let stream = client.next(HEADERS).await.unwrap();
+        client.answer(stream).await;
+        (hung, client)
+    };
+    let calls = async {
+        let late = ClusterCall { timeout: Some(Duration::from_millis(200)), ..post() };
+        call(&capabilities, "two", late).await.unwrap_err();
+        assert_eq!(call(&capabilities, "two", post()).await.unwrap().status, StatusCode::OK);
+    };
+    tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(calls, server) }).await.unwrap();
 }

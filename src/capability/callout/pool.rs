@@ -24,6 +24,9 @@ const MOST: usize = 100;
 /// Calls at once on one connection, be it that the server permits more.
 const MOST_CALLS: usize = 100;
 
+/// How long a server may permit no call on a connection before another one is made.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 #[derive(Default)]
 pub struct Pool {
     kept: Mutex<Kept>,
@@ -60,6 +63,8 @@ struct Entry {
     used: Instant,
     calls: usize,
     answers: Answers,
+    /// Since when it permits no call, as far as anybody has looked.
+    stuck: Option<Instant>,
 }
 
 /// Counts what shows that a server answers what goes over its connection: that it reads and acknowledges is not enough.
@@ -120,7 +125,8 @@ impl Pool {
                 change
             };
             if let Some(change) = change {
-                change.await;
+                // Nobody tells that a server permits nothing for too long.
+                let _ = tokio::time::timeout(PATIENCE, change).await;
             }
         }
     }
@@ -175,8 +181,10 @@ impl Place {
 
     fn take(&mut self, permits: impl Fn(SocketAddr) -> bool) -> Option<Taken> {
         self.entries.retain(|entry| !entry.connection.is_closed());
-        // Where the server permits none yet, one waits for it, and its connection learns when it does.
-        let has_room = |entry: &Entry| entry.calls < entry.connection.most_calls().clamp(1, MOST_CALLS);
+        for entry in &mut self.entries {
+            entry.look();
+        }
+        let has_room = |entry: &Entry| entry.calls < entry.most_calls();
         let position = self.entries.iter().rposition(|entry| has_room(entry) && permits(entry.addr))?;
         let entry = &mut self.entries[position];
         let (addr, id, answers) = (entry.addr, entry.id, entry.answers.clone());
@@ -188,11 +196,12 @@ impl Place {
     /// Whether who waits has a chance: a server has not said yet how many calls it permits, or connections for all of them are
     /// being made.
     fn is_worth_waiting(&self, shares: bool, permits: impl Fn(SocketAddr) -> bool) -> bool {
-        if self.entries.iter().any(|entry| entry.connection.most_calls() == 0 && permits(entry.addr)) {
+        let mut entries = self.entries.iter().filter(|entry| !entry.is_stuck());
+        if entries.clone().any(|entry| entry.most_calls() == 0 && permits(entry.addr)) {
             return true;
         }
-        let calls = match self.entries.last() {
-            Some(entry) => entry.connection.most_calls().min(MOST_CALLS),
+        let calls = match entries.rfind(|entry| entry.most_calls() > 0) {
+            Some(entry) => entry.most_calls(),
             None if self.is_exclusive || !shares => 1,
             None => MOST_CALLS,
         };
@@ -205,6 +214,25 @@ impl Place {
             self.entries.remove(0);
         }
         self.entries.push(entry);
+    }
+}
+
+impl Entry {
+    /// Calls that it takes at once, for now.
+    fn most_calls(&self) -> usize {
+        self.connection.most_calls().min(MOST_CALLS)
+    }
+
+    fn look(&mut self) {
+        match self.most_calls() {
+            0 => drop(self.stuck.get_or_insert_with(Instant::now)),
+            _ => self.stuck = None,
+        }
+    }
+
+    /// The server has permitted no call for so long that nobody waits for it.
+    fn is_stuck(&self) -> bool {
+        self.stuck.is_some_and(|since| since.elapsed() >= PATIENCE)
     }
 }
 
@@ -232,7 +260,15 @@ impl Making {
         let place = kept.place(&self.pool, &self.key);
         match connection.share() {
             Some(connection) => {
-                place.put(Entry { connection, addr, id, used: Instant::now(), calls: 1, answers: answers.clone() });
+                place.put(Entry {
+                    connection,
+                    addr,
+                    id,
+                    used: Instant::now(),
+                    calls: 1,
+                    answers: answers.clone(),
+                    stuck: None,
+                });
             }
             None => place.is_exclusive = true,
         }
@@ -271,7 +307,7 @@ impl Lease {
         let Some(connection) = self.connection.take() else { return };
         if connection.share().is_none() {
             let (addr, id, answers) = (self.addr, self.id, self.answers.clone());
-            let entry = Entry { connection, addr, id, used: Instant::now(), calls: 1, answers };
+            let entry = Entry { connection, addr, id, used: Instant::now(), calls: 1, answers, stuck: None };
             self.pool.kept.lock().place(&self.pool, &self.key).put(entry);
         }
     }

@@ -208,10 +208,17 @@ async fn what_can_go_wrong_can_be_told_apart() {
 async fn a_server_that_hangs_up_before_it_answers() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let capabilities = capabilities(listener.local_addr().unwrap());
-    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = connections.clone();
+    tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
     for name in ["one", "two"] {
         let error = call(&capabilities, name, get("/")).await.unwrap_err();
         assert!(matches!(error, CalloutError::Unanswered { .. }), "{error}");
+        assert!((1..=MOST_TRIES).contains(&connections.swap(0, Ordering::Relaxed)), "{name}");
     }
 }
 

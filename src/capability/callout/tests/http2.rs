@@ -81,9 +81,12 @@ async fn a_server_that_permits_no_stream_for_a_while() {
     let (listener, capabilities) = listen().await;
     let started = Instant::now();
     let pause = Duration::from_millis(100);
+    let early = Arc::new(AtomicUsize::new(0));
+    let count = early.clone();
     tokio::spawn(async move {
         loop {
             let mut client = Frames::accept(&listener).await;
+            count.fetch_add(usize::from(started.elapsed() < pause), Ordering::Relaxed);
             tokio::spawn(async move {
                 client.permit(0).await;
                 tokio::time::sleep_until((started + pause).into()).await;
@@ -99,6 +102,67 @@ async fn a_server_that_permits_no_stream_for_a_while() {
         assert_eq!(result.unwrap().status, StatusCode::OK);
     }
     assert!(started.elapsed() >= pause);
+    assert_eq!(early.load(Ordering::Relaxed), 1, "connections before it permits any");
+}
+
+#[tokio::test]
+async fn a_server_that_permits_nothing_for_long_gets_another_connection() {
+    let cases = [None, Some(0)].map(|permits| async move {
+        let (listener, capabilities) = listen().await;
+        let server = async {
+            let mut stuck = Frames::accept(&listener).await;
+            if let Some(most) = permits {
+                stuck.permit(most).await;
+            }
+            let mut client = Frames::accept(&listener).await;
+            client.permit(9).await;
+            for _ in 0..5 {
+                let stream = client.next(HEADERS).await.unwrap();
+                client.answer(stream).await;
+            }
+            (stuck, client)
+        };
+        let within = |ms| ClusterCall { timeout: Some(Duration::from_millis(ms)), ..post() };
+        let others = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            futures::future::join_all((0..5).map(|_| call(&capabilities, "two", within(2000)))).await
+        };
+        let (_, others, _) = tokio::join!(call(&capabilities, "two", within(2500)), others, server);
+        assert!(others.iter().all(Result::is_ok), "{permits:?}: {others:?}");
+    });
+    futures::future::join_all(cases).await;
+}
+
+/// Whether the server says goodbye before it has permitted anything, or nothing at all.
+#[tokio::test]
+async fn a_request_that_has_not_left_before_the_end_is_sent_again() {
+    const SETTINGS_FRAME: [u8; 9] = [0, 0, 0, SETTINGS, 0, 0, 0, 0, 0];
+    const GOAWAY_FRAME: [u8; 17] = [0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let no_stream = [0, 0, 6, SETTINGS, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0];
+    for (first, then) in [
+        ([&SETTINGS_FRAME[..], &GOAWAY_FRAME].concat(), vec![]),
+        (no_stream.to_vec(), GOAWAY_FRAME.to_vec()),
+        (no_stream.to_vec(), vec![]),
+        (vec![], vec![]),
+    ] {
+        let (listener, capabilities) = listen().await;
+        let server = async {
+            let mut ends = Frames::accept(&listener).await;
+            ends.0.write_all(&first).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            ends.0.write_all(&then).await.unwrap();
+            ends.0.shutdown().await.unwrap();
+            assert_eq!(ends.next(HEADERS).await, None, "nothing has been permitted");
+            let mut client = Frames::accept(&listener).await;
+            client.permit(9).await;
+            let stream = client.next(HEADERS).await.unwrap();
+            client.answer(stream).await;
+            client
+        };
+        let both = async { tokio::join!(call(&capabilities, "two", post()), server) };
+        let (result, _) = tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
+        assert_eq!(result.unwrap().status, StatusCode::OK, "{first:?} {then:?}");
+    }
 }
 
 #[tokio::test]

@@ -175,6 +175,23 @@ async fn a_silent_connection_is_replaced() {
     proxy.wait_for_metric("phasegate_connections{transport=\"ssl\"}", 1.0);
 }
 
+/// Not even for a connection that another makes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_waits_for_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("https://{}/", listener.local_addr().unwrap());
+    let call = |ms: u32| json!(["handle-http", "ssl", { "method": "get", "uri": uri }, ms]);
+    let mut site = Site::with("threads = 2\n");
+    site.route("/0", "").script("wasm_serverless", serve("caller", &[call(2000)]).key(ALLOW));
+    site.route("/1", "").script("wasm_serverless", serve("caller", &[call(1000)]));
+    let proxy = Proxy::start(&site.to_string());
+    let slow = tokio::spawn(send(http1().get(proxy.url("/0"))));
+    let _silent = soon("a connection", listener.accept()).await.unwrap();
+    let results = run(&proxy, "/1").await;
+    assert!(results[0]["err"].as_str().unwrap().starts_with("allow.net does not permit"), "{results:?}");
+    assert!(slow.await.unwrap().json()[0]["err"].as_str().unwrap().contains("within 2000 ms"));
+}
+
 type Http3 = h3::server::Connection<h3_quinn::Connection, Bytes>;
 
 /// A server of HTTP/3 that does with each connection what the function does.

@@ -15,7 +15,7 @@ pub use body::PipeError;
 pub use cluster::{ClusterCall, ClusterResponse};
 pub use request::{Call, absolute};
 
-pub(super) use body::{Payload, Pipe};
+pub(super) use body::Pipe;
 pub(super) use cluster::{default_scheme, without_connection};
 pub(super) use connection::reset;
 pub(super) use pool::Lease;
@@ -216,12 +216,13 @@ impl Callouts {
         outgoing: &Outgoing,
     ) -> Result<(Begun, Lease), CalloutError> {
         let (target, key) = (&outgoing.target, way.key(&outgoing.target));
+        way.check(target)?;
         let (mut tries, mut fresh) = (0, false);
         loop {
             tries += 1;
             let found = match fresh {
                 true => Err(self.pool.make(&key)),
-                false => self.pool.find(&key, way.shares(), |addr| way.permits(target, addr)).await,
+                false => self.pool.find(&key, |addr| way.permits(target, addr)).await,
             };
             let mut lease = match found {
                 Ok(lease) => lease,

@@ -1,7 +1,7 @@
 //! Connections that are kept for the next callout to the same target, of whatever script: its policy is asked for the
 //! address each time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +21,9 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Connections of one key that are kept at most.
 const MOST: usize = 100;
 
+/// Keys that are known to have connections for one call at a time, at most.
+const MOST_EXCLUSIVE: usize = 1000;
+
 /// Calls at once on one connection, be it that the server permits more.
 const MOST_CALLS: usize = 100;
 
@@ -35,6 +38,8 @@ pub struct Pool {
 #[derive(Default)]
 struct Kept {
     places: HashMap<Key, Place>,
+    /// Those whose last connection takes one call at a time, and could have been one that calls share.
+    exclusive: HashSet<Key>,
     /// Whether a task closes what nobody uses.
     watched: bool,
 }
@@ -50,8 +55,6 @@ struct Place {
     waiting: usize,
     /// Counts connections that were to be made and have not come about.
     unmade: usize,
-    /// The last one that was made takes one call at a time.
-    is_exclusive: bool,
     /// There may be room for who waits.
     changed: Arc<Notify>,
 }
@@ -97,17 +100,13 @@ pub struct Making {
 
 impl Pool {
     /// A place on a connection to an address that is permitted: the one that was used or made last, of those with room. Where
-    /// there is none, and none to wait for, the caller is to make one. `shares`: it may become one that calls share.
-    pub async fn find(
-        self: &Arc<Pool>,
-        key: &Key,
-        shares: bool,
-        permits: impl Fn(SocketAddr) -> bool,
-    ) -> Result<Lease, Making> {
+    /// there is none, and none to wait for, the caller is to make one.
+    pub async fn find(self: &Arc<Pool>, key: &Key, permits: impl Fn(SocketAddr) -> bool) -> Result<Lease, Making> {
         let mut waiting = None::<Waiting<'_>>;
         loop {
             let change = {
                 let mut kept = self.kept.lock();
+                let shares = key.shares() && !kept.exclusive.contains(key);
                 let place = kept.place(self, key);
                 // From here on it misses nothing.
                 let change = waiting.is_some().then(|| place.change());
@@ -155,7 +154,7 @@ impl Pool {
         kept.places.retain(|_, place| {
             let in_use = |entry: &Entry| entry.calls > 0 || entry.used.elapsed() < IDLE;
             place.entries.retain(|entry| in_use(entry) && !entry.connection.is_closed());
-            !place.entries.is_empty() || place.making + place.waiting > 0
+            place.is_in_use()
         });
         kept.watched = !kept.places.is_empty();
         kept.watched
@@ -163,6 +162,18 @@ impl Pool {
 }
 
 impl Kept {
+    /// Whether calls share the connections.
+    fn learn(&mut self, key: &Key, shares: bool) {
+        if shares {
+            self.exclusive.remove(key);
+        } else if key.shares() && !self.exclusive.contains(key) {
+            if self.exclusive.len() == MOST_EXCLUSIVE {
+                self.exclusive.clear();
+            }
+            self.exclusive.insert(key.clone());
+        }
+    }
+
     fn place(&mut self, pool: &Arc<Pool>, key: &Key) -> &mut Place {
         if !std::mem::replace(&mut self.watched, true) {
             tokio::spawn(watch(Arc::downgrade(pool)));
@@ -172,6 +183,10 @@ impl Kept {
 }
 
 impl Place {
+    fn is_in_use(&self) -> bool {
+        !self.entries.is_empty() || self.making + self.waiting > 0
+    }
+
     /// Ready when there may be room, from now on.
     fn change(&self) -> Pin<Box<OwnedNotified>> {
         let mut change = Box::pin(self.changed.clone().notified_owned());
@@ -200,16 +215,19 @@ impl Place {
         if entries.clone().any(|entry| entry.most_calls() == 0 && permits(entry.addr)) {
             return true;
         }
+        // Those that are being made go where others are.
+        if !self.entries.is_empty() && !self.entries.iter().any(|entry| permits(entry.addr)) {
+            return false;
+        }
         let calls = match entries.rfind(|entry| entry.most_calls() > 0) {
             Some(entry) => entry.most_calls(),
-            None if self.is_exclusive || !shares => 1,
-            None => MOST_CALLS,
+            None if shares => MOST_CALLS,
+            None => 1,
         };
         self.making * calls >= self.making + self.waiting
     }
 
     fn put(&mut self, entry: Entry) {
-        self.is_exclusive = entry.connection.share().is_none();
         if self.entries.len() >= MOST {
             self.entries.remove(0);
         }
@@ -257,20 +275,11 @@ impl Making {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (id, answers) = (NEXT.fetch_add(1, Ordering::Relaxed), Answers::default());
         let mut kept = self.pool.kept.lock();
-        let place = kept.place(&self.pool, &self.key);
-        match connection.share() {
-            Some(connection) => {
-                place.put(Entry {
-                    connection,
-                    addr,
-                    id,
-                    used: Instant::now(),
-                    calls: 1,
-                    answers: answers.clone(),
-                    stuck: None,
-                });
-            }
-            None => place.is_exclusive = true,
+        kept.learn(&self.key, connection.share().is_some());
+        if let Some(connection) = connection.share() {
+            let (used, answers) = (Instant::now(), answers.clone());
+            let entry = Entry { connection, addr, id, used, calls: 1, answers, stuck: None };
+            kept.place(&self.pool, &self.key).put(entry);
         }
         drop(kept);
         self.is_made = true;
@@ -280,10 +289,15 @@ impl Making {
 
 impl Drop for Making {
     fn drop(&mut self) {
-        if let Some(place) = self.pool.kept.lock().places.get_mut(&self.key) {
+        let mut kept = self.pool.kept.lock();
+        if let Some(place) = kept.places.get_mut(&self.key) {
             place.making -= 1;
             place.unmade += usize::from(!self.is_made);
+            if !place.is_in_use() {
+                kept.places.remove(&self.key);
+            }
         }
+        drop(kept);
         self.changed.notify_waiters();
     }
 }
@@ -336,7 +350,8 @@ impl Drop for Lease {
                 place.entries.remove(position);
             }
         }
-        place.changed.notify_one();
+        // Not each may use every address.
+        place.changed.notify_waiters();
     }
 }
 
@@ -388,9 +403,9 @@ mod tests {
         let long_ago = Instant::now() - IDLE;
         pool.kept.lock().places.get_mut(&key).unwrap().entries[0].used = long_ago;
         assert!(pool.sweep());
-        assert!(pool.find(&key, false, |_| false).await.is_err(), "nothing is permitted");
-        let mut lease = pool.find(&key, false, |_| true).await.ok().expect("one is left");
-        assert!(pool.find(&key, false, |_| true).await.is_err(), "and it is in use");
+        assert!(pool.find(&key, |_| false).await.is_err(), "nothing is permitted");
+        let mut lease = pool.find(&key, |_| true).await.ok().expect("one is left");
+        assert!(pool.find(&key, |_| true).await.is_err(), "and it is in use");
         lease.keep();
         drop(lease);
         pool.kept.lock().places.get_mut(&key).unwrap().entries[0].used = long_ago;
@@ -400,6 +415,24 @@ mod tests {
         while metrics.connections("tcp").get() > 0 {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn that_a_server_does_not_speak_http2_is_known_for_longer_than_its_connections_last() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (metrics, policy) = (Metrics::new(), Policy::new(load_rules(&["127.0.0.1"])));
+        let network = Network::load(&Config::default(), &metrics, &mut Diagnostics::new("".as_ref(), String::new()));
+        let pool = Arc::new(Pool::default());
+        let key = Way::Script { policy: &policy, transport: Transport::Ssl }.key(&addr.into());
+        let stream = network.connect(&policy, Transport::Tcp, &addr.to_string(), None, &[]).await.unwrap();
+        drop(pool.make(&key).done(Connection::http1(stream).await.unwrap(), addr));
+        assert!(!pool.sweep());
+        let making = pool.find(&key, |_| true).await.err().unwrap();
+        let other = tokio::time::timeout(Duration::from_secs(1), pool.find(&key, |_| true)).await;
+        assert!(other.expect("it does not wait").is_err());
+        drop(making);
+        assert!(pool.kept.lock().places.is_empty());
     }
 
     #[test]

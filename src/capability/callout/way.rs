@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use super::connection::Connection;
 use super::{CalloutError, chain};
 use crate::capability::cluster::{Endpoint, EndpointTls};
-use crate::capability::net::{Link, Network, Policy, Target, Transport};
+use crate::capability::net::{Link, NetError, Network, Policy, Target, Transport};
 
 #[derive(Clone, Copy)]
 pub enum Way<'a> {
@@ -45,6 +45,16 @@ enum Kind {
     },
 }
 
+impl Key {
+    /// Whether a connection may be one that calls share.
+    pub fn shares(&self) -> bool {
+        match self.kind {
+            Kind::Script(transport) => transport != Transport::Tcp,
+            Kind::Cluster { http, .. } => http != Http::One,
+        }
+    }
+}
+
 impl Http {
     /// As the operator has said.
     pub fn of(endpoint: &Endpoint) -> Http {
@@ -78,19 +88,22 @@ impl Way<'_> {
         Key { target: target.clone(), kind }
     }
 
+    /// Whether any connection to the target could be permitted: it is not worth waiting for one otherwise.
+    ///
+    /// # Errors
+    /// When none could.
+    pub fn check(&self, target: &Target) -> Result<(), NetError> {
+        match self {
+            Way::Script { policy, .. } => policy.check_before_lookup(target).map_err(NetError::Denied),
+            Way::Cluster { .. } => Ok(()),
+        }
+    }
+
     /// Whether a connection to this address of the target may be used.
     pub fn permits(&self, target: &Target, addr: SocketAddr) -> bool {
         match self {
             Way::Script { policy, .. } => policy.check(target, addr.ip()).is_ok(),
             Way::Cluster { .. } => true,
-        }
-    }
-
-    /// Whether a connection may be one that calls share.
-    pub fn shares(&self) -> bool {
-        match self {
-            Way::Script { transport, .. } => *transport != Transport::Tcp,
-            Way::Cluster { http, .. } => *http != Http::One,
         }
     }
 

@@ -52,7 +52,7 @@ impl Http3 {
         let mut request = Request { stream: request, is_whole: false };
         // A server may answer before it has the whole body, and not want the rest (RFC 9114, section 4.1): what goes wrong
         // with the request, the response tells.
-        let head = match select(pin!(head(&mut response)), pin!(request.send(outgoing.body.clone()))).await {
+        let head = match select(pin!(head(&mut response)), pin!(request.send(outgoing.body.attempt()))).await {
             Either::Left((head, _)) => head,
             Either::Right((_, head)) => head.await,
         };

@@ -64,7 +64,7 @@ impl Outgoing {
 
     /// For HTTP/1.1: the host is a header.
     pub fn http1(&self) -> Request<Payload> {
-        let mut request = Request::new(self.body.clone());
+        let mut request = Request::new(self.body.attempt());
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::from(self.path.clone());
         *request.headers_mut() = self.headers.clone();
@@ -79,7 +79,7 @@ impl Outgoing {
 
     /// For HTTP/2.
     pub fn http2(&self) -> Request<Payload> {
-        self.http3().map(|()| self.body.clone())
+        self.http3().map(|()| self.body.attempt())
     }
 
     /// For HTTP/3, where the body goes by itself.

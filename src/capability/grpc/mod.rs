@@ -19,7 +19,7 @@ use hyper::body::{Body, Incoming};
 
 use self::message::{Item, Messages, frame};
 use super::Capabilities;
-use super::callout::{Lease, Outgoing, Payload, Pipe, default_scheme, host_header, without_connection};
+use super::callout::{Lease, Outgoing, Pipe, default_scheme, host_header, without_connection};
 use super::cluster::Endpoint;
 
 /// What is called, and how.
@@ -130,7 +130,7 @@ fn outgoing(call: &GrpcCall, endpoint: &Endpoint, request: &Request) -> Result<O
     }
     Ok(Outgoing {
         method: Method::POST,
-        body: Payload::Piped(request.0.clone()),
+        body: request.0.payload(),
         target: endpoint.addr.into(),
         scheme: default_scheme(endpoint),
         host: host_header(&authority),

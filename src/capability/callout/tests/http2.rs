@@ -130,7 +130,7 @@ async fn a_server_that_permits_nothing_for_long_gets_another_connection() {
         let (_, others, _) = tokio::join!(call(&capabilities, "two", within(2500)), others, server);
         assert!(others.iter().all(Result::is_ok), "{permits:?}: {others:?}");
     });
-    futures::future::join_all(cases).await;
+    tokio::time::timeout(Duration::from_secs(20), futures::future::join_all(cases)).await.unwrap();
 }
 
 /// Whether the server says goodbye before it has permitted anything, or nothing at all.

@@ -77,7 +77,11 @@ pub enum CalloutError {
 const LEAST_OF_CLUSTERS: usize = 32 << 20;
 
 /// How often a request is sent that the server does not look at.
-const MOST_TRIES: usize = 3;
+const MOST_TRIES: u32 = 5;
+
+/// How long a server that refuses a stream is left alone before the first of them, and so much longer before each other: it has
+/// not taken leave yet of those that have ended.
+const REST: Duration = Duration::from_millis(10);
 
 /// What all callouts of the process share.
 pub struct Callouts {
@@ -217,7 +221,7 @@ impl Callouts {
     ) -> Result<(Begun, Lease), CalloutError> {
         let (target, key) = (&outgoing.target, way.key(&outgoing.target));
         way.check(target)?;
-        let (mut tries, mut fresh) = (0, false);
+        let (mut tries, mut fresh) = (0_u32, false);
         loop {
             tries += 1;
             let found = match fresh {
@@ -251,7 +255,10 @@ impl Callouts {
             if !again || tries == MOST_TRIES || !outgoing.body.rewind() {
                 return Err(failure.into_error(target));
             }
-            if !matches!(failure, Failure::Refused(_)) {
+            if let Failure::Refused(_) = failure {
+                drop(lease);
+                tokio::time::sleep(REST * tries).await;
+            } else {
                 // Where each call has a connection of its own, the others that are kept may have been closed with it.
                 fresh = !lease.is_shared();
                 lease.forget();

@@ -218,7 +218,7 @@ async fn a_server_that_hangs_up_before_it_answers() {
     for name in ["one", "two"] {
         let error = call(&capabilities, name, get("/")).await.unwrap_err();
         assert!(matches!(error, CalloutError::Unanswered { .. }), "{error}");
-        assert!((1..=MOST_TRIES).contains(&connections.swap(0, Ordering::Relaxed)), "{name}");
+        assert!((1..=MOST_TRIES as usize).contains(&connections.swap(0, Ordering::Relaxed)), "{name}");
     }
 }
 

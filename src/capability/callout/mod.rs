@@ -79,8 +79,7 @@ const LEAST_OF_CLUSTERS: usize = 32 << 20;
 /// How often a request is sent that the server does not look at.
 const MOST_TRIES: u32 = 5;
 
-/// How long a server that refuses a stream is left alone before the first of them, and so much longer before each other: it has
-/// not taken leave yet of those that have ended.
+/// How long a server that has refused a stream is left alone, each time so much longer: it may not know yet that others have ended.
 const REST: Duration = Duration::from_millis(10);
 
 /// What all callouts of the process share.

@@ -205,3 +205,15 @@ static HOST_BYTES: [Byte; 256] = {
 pub fn has_body(status: StatusCode) -> bool {
     !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::RESET_CONTENT)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_to_ask_know_the_same_headers() {
+        assert!(KEEPING.iter().all(is_keeping));
+        let others = [&ONE_LINE_OF_REQUESTS[..], &ONE_LINE_OF_RESPONSES, &[header::UPGRADE, header::TRAILER]].concat();
+        assert!(!others.iter().any(is_keeping));
+    }
+}

@@ -236,6 +236,11 @@ impl Place {
 }
 
 impl Entry {
+    /// With the call for which it has been taken.
+    fn new((connection, addr, id, answers): Taken) -> Entry {
+        Entry { connection, addr, id, used: Instant::now(), calls: 1, answers, stuck: None }
+    }
+
     /// Calls that it takes at once, for now.
     fn most_calls(&self) -> usize {
         self.connection.most_calls().min(MOST_CALLS)
@@ -277,9 +282,7 @@ impl Making {
         let mut kept = self.pool.kept.lock();
         kept.learn(&self.key, connection.share().is_some());
         if let Some(connection) = connection.share() {
-            let (used, answers) = (Instant::now(), answers.clone());
-            let entry = Entry { connection, addr, id, used, calls: 1, answers, stuck: None };
-            kept.place(&self.pool, &self.key).put(entry);
+            kept.place(&self.pool, &self.key).put(Entry::new((connection, addr, id, answers.clone())));
         }
         drop(kept);
         self.is_made = true;
@@ -320,8 +323,7 @@ impl Lease {
     pub fn keep(&mut self) {
         let Some(connection) = self.connection.take() else { return };
         if connection.share().is_none() {
-            let (addr, id, answers) = (self.addr, self.id, self.answers.clone());
-            let entry = Entry { connection, addr, id, used: Instant::now(), calls: 1, answers, stuck: None };
+            let entry = Entry::new((connection, self.addr, self.id, self.answers.clone()));
             self.pool.kept.lock().place(&self.pool, &self.key).put(entry);
         }
     }
